@@ -1,0 +1,103 @@
+"""The one table of pairs that every step reads and writes: its columns, its label names and its splits."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from importlib import resources
+
+import numpy as np
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
+
+__all__ = [
+    "NUM_REGIONS",
+    "OASIS_LABELS",
+    "SPLIT_SHARES",
+    "label_names",
+    "pair_features",
+    "region_columns",
+    "socratis_labels",
+    "split_of",
+    "to_dataset_dict",
+]
+
+NUM_REGIONS = 36
+"""Regions an image, as in bottom-up attention (Anderson et al. 2018, section 3.1)."""
+
+OASIS_LABELS = ["pleasant", "unpleasant", "aroused", "calm"]
+
+SPLIT_SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
+
+
+def socratis_labels() -> list[str]:
+    """The 29 emotions of Socratis in the study's order."""
+    return json.loads(resources.files("emocap.data").joinpath("socratis_labels.json").read_text("utf-8"))
+
+
+def pair_features(
+    names: Sequence[str] | None, *, votes: bool = False, extra: dict[str, Value | List] | None = None
+) -> Features:
+    """Columns of the table of pairs, one row an image.
+
+    Args:
+        names: emotion names in label order, or None for a table without human labels (COCO).
+        votes: whether the crowd's votes are known; adds `votes`, `num_annotators` and `soft_labels`
+            (votes / num_annotators).
+        extra: further columns of one source, such as `coco_url`.
+
+    Returns:
+        `image_id` string, `image` Image (null where the photo is not at hand), `captions` List(string) and, with
+        names, `labels` List(float32, L) (multi-hot or soft) and `emotions` List(ClassLabel) (the true labels, which
+        carry the names).
+    """
+    columns = {"image_id": Value("string"), "image": Image(), "captions": List(Value("string"))}
+    if names is not None:
+        columns["labels"] = List(Value("float32"), length=len(names))
+        columns["emotions"] = List(ClassLabel(names=list(names)))
+        if votes:
+            columns["votes"] = List(Value("int32"), length=len(names))
+            columns["num_annotators"] = Value("int32")
+            columns["soft_labels"] = List(Value("float32"), length=len(names))
+    return Features({**columns, **(extra or {})})
+
+
+def region_columns(dim: int) -> dict[str, Value | List]:
+    """Columns that `emocap regions` adds, for features of width `dim`: flat, so that Arrow reads them zero-copy."""
+    return {
+        "region_features": List(Value("float16"), length=NUM_REGIONS * dim),
+        "region_boxes": List(Value("float32"), length=NUM_REGIONS * 4),
+        "num_regions": Value("int32"),
+    }
+
+
+def label_names(dataset: Dataset | DatasetDict) -> list[str]:
+    """Emotion names of a table, in label order, from its `emotions` column.
+
+    Raises:
+        ValueError: the table carries no emotions.
+    """
+    features = (next(iter(dataset.values())) if isinstance(dataset, dict) else dataset).features
+    column = features.get("emotions")
+    if not isinstance(getattr(column, "feature", None), ClassLabel):
+        raise ValueError(
+            f"The data set has no 'emotions' column of ClassLabel (columns: {', '.join(features)}). Human labels come "
+            "from `emocap data socratis|oasis|scenes`, pseudo-labels from `emocap label`."
+        )
+    return list(column.feature.names)
+
+
+def split_of(image_id: str, seed: int = 0) -> str:
+    """Split of an image: `train`, `validation` or `test`, from a hash of its id, so that no other row matters."""
+    digest = hashlib.blake2b(f"{seed}:{image_id}".encode(), digest_size=8).digest()
+    position = int.from_bytes(digest, "big") / 2**64
+    for name, bound in zip(SPLIT_SHARES, np.cumsum(list(SPLIT_SHARES.values())), strict=True):
+        if position < bound:
+            return name
+    return name
+
+
+def to_dataset_dict(rows: Iterable[dict], features: Features, seed: int = 0) -> DatasetDict:
+    """Rows (dicts of python values) into image-disjoint splits, each in the order the rows came."""
+    by_split = {name: [] for name in SPLIT_SHARES}
+    for row in rows:
+        by_split[split_of(row["image_id"], seed)].append(row)
+    return DatasetDict({name: Dataset.from_list(part, features=features) for name, part in by_split.items()})
