@@ -96,8 +96,20 @@ def split_of(image_id: str, seed: int = 0) -> str:
 
 
 def to_dataset_dict(rows: Iterable[dict], features: Features, seed: int = 0) -> DatasetDict:
-    """Rows (dicts of python values) into image-disjoint splits, each in the order the rows came."""
+    """Rows (dicts of python values) into image-disjoint splits, each in the order the rows came.
+
+    Raises:
+        ValueError: so few rows that a split stays empty.
+    """
     by_split = {name: [] for name in SPLIT_SHARES}
     for row in rows:
         by_split[split_of(row["image_id"], seed)].append(row)
-    return DatasetDict({name: Dataset.from_list(part, features=features) for name, part in by_split.items()})
+    if empty := [name for name, part in by_split.items() if not part]:
+        raise ValueError(
+            f"The {sum(map(len, by_split.values()))} row(s) leave the split(s) {', '.join(empty)} empty. Each image "
+            "falls into train, validation or test (7 : 1 : 2) by a hash of its id: give more images or another seed."
+        )
+    table = DatasetDict()
+    for name, part in by_split.items():
+        table[name] = Dataset.from_dict({column: [row[column] for row in part] for column in features}, features)
+    return table

@@ -1,15 +1,31 @@
 """Tables on disk: read from a folder or the Hub, written whole or not at all, with what went wrong beside them."""
 
+import csv
+import io
 import json
 import os
 import shutil
 from collections import Counter
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
 
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets.utils.logging import tqdm
 from PIL import Image, UnidentifiedImageError
 
-__all__ = ["DataReport", "check_output_dir", "load_table", "photo_problem", "save_table", "write_json"]
+__all__ = [
+    "DataReport",
+    "attach_photos",
+    "check_output_dir",
+    "csv_rows",
+    "load_table",
+    "photo_problem",
+    "photo_problems",
+    "read_text",
+    "save_table",
+    "write_json",
+]
 
 
 class DataReport:
@@ -39,15 +55,99 @@ def photo_problem(path: str | os.PathLike) -> str | None:
     """
     try:
         with Image.open(path) as photo:
-            photo.draft("RGB", (photo.width // 8, photo.height // 8))
+            photo.draft("RGB", (max(photo.width // 8, 1), max(photo.height // 8, 1)))
             photo.load()
     except FileNotFoundError:
         return "missing file"
     except UnidentifiedImageError:
         return "not an image"
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders raise whatever a damaged file makes them trip over
         return f"unreadable image: {error}".replace(str(path), Path(path).name)
     return None
+
+
+def photo_problems(paths: Sequence[str | os.PathLike]) -> list[str | None]:
+    """`photo_problem` of every path, in order; threads share the work, as PIL decodes outside the interpreter lock."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(tqdm(pool.map(photo_problem, paths), total=len(paths), desc="Checking photos", unit=" photos"))
+
+
+def attach_photos(rows: list[dict], photos_dir: str | os.PathLike | None, report: DataReport) -> list[dict]:
+    """Sets each row's `image` to the path of its photo, found by `image_id` or by its last part in `photos_dir`.
+
+    A photo that is missing, damaged or outside `photos_dir` is listed in the report: its row stays with `image` None
+    if it has a caption and is skipped otherwise.
+
+    Args:
+        rows: dicts with `image_id` string and `captions` list of strings.
+        photos_dir: folder of photos; None leaves every `image` None.
+    """
+    paths, problems = [None] * len(rows), [None] * len(rows)
+    if photos_dir is not None:
+        paths = [_find_photo(photos_dir, row["image_id"]) for row in rows]
+        inside = [path for path in paths if path is not None]
+        checked = dict(zip(inside, photo_problems(inside), strict=True))
+        problems = ["path leads outside the photo folder" if path is None else checked[path] for path in paths]
+    kept = []
+    for row, path, problem in zip(rows, paths, problems, strict=True):
+        usable = path if problem is None else None
+        if usable is None and not row["captions"]:
+            report.problem(row["image_id"], f"no caption and no photo ({problem or 'not asked for'})", "row skipped")
+            continue
+        if problem is not None:
+            report.problem(row["image_id"], problem, "kept without photo")
+        kept.append({**row, "image": usable})
+    return kept
+
+
+def _find_photo(photos_dir: str | os.PathLike, name: str) -> str | None:
+    """Path of photo `name` in the folder or, failing that, of its last part; None if only a path outside remains."""
+    folder = os.path.abspath(photos_dir)
+    given = os.path.abspath(os.path.join(folder, name))
+    inside = given.startswith(os.path.join(folder, ""))
+    if inside and os.path.isfile(given):
+        return given
+    last_part = os.path.join(folder, PurePosixPath(name).name)
+    if os.path.isfile(last_part):
+        return last_part
+    return given if inside else None
+
+
+def read_text(path: str | os.PathLike, what: str) -> str:
+    """Text of a UTF-8 file, with or without byte order mark; `what` says in an error which file is meant.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not UTF-8 text.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no file '{path}'; expected {what}.")
+    try:
+        return Path(path).read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"'{path}' is not UTF-8 text ({error.reason} at byte {error.start}); expected {what}."
+        ) from None
+
+
+def csv_rows(text: str, path: str | os.PathLike, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Rows of a CSV text with the number of the line each ends on; cells that a short row lacks are "".
+
+    Raises:
+        ValueError: a column is missing, or the text is no CSV.
+    """
+    reader = csv.DictReader(io.StringIO(text, newline=""), restval="")
+    try:
+        found = reader.fieldnames or []
+        if missing := [column for column in columns if column not in found]:
+            raise ValueError(
+                f"'{path}' lacks the column(s) {', '.join(missing)}. Found: {', '.join(found)[:200] or 'nothing'}. "
+                f"Expected a CSV with a first line that names {', '.join(columns)}."
+            )
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise ValueError(f"'{path}', after line {reader.line_num}: not a CSV ({error}).") from error
 
 
 def load_table(source: str | os.PathLike) -> DatasetDict:

@@ -1,0 +1,5 @@
+"""Region features: extracted from photos, or attached from files that exist already."""
+
+from emocap.regions.extraction import SCENES_DETECTOR, extract_regions, import_regions
+
+__all__ = ["SCENES_DETECTOR", "extract_regions", "import_regions"]

@@ -1,0 +1,257 @@
+"""What the training commands take: dataclasses behind one parser a job, shared by script and sub-command."""
+
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+
+import torch
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+__all__ = [
+    "DataArguments",
+    "EmocapTrainingArguments",
+    "FinetuneArguments",
+    "StudentArguments",
+    "TeacherArguments",
+    "arguments_to_dict",
+    "finetune_parser",
+    "parse_arguments",
+    "student_parser",
+    "teacher_parser",
+]
+
+
+@dataclass
+class DataArguments:
+    """Which rows, which labels."""
+
+    dataset: str = field(metadata={"help": "Folder of a table of pairs, or a Hub data set id."})
+    train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    eval_split: str = field(
+        default="validation",
+        metadata={"help": "Split for early stopping. Where the data set lacks it, 10 % of the training rows."},
+    )
+    test_split: str = field(
+        default="test",
+        metadata={"help": "Split that metrics.json reports. Where the data set lacks it, the evaluation split."},
+    )
+    label_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Targets of training: labels, soft_labels, emotions (multi-hot), emotion_scores (soft pseudo-"
+            "labels) or selected_for. By default labels, or emotions where there are no human labels."
+        },
+    )
+    modalities: str = field(
+        default="both", metadata={"help": "What the model sees of each pair.", "choices": ["both", "text", "image"]}
+    )
+    selected_only: bool = field(
+        default=False,
+        metadata={"help": "Train on the rows that `emocap label` selected among the best images of some emotion."},
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "Keep the first N training rows."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Keep the first N rows to evaluate on."})
+
+
+@dataclass
+class TeacherArguments:
+    """The teacher to build."""
+
+    model_name_or_path: str = field(
+        metadata={"help": "Body to start from: folder or Hub id of a VisualBERT, BERT or emocap teacher checkpoint."}
+    )
+    pooling: str | None = field(
+        default=None,
+        metadata={
+            "help": "pooler: the body's trained pooler (published VisualBERTs); mean: mean over words and mean over "
+            "regions, averaged (bodies without one). By default what the checkpoint calls for.",
+            "choices": ["pooler", "mean"],
+        },
+    )
+    reinit_visual_projection: bool = field(
+        default=False,
+        metadata={"help": "Learn a new visual projection, for features of another detector than the body's."},
+    )
+    region_extractor: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder or Hub id of the extractor that made the data set's region features; kept in the "
+            "configuration, so that the teacher reads photos by itself."
+        },
+    )
+    freeze_body: bool = field(default=False, metadata={"help": "Train the linear head alone."})
+
+
+@dataclass
+class StudentArguments:
+    """The student to build."""
+
+    architecture: str = field(
+        default="gru_cnn",
+        metadata={
+            "help": "gru_cnn: word embeddings, GRU and a small CNN; visualbert: the teacher's own architecture.",
+            "choices": ["gru_cnn", "visualbert"],
+        },
+    )
+    word_embeddings: str | None = field(
+        default=None,
+        metadata={
+            "help": "gru_cnn: folder or Hub id of the BERT checkpoint whose vocabulary and word embeddings it takes."
+        },
+    )
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "visualbert: body to start from. gru_cnn: a student checkpoint to go on from, if any."},
+    )
+    reinit_visual_projection: bool = field(
+        default=False, metadata={"help": "visualbert: learn a new visual projection."}
+    )
+    freeze_word_embeddings: bool = field(
+        default=True, metadata={"help": "Leave the pretrained word embeddings as they are."}
+    )
+    image_size: int = field(default=224, metadata={"help": "Side in pixels to which photos are resized."})
+    cnn_channels: list[int] = field(
+        default_factory=lambda: [32, 64, 128, 256], metadata={"help": "Channels of the strided convolutions."}
+    )
+
+
+@dataclass
+class FinetuneArguments:
+    """What passes from the student to the target model."""
+
+    student: str | None = field(
+        default=None, metadata={"help": "A: folder or Hub id of the student trained on the source (anb, anb+)."}
+    )
+    teacher: str | None = field(
+        default=None,
+        metadata={
+            "help": "B: folder or Hub id of a model trained on the target. Its architecture is fine-tuned; the copied "
+            "layers of bnb and bnb+ come from it. By default B is the student's architecture, untrained."
+        },
+    )
+    strategy: str = field(
+        default="anb+",
+        metadata={
+            "help": "anb: copied layers are frozen; anb+: nothing is frozen; bnb, bnb+: the same with layers copied "
+            "from B itself (control); scratch: nothing is copied.",
+            "choices": ["anb", "anb+", "bnb", "bnb+", "scratch"],
+        },
+    )
+    num_layers: str = field(
+        default="all",
+        metadata={"help": "How many layers pass, counted from the input; all: every one below the head."},
+    )
+    head_init: str = field(
+        default="collapse",
+        metadata={
+            "help": "The head of the target model: collapse: from the student's last two layers; ridge: the linear "
+            "map that best reproduces the student's logits; random.",
+            "choices": ["collapse", "ridge", "random"],
+        },
+    )
+
+
+@dataclass
+class EmocapTrainingArguments(TrainingArguments):
+    """`TrainingArguments` with defaults that train well here, and what a new head needs."""
+
+    output_dir: str | None = field(default=None, metadata={"help": "Folder for the checkpoint and its metrics."})
+    learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of AdamW."})
+    head_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of new layers (head, new visual projection), if another."}
+    )
+    num_train_epochs: float = field(default=8, metadata={"help": "Passes over the training pairs at most."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Pairs a step and device."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Pairs a step and device in evaluation."})
+    weight_decay: float = field(default=0.01, metadata={"help": "Of weights; biases and norms have none."})
+    warmup_steps: float = field(default=0.1, metadata={"help": "Warm-up steps; below 1 a share of all steps."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch or best."})
+    logging_strategy: str = field(default="epoch", metadata={"help": "When to log: no, steps or epoch."})
+    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept beside the best."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best checkpoint."})
+    metric_for_best_model: str | None = field(default="map_macro", metadata={"help": "What best means."})
+    early_stopping_patience: int = field(
+        default=3, metadata={"help": "Stop after so many evaluations without a better one; 0: never."}
+    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Kept off: batches come ready-made."})
+    bf16: bool = field(
+        default_factory=lambda: torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
+        metadata={"help": "bfloat16 autocast; on by default on GPUs that have it."},
+    )
+
+
+def teacher_parser() -> HfArgumentParser:
+    return make_parser("train-teacher", "Train a teacher on human labels.", TeacherArguments, head_learning_rate=1e-3)
+
+
+def student_parser() -> HfArgumentParser:
+    return make_parser("train-student", "Train a student.", StudentArguments, learning_rate=1e-3)
+
+
+def finetune_parser() -> HfArgumentParser:
+    return make_parser(
+        "finetune", "Fine-tune onto the target: AnB, AnB+ and controls.", FinetuneArguments, learning_rate=1e-3
+    )
+
+
+def make_parser(name: str, description: str, job: type, **defaults: object) -> HfArgumentParser:
+    parser = HfArgumentParser(
+        (DataArguments, job, EmocapTrainingArguments),
+        prog=f"emocap {name}",
+        description=f"{description} Flags, or one YAML or JSON file (a path or a preset's name) with flags after it.",
+    )
+    parser.set_defaults(**defaults)
+    return parser
+
+
+def parse_arguments(parser: HfArgumentParser, argv: list[str] | None = None) -> tuple:
+    """Dataclasses from flags, or from one YAML or JSON file whose values later flags override.
+
+    Raises:
+        SystemExit: with a usage message, on an unknown flag or key.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv and not argv[0].startswith("-"):
+        argv = [*file_flags(parser, argv[0]), *argv[1:]]
+    data_args, job_args, training_args = parser.parse_args_into_dataclasses(argv)
+    if not training_args.output_dir:
+        parser.error("the following arguments are required: --output_dir")
+    return data_args, job_args, training_args
+
+
+def file_flags(parser: HfArgumentParser, name: str) -> list[str]:
+    """The flags that a run file stands for."""
+    path = Path(name)
+    preset = resources.files("emocap.presets").joinpath(f"{name}.yaml")
+    if path.suffix in (".yaml", ".yml", ".json") and path.is_file():
+        text = path.read_text(encoding="utf-8")
+    elif preset.is_file():
+        text = preset.read_text("utf-8")
+    else:
+        known = sorted(
+            entry.name[:-5] for entry in resources.files("emocap.presets").iterdir() if ".yaml" in entry.name
+        )
+        parser.error(f"'{name}' is neither a YAML or JSON file nor a preset (presets: {', '.join(known)}).")
+    content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    if not isinstance(content, dict):
+        parser.error(f"'{name}' holds a {type(content).__name__}; expected names and values.")
+    flags = []
+    for key, value in content.items():
+        if value is None:
+            continue
+        values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
+        flags += [f"--{key}", *map(str, values)]
+    return flags
+
+
+def arguments_to_dict(*groups: object) -> dict[str, object]:
+    """All arguments of a run as plain values, tokens masked as `TrainingArguments.to_dict` does."""
+    merged = {}
+    for group in groups:
+        merged |= group.to_dict() if isinstance(group, TrainingArguments) else dataclasses.asdict(group)
+    return merged

@@ -1,0 +1,220 @@
+"""From the table of pairs to batches of tensors: what every training and scoring loop reads."""
+
+import io
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import torch
+from datasets import ClassLabel, Features, List, Value
+from PIL import Image
+from transformers.utils import logging
+
+from emocap.data.schema import NUM_REGIONS
+from emocap.models.photo_emocap import resize_to_array
+from emocap.models.processing_emocap import pad_tokens
+
+__all__ = ["FixedSizeColumn", "PairDataset", "has_photos", "label_matrix", "with_pixels"]
+
+logger = logging.get_logger(__name__)
+
+MODALITIES = ("both", "text", "image")
+
+
+class FixedSizeColumn:
+    """A fixed-size list column of a data set as zero-copy numpy views, gathered a batch of rows at a time."""
+
+    def __init__(self, table: datasets.Dataset, name: str):
+        self.width = table.features[name].length
+        self.views = []
+        for chunk in table.data.column(name).chunks:
+            values = chunk.values.slice(chunk.offset * self.width, len(chunk) * self.width)
+            self.views.append(values.to_numpy(zero_copy_only=True).reshape(-1, self.width))
+        self.starts = np.cumsum([0, *map(len, self.views)])
+        self.rows = row_indices(table)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """The rows' values, `(len(rows), width)`, in the column's own dtype."""
+        rows = self.rows[rows]
+        if len(self.views) == 1:
+            return self.views[0][rows]
+        gathered = np.empty((len(rows), self.width), dtype=self.views[0].dtype if self.views else np.float32)
+        parts = np.searchsorted(self.starts, rows, side="right") - 1
+        for part in np.unique(parts):
+            inside = parts == part
+            gathered[inside] = self.views[part][rows[inside] - self.starts[part]]
+        return gathered
+
+
+class PairDataset(torch.utils.data.Dataset):
+    """(photo, caption) pairs of a table, ready for a model: item i is a pair, and a list of items is one batch.
+
+    A row with several captions gives several pairs, a row without a caption one. Captions are tokenised once; region
+    features, pixels and labels are gathered from Arrow's memory map a batch at a time, without a loop over rows.
+
+    Args:
+        table: rows of the table of pairs; for a student with photos, one that passed `with_pixels`.
+        processor: an `EmocapProcessor`.
+        label_column: the column of targets, or None: see `label_matrix`.
+        modalities: "both", or "text" or "image" alone.
+
+    Attributes:
+        row_of_pair: int64 `(pairs,)`, the table row of each pair.
+    """
+
+    def __init__(self, table: datasets.Dataset, processor, label_column: str | None = None, modalities: str = "both"):
+        if modalities not in MODALITIES:
+            raise ValueError(f"modalities is '{modalities}'; it must be one of {', '.join(MODALITIES)}.")
+        self.processor = processor
+        self.pixels = self.regions = None
+        if modalities != "text":
+            if processor.image_size is not None and "pixel_values" in table.features:
+                self.pixels = FixedSizeColumn(table, "pixel_values")
+                self.photo_counts = np.asarray(table.with_format("numpy")["has_pixels"][:]).astype(np.int64)
+            elif processor.image_size is None and "region_features" in table.features:
+                self.regions = FixedSizeColumn(table, "region_features")
+                self.photo_counts = np.asarray(table.with_format("numpy")["num_regions"][:]).astype(np.int64)
+        reads_photos = self.pixels is not None or self.regions is not None
+        captions = table["captions"][:] if modalities != "image" else [[]] * len(table)
+        blind = [row for row, own in enumerate(captions) if not own and not (reads_photos and self.photo_counts[row])]
+        if blind:
+            raise ValueError(
+                f"{len(blind)} of {len(table)} rows have nothing to read with modalities '{modalities}' (first: "
+                f"'{table[blind[0]]['image_id']}'): neither a caption nor a photo's features. Run `emocap regions` "
+                "for a teacher, or leave such rows out."
+            )
+        self.row_of_pair = np.repeat(np.arange(len(table)), [max(len(own), 1) for own in captions])
+        self.token_ids, self.token_starts = tokenise(processor, captions)
+        self.labels = None if label_column is None else torch.from_numpy(label_matrix(table, label_column))
+
+    def __len__(self) -> int:
+        return len(self.row_of_pair)
+
+    def __getitems__(self, pairs: Sequence[int]) -> dict[str, torch.Tensor]:
+        pairs = np.asarray(pairs)
+        rows = self.row_of_pair[pairs]
+        starts = self.token_starts[pairs]
+        words = pad_tokens(
+            self.token_ids, starts, self.token_starts[pairs + 1] - starts, self.processor.tokenizer.pad_token_id
+        )
+        batch = {name: torch.from_numpy(values) for name, values in words.items()}
+        if self.regions is not None:
+            features = torch.from_numpy(self.regions[rows])
+            batch["visual_embeds"] = features.view(len(rows), NUM_REGIONS, -1)
+            inside = np.arange(NUM_REGIONS) < self.photo_counts[rows][:, None]
+            batch["visual_attention_mask"] = torch.from_numpy(inside.astype(np.int64))
+        if self.pixels is not None:
+            size = self.processor.image_size
+            batch["pixel_values"] = torch.from_numpy(self.pixels[rows]).view(len(rows), 3, size, size)
+            batch["pixel_mask"] = torch.from_numpy(self.photo_counts[rows])
+        if self.labels is not None:
+            batch["labels"] = self.labels[rows]
+        return batch
+
+    def __getitem__(self, pair: int) -> dict[str, torch.Tensor]:
+        return {name: values[0] for name, values in self.__getitems__([pair]).items()}
+
+    @staticmethod
+    def collate(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The collator that goes with it: `__getitems__` gave a batch already."""
+        return batch
+
+    def mean_over_captions(self, values: np.ndarray) -> np.ndarray:
+        """Values of pairs `(pairs, L)` averaged over the captions of each row, float64 `(rows, L)`."""
+        starts = np.flatnonzero(np.diff(self.row_of_pair, prepend=-1))
+        counts = np.diff([*starts, len(self.row_of_pair)])
+        return np.add.reduceat(np.asarray(values, dtype=np.float64), starts, axis=0) / counts[:, None]
+
+
+def label_matrix(table: datasets.Dataset, column: str) -> np.ndarray:
+    """Targets float32 `(rows, L)` from a column of shares (`labels`, `soft_labels`, `emotion_scores`) or of class ids
+    (`emotions`, `selected_for`), which become multi-hot.
+
+    Raises:
+        ValueError: no such column, or rows without labels.
+    """
+    feature = table.features.get(column)
+    if feature is None:
+        raise ValueError(f"The data set has no column '{column}' for labels (columns: {', '.join(table.features)}).")
+    if not isinstance(feature, List):
+        raise ValueError(f"Column '{column}' is {feature}; labels are a List of float32 or of ClassLabel.")
+    values = table.with_format("arrow")[:][column].combine_chunks()
+    if values.null_count:
+        raise ValueError(
+            f"{values.null_count} of {len(table)} rows have no '{column}': they carry no labels. Label them with "
+            "`emocap label`, or choose another split."
+        )
+    if isinstance(feature.feature, ClassLabel):
+        matrix = np.zeros((len(table), feature.feature.num_classes), dtype=np.float32)
+        lengths = pa.compute.list_value_length(values).to_numpy()
+        matrix[np.repeat(np.arange(len(table)), lengths), values.flatten().to_numpy()] = 1
+        return matrix
+    return values.flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(table), -1)
+
+
+def has_photos(table: datasets.Dataset) -> bool:
+    """Whether any row has its photo at hand."""
+    return "image" in table.features and table.data.column("image").null_count < len(table.data)
+
+
+def with_pixels(table: datasets.Dataset, image_size: int) -> datasets.Dataset:
+    """Adds `pixel_values` (uint8, flat `3 * image_size**2`) and `has_pixels`: photos decoded and resized once, cached
+    by `datasets` and read zero-copy ever after. Unreadable photos are counted and logged, and count as no photo."""
+    features = Features(
+        {
+            **table.features,
+            "pixel_values": List(Value("uint8"), length=3 * image_size**2),
+            "has_pixels": Value("bool"),
+        }
+    )
+    resized = table.with_format("arrow").map(
+        resize_batch,
+        batched=True,
+        batch_size=256,
+        features=features,
+        fn_kwargs={"image_size": image_size},
+        desc=f"Resizing photos to {image_size}x{image_size}",
+    )
+    return resized.with_format(None)
+
+
+def resize_batch(batch: pa.Table, image_size: int) -> pa.Table:
+    photos = batch["image"].to_pylist()
+    pixels = np.zeros((len(photos), 3, image_size, image_size), dtype=np.uint8)
+
+    def resize(row: int) -> bool:
+        try:
+            if photos[row] is not None:
+                content = photos[row]["bytes"]
+                with Image.open(photos[row]["path"] if content is None else io.BytesIO(content)) as photo:
+                    pixels[row] = resize_to_array(photo, image_size)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            logger.warning(f"Photo of '{batch['image_id'][row]}' left out: {error}")
+            return False
+        return photos[row] is not None
+
+    with ThreadPoolExecutor() as pool:  # PIL decodes and resizes outside the interpreter's lock
+        readable = list(pool.map(resize, range(len(photos))))
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(pixels.reshape(-1)), 3 * image_size**2)
+    return batch.append_column("pixel_values", flat).append_column("has_pixels", pa.array(readable))
+
+
+def row_indices(table: datasets.Dataset) -> np.ndarray:
+    """Rows of the underlying Arrow table that the data set shows, in its order (after select, shuffle, filter)."""
+    if table._indices is None:
+        return np.arange(len(table))
+    return table._indices.column(0).to_numpy()
+
+
+def tokenise(processor, captions: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids of every pair's caption in one flat int64 array, and where each pair's begin (one more at the end)."""
+    texts = [caption for own in captions for caption in (own or [""])]
+    ids = processor.encode_captions(texts) if texts else []
+    starts = np.cumsum([0, *map(len, ids)])
+    return np.fromiter((token for own in ids for token in own), dtype=np.int64, count=starts[-1]), starts

@@ -1,0 +1,177 @@
+"""Probabilities of every emotion for the rows of a table, and what an evaluation makes of them."""
+
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from datasets import DatasetDict
+from datasets.utils.logging import tqdm
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
+
+from emocap.data.pairs import PairDataset, has_photos, label_matrix, with_pixels
+from emocap.data.schema import label_names
+from emocap.metrics import compute_metrics, compute_with_prior, prior_probabilities
+from emocap.models import EmocapProcessor
+
+__all__ = [
+    "check_features",
+    "check_labels",
+    "evaluate",
+    "load_config",
+    "load_model",
+    "predict_probabilities",
+    "prepare_table",
+    "score_table",
+]
+
+CEILINGS = {
+    "ceiling/": "bayes_probabilities",
+    "ceiling_text/": "bayes_probabilities_text",
+    "ceiling_image/": "bayes_probabilities_image",
+}
+
+
+def load_config(model: str) -> PreTrainedConfig:
+    """Configuration of an emocap checkpoint.
+
+    Raises:
+        ValueError: the checkpoint is of another family.
+    """
+    config = AutoConfig.from_pretrained(model)
+    if not config.model_type.startswith("emocap_"):
+        raise ValueError(f"'{model}' is a '{config.model_type}' checkpoint; expected an emocap teacher or student.")
+    return config
+
+
+def load_model(model: str) -> tuple[torch.nn.Module, EmocapProcessor]:
+    """A teacher or student in evaluation mode, on the GPU where there is one, and its processor."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return AutoModel.from_pretrained(model).eval().to(device), EmocapProcessor.from_pretrained(model)
+
+
+def check_labels(config: PreTrainedConfig, names: list[str], model: str) -> None:
+    """Refuses a model whose emotions are not the table's, in the table's order.
+
+    Raises:
+        ValueError: names what differs.
+    """
+    known = [config.id2label[index] for index in range(config.num_labels)]
+    if known == names:
+        return
+    if sorted(known) == sorted(names):
+        first = next(index for index, (one, other) in enumerate(zip(known, names, strict=True)) if one != other)
+        raise ValueError(
+            f"'{model}' has the data set's {len(names)} emotions in another order (index {first} is '{known[first]}' "
+            f"in the checkpoint, '{names[first]}' in the data set). Write the data set again with --labels, a JSON "
+            "list in the checkpoint's order."
+        )
+    missing, unknown = sorted(set(names) - set(known)), sorted(set(known) - set(names))
+    raise ValueError(
+        f"'{model}' was trained on {len(known)} other emotions than the data set's {len(names)}: only in the data "
+        f"set {missing[:5]}, only in the checkpoint {unknown[:5]}."
+    )
+
+
+def check_features(config: PreTrainedConfig, table: datasets.Dataset, model: str) -> None:
+    """Refuses region features of another width than the teacher's.
+
+    Raises:
+        ValueError: names both widths.
+    """
+    if config.model_type == "emocap_teacher" and "region_features" in table.features:
+        dim = table.features["region_features"].length // 36
+        if dim != config.visual_embedding_dim:
+            raise ValueError(
+                f"The data set's region features are {dim}-d, but '{model}' reads {config.visual_embedding_dim}-d "
+                "ones. Extract features with the model's own extractor, or train it again with "
+                "--reinit_visual_projection."
+            )
+
+
+def prepare_table(table: datasets.Dataset, processor: EmocapProcessor) -> datasets.Dataset:
+    """The table with the cached pixels that a student reads; a teacher reads region features that are there."""
+    if processor.image_size is not None and has_photos(table):
+        return with_pixels(table, processor.image_size)
+    return table
+
+
+@torch.inference_mode()
+def predict_probabilities(model: torch.nn.Module, pairs: PairDataset, batch_size: int = 64) -> np.ndarray:
+    """Probabilities of every pair, float32 `(pairs, L)`; batches go by caption length, so little is padding."""
+    order = np.argsort(np.diff(pairs.token_starts), kind="stable")
+    probabilities = np.empty((len(pairs), model.config.num_labels), dtype=np.float32)
+    for start in tqdm(range(0, len(order), batch_size), desc="Scoring", unit="batch"):
+        chosen = order[start : start + batch_size]
+        batch = pairs.__getitems__(chosen)
+        batch.pop("labels", None)
+        logits = model(**{name: values.to(model.device) for name, values in batch.items()}).logits
+        probabilities[chosen] = logits.float().sigmoid().cpu().numpy()
+    return probabilities
+
+
+def score_table(
+    model: torch.nn.Module,
+    processor: EmocapProcessor,
+    table: datasets.Dataset,
+    batch_size: int = 64,
+    modalities: str = "both",
+) -> np.ndarray:
+    """Probabilities of every row, float64 `(rows, L)`: the mean over its captions."""
+    pairs = PairDataset(prepare_table(table, processor), processor, modalities=modalities)
+    return pairs.mean_over_captions(predict_probabilities(model, pairs, batch_size))
+
+
+def evaluate(
+    probabilities: np.ndarray, table: datasets.Dataset, train: datasets.Dataset, label_column: str = "labels"
+) -> dict[str, float]:
+    """Every metric of one split beside its prior and, where the process is known, its ceilings.
+
+    Args:
+        probabilities: float `(rows, L)` for the rows of `table`.
+        table: the split, with human labels.
+        train: the training split, on which the prior is fitted.
+        label_column: the truth.
+    """
+    labels = label_matrix(table, label_column)
+    votes = np.asarray(table.with_format("numpy")["votes"][:]) if "votes" in table.features else None
+    prior = prior_probabilities(label_matrix(train, label_column))
+    metrics = compute_with_prior(probabilities, labels, prior, votes)
+    for prefix, column in CEILINGS.items():
+        if column in table.features:
+            ceiling = compute_metrics(label_matrix(table, column), labels, votes)
+            metrics |= {f"{prefix}{key}": value for key, value in ceiling.items() if key != "num_examples"}
+    return metrics
+
+
+def evaluate_checkpoint(
+    model_name_or_path: str,
+    tables: DatasetDict,
+    split: str = "test",
+    *,
+    label_column: str = "labels",
+    batch_size: int = 64,
+    modalities: str = "both",
+) -> dict[str, float]:
+    """Metrics of a checkpoint on one split; labels and features are checked before the model is loaded."""
+    if split not in tables:
+        raise ValueError(f"The data set has no split '{split}' (splits: {', '.join(tables)}).")
+    config = load_config(model_name_or_path)
+    check_labels(config, label_names(tables), model_name_or_path)
+    check_features(config, tables[split], model_name_or_path)
+    label_matrix(tables[split], label_column)
+    model, processor = load_model(model_name_or_path)
+    probabilities = score_table(model, processor, tables[split], batch_size, modalities)
+    return evaluate(probabilities, tables[split], tables["train"], label_column)
+
+
+def per_label_average_precision(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Average precision of each emotion, float64 `(L,)`; NaN where no row is positive."""
+    scores = [
+        compute_metrics(probabilities[:, [label]], labels[:, [label]])["map_macro"] for label in range(labels.shape[1])
+    ]
+    return np.array(scores)
+
+
+def is_checkpoint(path: str | Path) -> bool:
+    return (Path(path) / "config.json").is_file()

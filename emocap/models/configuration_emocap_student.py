@@ -1,0 +1,43 @@
+"""Configuration of the student."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+__all__ = ["EmocapStudentConfig"]
+
+
+@strict
+class EmocapStudentConfig(PreTrainedConfig):
+    """Configuration of [`EmocapStudentForMultiLabelClassification`]; the defaults are the study's.
+
+    Args:
+        vocab_size: entries of the WordPiece vocabulary.
+        pad_token_id: its padding entry.
+        word_embedding_size: width of the word embeddings, BERT's 768.
+        freeze_word_embeddings: whether training leaves the word embeddings as they are.
+        gru_hidden_size: hidden units of the GRU.
+        gru_num_layers: layers of the GRU.
+        cnn_channels: output channels of the strided 3x3 convolutions, in order.
+        image_size: side in pixels of the square photos it reads.
+        image_mean, image_std: of the three channels of photos scaled to 0..1.
+        fc_hidden_size: width of fc1.
+        dropout: before fc1 and before fc2.
+        initializer_range: standard deviation of new embeddings.
+    """
+
+    model_type = "emocap_student"
+
+    vocab_size: int = 30522
+    pad_token_id: int | None = 0
+    word_embedding_size: int = 768
+    freeze_word_embeddings: bool = False
+    gru_hidden_size: int = 256
+    gru_num_layers: int = 1
+    cnn_channels: list[int] | tuple[int, ...] = (32, 64, 128, 256)
+    image_size: int = 224
+    image_mean: list[float] | tuple[float, ...] = (0.485, 0.456, 0.406)
+    image_std: list[float] | tuple[float, ...] = (0.229, 0.224, 0.225)
+    fc_hidden_size: int = 256
+    dropout: float | int = 0.1
+    initializer_range: float = 0.02
+    problem_type: str | None = "multi_label_classification"

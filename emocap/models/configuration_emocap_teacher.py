@@ -1,0 +1,35 @@
+"""Configuration of the teacher: VisualBERT's, and what lies above the body."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import VisualBertConfig
+
+__all__ = ["EmocapTeacherConfig"]
+
+
+@strict
+class EmocapTeacherConfig(VisualBertConfig):
+    """Configuration of [`EmocapTeacherForMultiLabelClassification`].
+
+    Takes every field of [`~transformers.VisualBertConfig`]; the defaults that differ are BERT's own `pad_token_id` 0
+    and the 2048-d features of bottom-up attention. Emotion names are `id2label`, in the order of the training table.
+
+    Args:
+        pooling: `"pooler"`: the body's trained pooler over `[CLS]`, as in the study and in every published VisualBERT.
+            `"mean"`: the mean over words and the mean over regions, averaged, for bodies without a trained pooler.
+        classifier_dropout: dropout before the linear head; None takes `hidden_dropout_prob`.
+        region_extractor: folder or Hub id of the extractor whose features the body was trained on, or None.
+    """
+
+    model_type = "emocap_teacher"
+
+    visual_embedding_dim: int = 2048
+    pad_token_id: int | None = 0
+    pooling: str = "pooler"
+    classifier_dropout: float | None = None
+    region_extractor: str | None = None
+    problem_type: str | None = "multi_label_classification"
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if self.pooling not in ("pooler", "mean"):
+            raise ValueError(f"pooling is '{self.pooling}'; it must be 'pooler' or 'mean'.")

@@ -1,0 +1,217 @@
+"""The teacher: a VisualBERT body (Li et al. 2019) and one linear layer over its pooled output."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModel, VisualBertModel, VisualBertPreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils import logging
+
+from .configuration_emocap_teacher import EmocapTeacherConfig
+from .freezing_emocap import keep_frozen_in_eval
+
+__all__ = ["EmocapTeacherForMultiLabelClassification", "RegionNormalizer"]
+
+logger = logging.get_logger(__name__)
+
+BERT_FIELDS = [
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "hidden_act",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "initializer_range",
+    "layer_norm_eps",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+]
+
+
+class RegionNormalizer(nn.Module):
+    """Shifts and scales region features: `(x - shift) * scale`. The identity until `fit` is called."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.shift = nn.Buffer(torch.zeros(dim))
+        self.scale = nn.Buffer(torch.ones(dim))
+
+    @torch.no_grad()
+    def fit(self, features: torch.Tensor, target_std: float = 0.1) -> None:
+        """Sets shift and scale so that `features` (n, dim) come out with mean 0 and standard deviation `target_std`.
+
+        A fresh visual projection learns from features of any detector, whatever their range. Columns that do not vary
+        come out as 0.
+        """
+        mean, std = features.double().mean(0), features.double().std(0)
+        self.shift.copy_(mean)
+        self.scale.copy_(torch.where(std > 1e-6, target_std / std.clamp_min(1e-6), 0.0))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return (features.to(self.scale.dtype) - self.shift) * self.scale
+
+
+class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
+    """VisualBERT body with a linear multi-label head; `sigmoid(logits)` are the emotions' probabilities."""
+
+    config: EmocapTeacherConfig
+    config_class = EmocapTeacherConfig
+    accepts_loss_kwargs = False  # the loss is a mean: Trainer has to divide by the accumulation steps itself
+
+    def __init__(self, config: EmocapTeacherConfig):
+        super().__init__(config)
+        self.visual_bert = VisualBertModel(config, add_pooling_layer=config.pooling == "pooler")
+        self.region_normalizer = RegionNormalizer(config.visual_embedding_dim)
+        dropout = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, RegionNormalizer):
+            init.zeros_(module.shift)
+            init.ones_(module.scale)
+
+    def train(self, mode: bool = True) -> "EmocapTeacherForMultiLabelClassification":
+        """Training mode, but for parts whose parameters are all frozen: their dropout stays off."""
+        super().train(mode)
+        if mode:
+            keep_frozen_in_eval(self)
+        return self
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.LongTensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        visual_embeds: torch.Tensor | None = None,
+        visual_attention_mask: torch.LongTensor | None = None,
+        labels: torch.FloatTensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> SequenceClassifierOutput | tuple[torch.Tensor, ...]:
+        """Logits of every emotion.
+
+        Args:
+            input_ids: int64 `(batch, words)`.
+            attention_mask: int64 `(batch, words)`, 1 for words; all 0 in rows without a caption.
+            token_type_ids: int64 `(batch, words)`, 0 by default.
+            visual_embeds: float16 or float32 `(batch, regions, visual_embedding_dim)`; None for text alone.
+            visual_attention_mask: int64 `(batch, regions)`, 1 for regions; all 0 in rows without a photo.
+            labels: float `(batch, num_labels)`, multi-hot or shares in 0..1.
+            output_attentions, output_hidden_states, return_dict: as everywhere in transformers.
+
+        Returns:
+            `SequenceClassifierOutput` with `loss` (mean binary cross-entropy over batch and labels, when `labels` are
+            given) and `logits` float `(batch, num_labels)`.
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        if visual_embeds is not None:
+            visual_embeds = self.region_normalizer(visual_embeds)
+            if visual_attention_mask is None:
+                visual_attention_mask = torch.ones(visual_embeds.shape[:2], dtype=torch.long, device=input_ids.device)
+        body = self.visual_bert(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            visual_embeds=visual_embeds,
+            visual_attention_mask=visual_attention_mask,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        if self.config.pooling == "pooler":
+            pooled = body.pooler_output
+        else:
+            pooled = mean_over_modalities(body.last_hidden_state, attention_mask, visual_attention_mask)
+        logits = self.classifier(self.dropout(pooled))
+        loss = None if labels is None else F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+        output = SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=body.hidden_states, attentions=body.attentions
+        )
+        return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+
+    @classmethod
+    def from_body(
+        cls, model_name_or_path: str, *, reinit_visual_projection: bool = False, **overrides
+    ) -> "EmocapTeacherForMultiLabelClassification":
+        """A teacher whose body starts from a VisualBERT, a BERT or an emocap teacher checkpoint.
+
+        Args:
+            model_name_or_path: folder or Hub id. From a BERT checkpoint every tensor of the body passes but the
+                `visual_*` ones, which are new.
+            reinit_visual_projection: draw a new visual projection, for features of another detector.
+            **overrides: fields of [`EmocapTeacherConfig`], such as `id2label`, `label2id`, `visual_embedding_dim`,
+                `pooling` ("mean" by default where the checkpoint brings no pooler).
+
+        Raises:
+            ValueError: the checkpoint is of another family, or `visual_embedding_dim` does not fit its body.
+        """
+        source = AutoConfig.from_pretrained(model_name_or_path)
+        if source.model_type in ("visual_bert", "emocap_teacher"):
+            return cls._from_visual_bert(model_name_or_path, source, reinit_visual_projection, overrides)
+        if source.model_type != "bert":
+            raise ValueError(
+                f"'{model_name_or_path}' is a '{source.model_type}' checkpoint; the teacher's body starts from "
+                "'visual_bert', 'bert' or 'emocap_teacher'."
+            )
+        body = AutoModel.from_pretrained(model_name_or_path, dtype=torch.float32)
+        fields = {name: getattr(source, name) for name in BERT_FIELDS if getattr(source, name, None) is not None}
+        config = EmocapTeacherConfig(**{"pooling": "mean", **fields, **overrides})
+        model = cls(config)
+        new, unused = model.visual_bert.load_state_dict(body.state_dict(), strict=False)
+        embeddings = model.visual_bert.embeddings
+        with torch.no_grad():  # as VisualBERT's own special_visual_initialize
+            embeddings.visual_token_type_embeddings.weight.copy_(embeddings.token_type_embeddings.weight)
+            embeddings.visual_position_embeddings.weight.copy_(embeddings.position_embeddings.weight)
+        logger.info(f"Body from {model_name_or_path}: new tensors {sorted(new)}, unused tensors {sorted(unused)}.")
+        return model
+
+    @classmethod
+    def _from_visual_bert(cls, model_name_or_path, source, reinit_visual_projection, overrides):
+        fields = {key: value for key, value in source.to_dict().items() if key not in ("architectures", "auto_map")}
+        fields = {key: value for key, value in fields.items() if key not in ("model_type", "transformers_version")}
+        dim = overrides.get("visual_embedding_dim", source.visual_embedding_dim)
+        if dim != source.visual_embedding_dim and not reinit_visual_projection:
+            raise ValueError(
+                f"The region features are {dim}-d, but the body '{model_name_or_path}' was trained on "
+                f"{source.visual_embedding_dim}-d features. Extract features of its own detector, or pass "
+                "--reinit_visual_projection to learn a new visual projection."
+            )
+        if "id2label" in overrides:
+            fields = {key: value for key, value in fields.items() if key not in ("id2label", "label2id")}
+        config = EmocapTeacherConfig(**{**fields, **overrides})
+        model = cls.from_pretrained(
+            model_name_or_path, config=config, dtype=torch.float32, ignore_mismatched_sizes=True
+        )
+        if reinit_visual_projection:
+            projection = model.visual_bert.embeddings.visual_projection
+            nn.init.normal_(projection.weight, std=config.initializer_range)
+            nn.init.zeros_(projection.bias)
+        return model
+
+
+def mean_over_modalities(
+    hidden_states: torch.Tensor, attention_mask: torch.Tensor, visual_attention_mask: torch.Tensor | None
+) -> torch.Tensor:
+    """Mean over words and mean over regions, averaged over the modalities that a row has: `(batch, hidden_size)`."""
+    words = attention_mask.shape[1]
+    parts = [(hidden_states[:, :words], attention_mask)]
+    if visual_attention_mask is not None:
+        parts.append((hidden_states[:, words:], visual_attention_mask))
+    total, present = 0, 0
+    for states, mask in parts:
+        weights = mask.to(states.dtype).unsqueeze(-1)
+        total = total + (states * weights).sum(1) / weights.sum(1).clamp_min(1)
+        present = present + weights.amax(1)
+    return total / present.clamp_min(1)

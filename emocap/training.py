@@ -1,0 +1,336 @@
+"""Training of teacher, student and fine-tuned models with `Trainer`, from arguments to a finished run's folder."""
+
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from datasets import DatasetDict
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    EarlyStoppingCallback,
+    EvalPrediction,
+    PreTrainedTokenizerBase,
+    Trainer,
+    set_seed,
+)
+from transformers.utils import logging
+
+from emocap.arguments import (
+    DataArguments,
+    EmocapTrainingArguments,
+    FinetuneArguments,
+    StudentArguments,
+    TeacherArguments,
+    arguments_to_dict,
+)
+from emocap.cards import write_model_card
+from emocap.data.pairs import FixedSizeColumn, PairDataset, label_matrix
+from emocap.data.schema import NUM_REGIONS, label_names, split_of
+from emocap.data.storage import load_table, write_json
+from emocap.inference import check_features, check_labels, evaluate, load_config, prepare_table
+from emocap.metrics import compute_metrics, prior_probabilities
+from emocap.models import (
+    EmocapProcessor,
+    EmocapStudentConfig,
+    EmocapStudentForMultiLabelClassification,
+    EmocapTeacherForMultiLabelClassification,
+)
+from emocap.transfer import transfer_model
+
+__all__ = ["EmocapTrainer", "finetune", "train_student", "train_teacher"]
+
+logger = logging.get_logger(__name__)
+
+
+def train_teacher(
+    data_args: DataArguments, model_args: TeacherArguments, training_args: EmocapTrainingArguments
+) -> dict[str, float]:
+    """Trains a teacher; returns what metrics.json holds."""
+    splits = load_splits(data_args)
+    set_seed(training_args.seed)
+    model, processor, fresh = build_teacher(model_args, splits)
+    set_bias_to_prior(model.classifier, splits["train"], data_args.label_column)
+    return run(model, processor, splits, fresh, "teacher", (data_args, model_args, training_args))
+
+
+def train_student(
+    data_args: DataArguments, model_args: StudentArguments, training_args: EmocapTrainingArguments
+) -> dict[str, float]:
+    """Trains a student of either architecture; returns what metrics.json holds."""
+    splits = load_splits(data_args)
+    set_seed(training_args.seed)
+    if model_args.architecture == "visualbert":
+        if not model_args.model_name_or_path:
+            raise ValueError("--architecture visualbert needs --model_name_or_path, the body to start from.")
+        teacher_args = TeacherArguments(
+            model_args.model_name_or_path, reinit_visual_projection=model_args.reinit_visual_projection
+        )
+        model, processor, fresh = build_teacher(teacher_args, splits)
+        head = model.classifier
+    else:
+        model, processor = build_student(model_args, splits)
+        fresh, head = set(), model.fc2
+    if not (model_args.architecture == "gru_cnn" and model_args.model_name_or_path):
+        set_bias_to_prior(head, splits["train"], data_args.label_column)
+    return run(model, processor, splits, fresh, "student", (data_args, model_args, training_args))
+
+
+def finetune(
+    data_args: DataArguments, model_args: FinetuneArguments, training_args: EmocapTrainingArguments
+) -> dict[str, float]:
+    """Fine-tunes onto the target with AnB, AnB+ or a control; returns what metrics.json holds."""
+    splits = load_splits(data_args)
+    names = label_names(splits["train"])
+    for checkpoint in filter(None, (model_args.student, model_args.teacher)):
+        config = load_config(checkpoint)
+        check_labels(config, names, checkpoint)
+        check_features(config, splits["train"], checkpoint)
+    set_seed(training_args.seed)
+    model, processor, surgery = transfer_model(
+        student=model_args.student,
+        teacher=model_args.teacher,
+        strategy=model_args.strategy,
+        num_layers=model_args.num_layers,
+        head_init=model_args.head_init,
+        prior=prior_probabilities(label_matrix(splits["train"], data_args.label_column)),
+        table=splits["train"],
+    )
+    if training_args.should_save:
+        Path(training_args.output_dir).mkdir(parents=True, exist_ok=True)
+        write_json(Path(training_args.output_dir) / "surgery.json", surgery)
+    return run(model, processor, splits, set(), "finetuned", (data_args, model_args, training_args))
+
+
+class EmocapTrainer(Trainer):
+    """`Trainer` with a learning rate of its own for new layers.
+
+    Args:
+        fresh: names of the parameters that train at `head_learning_rate`.
+    """
+
+    def __init__(self, *args, fresh: set[str] = frozenset(), **kwargs):
+        super().__init__(*args, **kwargs)
+        self.fresh = fresh
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        model = self.model if model is None else model
+        if self.optimizer is None:
+            decayed = set(self.get_decay_parameter_names(model))
+            groups = {}
+            for name, parameter in model.named_parameters():
+                if parameter.requires_grad:
+                    groups.setdefault((name in self.fresh, name in decayed), []).append(parameter)
+            rates = {False: self.args.learning_rate, True: self.args.head_learning_rate or self.args.learning_rate}
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+            self.optimizer = optimizer_class(
+                [
+                    {"params": parameters, "lr": rates[is_fresh], "weight_decay": self.args.weight_decay * is_decayed}
+                    for (is_fresh, is_decayed), parameters in groups.items()
+                ],
+                **options,
+            )
+        return self.optimizer
+
+
+def run(
+    model: torch.nn.Module,
+    processor: EmocapProcessor,
+    splits: DatasetDict,
+    fresh: set[str],
+    kind: str,
+    arguments: tuple[DataArguments, object, EmocapTrainingArguments],
+) -> dict[str, float]:
+    """Trains, keeps the best checkpoint, measures it on the test split and writes the run's folder."""
+    data_args, _, training_args = arguments
+    publish_after, training_args.push_to_hub = training_args.push_to_hub, False
+    with training_args.main_process_first(desc="photos are resized once"):
+        prepared = {name: prepare_table(split, processor) for name, split in splits.items()}
+    columns = {name: truth_column(split) for name, split in splits.items()} | {"train": data_args.label_column}
+    pairs = {
+        name: PairDataset(split, processor, columns[name], data_args.modalities) for name, split in prepared.items()
+    }
+    truth = label_matrix(splits["validation"], columns["validation"])
+
+    def compute(prediction: EvalPrediction) -> dict[str, float]:
+        return compute_metrics(pairs["validation"].mean_over_captions(sigmoid(prediction.predictions)), truth)
+
+    trainer = EmocapTrainer(
+        model,
+        training_args,
+        data_collator=PairDataset.collate,
+        train_dataset=pairs["train"],
+        eval_dataset=pairs["validation"],
+        processing_class=processor,
+        compute_metrics=compute,
+        fresh=fresh,
+    )
+    if training_args.early_stopping_patience and training_args.load_best_model_at_end:
+        trainer.add_callback(EarlyStoppingCallback(training_args.early_stopping_patience))
+    resume = training_args.resume_from_checkpoint
+    trainer.train(resume_from_checkpoint=True if resume == "true" else resume)
+    trainer.compute_metrics = None  # it belongs to the validation split
+    split = "test" if "test" in pairs else "validation"
+    logits = trainer.predict(pairs[split]).predictions
+    probabilities = pairs[split].mean_over_captions(sigmoid(logits))
+    metrics = evaluate(probabilities, splits[split], splits["train"], columns[split])
+    metrics |= {"split": split, "truth": columns[split]}
+    trainer.save_model()
+    trainer.save_state()
+    if trainer.is_world_process_zero():
+        finish(Path(training_args.output_dir), metrics, kind, arguments)
+        if publish_after:
+            from emocap.hub import publish
+
+            publish(training_args.output_dir, training_args.hub_model_id or Path(training_args.output_dir).name)
+    return metrics
+
+
+def finish(output_dir: Path, metrics: dict, kind: str, arguments: tuple) -> None:
+    """Metrics, arguments and card beside the checkpoint."""
+    write_json(output_dir / "metrics.json", metrics)
+    write_json(output_dir / "run_arguments.json", {"kind": kind, **arguments_to_dict(*arguments)})
+    write_model_card(output_dir)
+
+
+def load_splits(data_args: DataArguments) -> DatasetDict:
+    """The splits of a run under the names train, validation and (where there is one) test, checked at the door.
+
+    Sets `data_args.label_column` where it was left open.
+
+    Raises:
+        ValueError: a split that is missing or empty, or rows without labels.
+    """
+    tables = load_table(data_args.dataset)
+    if data_args.train_split not in tables:
+        raise ValueError(
+            f"'{data_args.dataset}' has no split '{data_args.train_split}' (splits: {', '.join(tables)})."
+        )
+    splits = {"train": tables[data_args.train_split]}
+    for name, source in (("validation", data_args.eval_split), ("test", data_args.test_split)):
+        if source in tables and source != data_args.train_split:
+            splits[name] = tables[source]
+    if "validation" not in splits:
+        held_out = np.array(
+            [split_of(image_id, seed=1) == "validation" for image_id in splits["train"]["image_id"][:]]
+        )
+        splits["validation"] = splits["train"].select(np.flatnonzero(held_out))
+        splits["train"] = splits["train"].select(np.flatnonzero(~held_out))
+    if data_args.selected_only:
+        selected = splits["train"].with_format("arrow")[:]["selected_for"]
+        chosen = np.flatnonzero([len(own) > 0 for own in selected.to_pylist()])
+        splits["train"] = splits["train"].select(chosen)
+    limits = {"train": data_args.max_train_samples}
+    for name, split in splits.items():
+        limit = limits.get(name, data_args.max_eval_samples)
+        splits[name] = split if limit is None else split.select(range(min(limit, len(split))))
+        if not len(splits[name]):
+            raise ValueError(f"The {name} split of '{data_args.dataset}' is empty; add rows or choose another split.")
+    data_args.label_column = data_args.label_column or truth_column(splits["train"])
+    label_names(splits["train"])
+    label_matrix(splits["train"], data_args.label_column)
+    return DatasetDict(splits)
+
+
+def truth_column(table: datasets.Dataset) -> str:
+    """The human labels, or the pseudo-labels where there are none."""
+    human = "labels" in table.features and table.with_format("arrow")[:]["labels"].null_count == 0
+    return "labels" if human else "emotions"
+
+
+def check_start(model_name_or_path: str, splits: DatasetDict) -> None:
+    """Refuses an emocap checkpoint of other labels as a body, before it is loaded."""
+    config = AutoConfig.from_pretrained(model_name_or_path)
+    if config.model_type.startswith("emocap_"):
+        check_labels(config, label_names(splits["train"]), model_name_or_path)
+
+
+def build_teacher(
+    model_args: TeacherArguments, splits: DatasetDict
+) -> tuple[EmocapTeacherForMultiLabelClassification, EmocapProcessor, set[str]]:
+    """The teacher, its processor and the names of its new parameters."""
+    start, table = model_args.model_name_or_path, splits["train"]
+    check_start(start, splits)
+    overrides = label_fields(label_names(table))
+    if model_args.pooling:
+        overrides["pooling"] = model_args.pooling
+    if "region_features" in table.features:
+        overrides["visual_embedding_dim"] = table.features["region_features"].length // NUM_REGIONS
+    if model_args.region_extractor:
+        overrides["region_extractor"] = model_args.region_extractor
+    model = EmocapTeacherForMultiLabelClassification.from_body(
+        start, reinit_visual_projection=model_args.reinit_visual_projection, **overrides
+    )
+    fresh = {f"classifier.{name}" for name, _ in model.classifier.named_parameters()}
+    if model_args.reinit_visual_projection or AutoConfig.from_pretrained(start).model_type == "bert":
+        projection = "visual_bert.embeddings.visual_projection"
+        fresh |= {f"{projection}.{name}" for name, _ in model.get_submodule(projection).named_parameters()}
+        if "region_features" in table.features:
+            model.region_normalizer.fit(sample_regions(table))
+    if model_args.freeze_body:
+        model.visual_bert.requires_grad_(False)
+    processor = EmocapProcessor(load_tokenizer(start), region_extractor=model.config.region_extractor)
+    return model, processor, fresh
+
+
+def build_student(
+    model_args: StudentArguments, splits: DatasetDict
+) -> tuple[EmocapStudentForMultiLabelClassification, EmocapProcessor]:
+    """A new GRU and CNN student with pretrained word embeddings, or a student checkpoint to go on from."""
+    start = model_args.model_name_or_path
+    if start:
+        check_start(start, splits)
+        model = EmocapStudentForMultiLabelClassification.from_pretrained(start)
+        return model, EmocapProcessor.from_pretrained(start)
+    if not model_args.word_embeddings:
+        raise ValueError(
+            "--architecture gru_cnn needs --word_embeddings: the BERT checkpoint whose vocabulary it reads, such as "
+            "google-bert/bert-base-uncased."
+        )
+    words = AutoConfig.from_pretrained(model_args.word_embeddings)
+    config = EmocapStudentConfig(
+        vocab_size=words.vocab_size,
+        pad_token_id=words.pad_token_id,
+        word_embedding_size=words.hidden_size,
+        freeze_word_embeddings=model_args.freeze_word_embeddings,
+        image_size=model_args.image_size,
+        cnn_channels=model_args.cnn_channels,
+        **label_fields(label_names(splits["train"])),
+    )
+    model = EmocapStudentForMultiLabelClassification(config)
+    model.load_word_embeddings(model_args.word_embeddings)
+    return model, EmocapProcessor(load_tokenizer(model_args.word_embeddings), image_size=config.image_size)
+
+
+def label_fields(names: list[str]) -> dict[str, dict]:
+    return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+
+
+def load_tokenizer(checkpoint: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint, emocap's or any other."""
+    return AutoTokenizer.from_pretrained(checkpoint)
+
+
+def sample_regions(table: datasets.Dataset, rows: int = 1000) -> torch.Tensor:
+    """Region features float32 `(n, dim)` of up to `rows` photos, evenly spread over the table."""
+    column, counts = (
+        FixedSizeColumn(table, "region_features"),
+        np.asarray(table.with_format("numpy")["num_regions"][:]),
+    )
+    chosen = np.flatnonzero(counts)
+    chosen = chosen[np.linspace(0, len(chosen) - 1, min(rows, len(chosen))).astype(int)]
+    features = column[chosen].reshape(len(chosen), NUM_REGIONS, -1)
+    inside = np.arange(NUM_REGIONS) < counts[chosen][:, None]
+    return torch.from_numpy(features[inside]).float()
+
+
+def set_bias_to_prior(head: torch.nn.Linear, table: datasets.Dataset, label_column: str) -> None:
+    """Starts the head from the constant predictor's logits: nothing has to be learned to be as good."""
+    prior = torch.from_numpy(prior_probabilities(label_matrix(table, label_column))).float()
+    with torch.no_grad():
+        head.bias.copy_(torch.logit(prior, eps=1e-3))
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    return torch.from_numpy(np.asarray(logits, dtype=np.float32)).sigmoid().numpy()
