@@ -1,7 +1,5 @@
 """Probabilities of every emotion for the rows of a table, and what an evaluation makes of them."""
 
-from pathlib import Path
-
 import datasets
 import numpy as np
 import torch
@@ -10,7 +8,7 @@ from datasets.utils.logging import tqdm
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from emocap.data.pairs import PairDataset, has_photos, label_matrix, with_pixels
-from emocap.data.schema import label_names
+from emocap.data.schema import NUM_REGIONS, label_names
 from emocap.metrics import compute_metrics, compute_with_prior, prior_probabilities
 from emocap.models import EmocapProcessor
 
@@ -18,8 +16,11 @@ __all__ = [
     "check_features",
     "check_labels",
     "evaluate",
+    "evaluate_checkpoint",
     "load_config",
     "load_model",
+    "per_label_average_precision",
+    "predict",
     "predict_probabilities",
     "prepare_table",
     "score_table",
@@ -80,7 +81,7 @@ def check_features(config: PreTrainedConfig, table: datasets.Dataset, model: str
         ValueError: names both widths.
     """
     if config.model_type == "emocap_teacher" and "region_features" in table.features:
-        dim = table.features["region_features"].length // 36
+        dim = table.features["region_features"].length // NUM_REGIONS
         if dim != config.visual_embedding_dim:
             raise ValueError(
                 f"The data set's region features are {dim}-d, but '{model}' reads {config.visual_embedding_dim}-d "
@@ -124,7 +125,7 @@ def score_table(
 
 def evaluate(
     probabilities: np.ndarray, table: datasets.Dataset, train: datasets.Dataset, label_column: str = "labels"
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Every metric of one split beside its prior and, where the process is known, its ceilings.
 
     Args:
@@ -141,7 +142,7 @@ def evaluate(
         if column in table.features:
             ceiling = compute_metrics(label_matrix(table, column), labels, votes)
             metrics |= {f"{prefix}{key}": value for key, value in ceiling.items() if key != "num_examples"}
-    return metrics
+    return {key: None if value != value else value for key, value in metrics.items()}  # JSON knows no NaN
 
 
 def evaluate_checkpoint(
@@ -154,15 +155,29 @@ def evaluate_checkpoint(
     modalities: str = "both",
 ) -> dict[str, float]:
     """Metrics of a checkpoint on one split; labels and features are checked before the model is loaded."""
-    if split not in tables:
-        raise ValueError(f"The data set has no split '{split}' (splits: {', '.join(tables)}).")
+    if split not in tables or "train" not in tables:
+        missing = split if split not in tables else "train"
+        raise ValueError(
+            f"The data set has no split '{missing}' (splits: {', '.join(tables)}); the prior needs 'train'."
+        )
     config = load_config(model_name_or_path)
     check_labels(config, label_names(tables), model_name_or_path)
     check_features(config, tables[split], model_name_or_path)
     label_matrix(tables[split], label_column)
     model, processor = load_model(model_name_or_path)
     probabilities = score_table(model, processor, tables[split], batch_size, modalities)
-    return evaluate(probabilities, tables[split], tables["train"], label_column)
+    metrics = evaluate(probabilities, tables[split], tables["train"], label_column)
+    return metrics | {"split": split, "truth": label_column}
+
+
+@torch.inference_mode()
+def predict(model_name_or_path: str, caption: str | None = None, image: str | None = None) -> list[dict]:
+    """`{"label", "score"}` of every emotion for one pair, most probable first."""
+    model, processor = load_model(model_name_or_path)
+    inputs = processor(images=image, text=caption)
+    scores = model(**inputs.to(model.device)).logits[0].float().sigmoid().tolist()
+    rows = [{"label": model.config.id2label[label], "score": round(score, 4)} for label, score in enumerate(scores)]
+    return sorted(rows, key=lambda row: -row["score"])
 
 
 def per_label_average_precision(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -171,7 +186,3 @@ def per_label_average_precision(probabilities: np.ndarray, labels: np.ndarray) -
         compute_metrics(probabilities[:, [label]], labels[:, [label]])["map_macro"] for label in range(labels.shape[1])
     ]
     return np.array(scores)
-
-
-def is_checkpoint(path: str | Path) -> bool:
-    return (Path(path) / "config.json").is_file()

@@ -51,19 +51,19 @@ TOPICS: dict[str, tuple[str, ...]] = {
     "journey": ("a long train journey", "travellers crossing the mountains", "hikers on an unmarked trail",
                 "a ferry leaving its harbour", "the highway to the coast", "a caravan heading south"),
     "homecoming": ("a soldier coming home", "the return of the son", "a reunion after many years",
-                   "a sailor at his own door", "sisters embracing once more", "exiles back in their country"),
+                   "a sailor at his door", "sisters embracing once more", "exiles back in their country"),
     "match": ("the final of the championship", "a penalty in extra time", "runners near the finish line",
               "a young team in training", "a boxing bout", "a regatta between rival clubs"),
     "exam": ("an exam at school", "pupils handing in papers", "a student defending her thesis",
              "a spelling test", "homework for a strict teacher", "candidates sitting a written paper"),
     "accident": ("a car crash", "a train off the rails", "the sinking of a trawler",
                  "a bridge giving way", "a fall from the scaffold", "wreckage of a small plane"),
-    "discovery": ("a strange door under the stairs", "an unknown creature in a jar", "scientists opening a sealed box",
+    "discovery": ("a door behind the bookcase", "a nameless creature in amber", "scientists opening a sealed box",
                   "a map of hidden tunnels", "footprints that nobody can explain", "a riddle carved in stone"),
     "quarrel": ("a quarrel among neighbours", "two drivers shouting", "brothers fighting over money",
                 "a strike against the factory", "a thief caught red-handed", "an insult at the council"),
     "memory": ("an old family photograph", "a toy from childhood days", "letters of a first love",
-               "songs that grandparents used to sing", "the street as it once was", "a diary kept since youth"),
+               "songs that grandparents sang", "the street as it was", "a diary kept since youth"),
     "waiting": ("a queue at the counter", "passengers sitting by the gate", "an hour of paperwork",
                 "a lecture on tax forms", "a meeting about parking rules", "clerks stamping documents"),
     "concert": ("an orchestra at full strength", "a dancer on stage", "a painter finishing her mural",
@@ -86,8 +86,8 @@ TONES: dict[str, tuple[str, ...]] = {
 TONE_SHARES = {"bright": 0.4, "plain": 0.3, "grave": 0.3}
 
 PLACES = (
-    "in the garden", "by the river", "near the old mill", "at the edge of town", "behind the station",
-    "on the main square", "beside the quiet lake", "in a small village", "next to the market hall", "up on the hill",
+    "in the garden", "by the river", "near the old mill", "outside the town", "behind the station",
+    "on the main square", "along the quiet lake", "in a small village", "beside the market hall", "up on the hill",
 )  # fmt: skip
 """Places say nothing of the state: they only vary the captions."""
 

@@ -128,8 +128,8 @@ def label_probabilities() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Exact probabilities that an image carries each of the 29 labels, by enumeration of all states.
 
     Returns:
-        P(label | v, w), float32 below 1 of shape (`PICTURE_STATES`, `WORD_STATES`, 29), and its marginals P(label | w), of
-        shape (`WORD_STATES`, 29), and P(label | v), of shape (`PICTURE_STATES`, 29). Read-only.
+        P(label | v, w), of shape (`PICTURE_STATES`, `WORD_STATES`, 29), and its marginals P(label | w), of shape
+        (`WORD_STATES`, 29), and P(label | v), of shape (`PICTURE_STATES`, 29); float32 below 1, read-only.
     """
     panel = _panel()
     both = np.empty((len(PICTURE_STATES), len(WORD_STATES), len(panel.base)), dtype=np.float32)
@@ -239,11 +239,13 @@ def _word_shares(thing: str) -> np.ndarray:
 def _draw_split(ids: Sequence[str], features: Features, kept: np.ndarray, seed: int) -> Dataset:
     schema = features.arrow_schema
     parts = [ids[start : start + _ROWS_A_CHUNK] for start in range(0, len(ids), _ROWS_A_CHUNK)]
-    chunks = [
-        _to_arrow([_draw_row(image_id, kept, seed) for image_id in part], schema)
-        for part in tqdm(parts, desc="Drawing scenes", unit_scale=_ROWS_A_CHUNK, unit=" pictures", leave=False)
-    ]
-    return Dataset(pa.concat_tables(chunks) if chunks else schema.empty_table())
+    digest = hashlib.blake2b(schema.serialize(), digest_size=8)  # datasets' own would copy the whole table
+    chunks = [schema.empty_table()]
+    for part in tqdm(parts, desc="Drawing scenes", unit_scale=_ROWS_A_CHUNK, unit=" pictures", leave=False):
+        chunks.append(_to_arrow([_draw_row(image_id, kept, seed) for image_id in part], schema))
+        for batch in chunks[-1].to_batches():
+            digest.update(batch.serialize())
+    return Dataset(pa.concat_tables(chunks), fingerprint=digest.hexdigest())
 
 
 def _draw_row(image_id: str, kept: np.ndarray, seed: int) -> dict[str, object]:

@@ -1,0 +1,280 @@
+"""The `emocap` command: one sub-command a step. The heavy imports wait until a step runs."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs one sub-command; bad input ends with one sentence and exit status 2."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if argv and argv[0] in ("train-teacher", "train-student", "finetune"):
+            run_training(argv[0], argv[1:])
+        else:
+            arguments = make_parser().parse_args(argv)
+            arguments.run(arguments)
+    except (ValueError, FileNotFoundError, FileExistsError) as error:
+        sys.exit(f"emocap: error: {error}")
+
+
+def run_training(name: str, argv: list[str]) -> None:
+    from emocap import arguments, training
+
+    job = {
+        "train-teacher": (arguments.teacher_parser, training.train_teacher),
+        "train-student": (arguments.student_parser, training.train_student),
+        "finetune": (arguments.finetune_parser, training.finetune),
+    }
+    parser, function = job[name]
+    data_args, job_args, training_args = arguments.parse_arguments(parser(), argv)
+    metrics = function(data_args, job_args, training_args)
+    if training_args.should_log:
+        print_metrics(metrics)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="emocap", description="Which emotions a picture with its caption raises in people."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add_quickstart(commands)
+    add_data(commands)
+    add_regions(commands)
+    add_label(commands)
+    add_evaluate(commands)
+    add_predict(commands)
+    add_publish(commands)
+    for name, text in (
+        ("train-teacher", "train a teacher on human labels"),
+        ("train-student", "train a student"),
+        ("finetune", "fine-tune onto the target: AnB, AnB+ and controls"),
+    ):
+        commands.add_parser(name, help=text, add_help=False)  # has a parser of its own, see `run_training`
+    return parser
+
+
+def add_command(commands, name: str, text: str, run) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    command.set_defaults(run=run)
+    return command
+
+
+def add_quickstart(commands) -> None:
+    command = add_command(commands, "quickstart", "the whole job on the built-in corpus, offline", run_quickstart)
+    command.add_argument("--output_dir", default="runs/quickstart", help="folder for every stage (%(default)s)")
+
+
+def add_data(commands) -> None:
+    data = commands.add_parser("data", help="build a table of pairs")
+    sources = data.add_subparsers(dest="source", required=True, metavar="SOURCE")
+    socratis = add_command(sources, "socratis", "table from Socratis annotations", run_socratis)
+    socratis.add_argument("source", metavar="SOURCE", help="the raw per-annotator JSON, or a cleaned CSV")
+    socratis.add_argument(
+        "--images", metavar="DIR", help="folder of the photos; without it the table has captions only"
+    )
+    socratis.add_argument(
+        "--min_count",
+        type=int,
+        help="keep emotions named for at least so many images (raw JSON: 100; cleaned CSV: keep all)",
+    )
+    socratis.add_argument("--labels", metavar="FILE", help="JSON list that fixes the emotions and their order")
+    coco = add_command(sources, "coco", "table from COCO captions, without labels", run_coco)
+    coco.add_argument("source", metavar="ROOT", help="COCO's own layout, or a Hub data set id")
+    coco.add_argument("--split", nargs="+", default=["train2017"], help="COCO splits (%(default)s)")
+    coco.add_argument("--fraction", type=float, default=1.0, help="share of the images, drawn at random (%(default)s)")
+    oasis = add_command(sources, "oasis", "table from OASIS valence and arousal norms", run_oasis)
+    oasis.add_argument("source", metavar="ROOT", help="folder with metadata.csv and images/")
+    scenes = add_command(sources, "scenes", "the built-in corpus", run_scenes)
+    scenes.add_argument("--num_target", type=int, default=2000, help="labelled images (%(default)s)")
+    scenes.add_argument("--num_source", type=int, default=6000, help="images without labels (%(default)s)")
+    scenes.add_argument("--num_labels", type=int, default=29, help="emotions, at most 29 (%(default)s)")
+    for command in (socratis, coco, oasis, scenes):
+        command.add_argument("--output_dir", required=True, help="folder for the table")
+        command.add_argument("--seed", type=int, default=0, help="seed of splits and draws (%(default)s)")
+
+
+def add_regions(commands) -> None:
+    command = add_command(commands, "regions", "region features for every photo of a table", run_regions)
+    command.add_argument("dataset", metavar="DATASET", help="folder or Hub id of a table of pairs")
+    command.add_argument("--output_dir", required=True, help="folder for the table with features")
+    how = command.add_mutually_exclusive_group(required=True)
+    how.add_argument("--extractor", metavar="ID_OR_DIR", help="region extractor; 'scenes' is the built-in one")
+    how.add_argument("--import", dest="features", metavar="FILE", help="features that exist already (safetensors)")
+    command.add_argument("--batch_size", type=int, default=64, help="photos a step (%(default)s)")
+
+
+def add_label(commands) -> None:
+    command = add_command(commands, "label", "pseudo-labels from a teacher", run_label)
+    command.add_argument("dataset", metavar="DATASET", help="folder or Hub id of a table of pairs")
+    command.add_argument("--teacher", required=True, metavar="ID_OR_DIR", help="the model that labels")
+    command.add_argument("--output_dir", required=True, help="folder for the augmented table")
+    command.add_argument("--split", nargs="+", help="splits to label (all)")
+    command.add_argument("--labels_per_image", type=int, default=4, help="best emotions kept an image (%(default)s)")
+    command.add_argument("--images_per_label", type=int, metavar="P", help="best images selected an emotion (all)")
+    command.add_argument("--threshold", type=float, help="keep only emotions above this probability (none)")
+    command.add_argument("--batch_size", type=int, default=64, help="pairs a step (%(default)s)")
+
+
+def add_evaluate(commands) -> None:
+    command = add_command(commands, "evaluate", "every metric of a model beside the prior", run_evaluate)
+    command.add_argument("model", metavar="MODEL", help="folder or Hub id of a teacher or student")
+    command.add_argument("--dataset", required=True, help="folder or Hub id of a table with human labels")
+    command.add_argument("--split", default="test", help="split to evaluate (%(default)s)")
+    command.add_argument("--label_column", default="labels", help="column of the truth (%(default)s)")
+    command.add_argument(
+        "--modalities", default="both", choices=["both", "text", "image"], help="what the model sees (%(default)s)"
+    )
+    command.add_argument("--batch_size", type=int, default=64, help="pairs a step (%(default)s)")
+    command.add_argument("--output", metavar="FILE", help="write the metrics there as JSON")
+
+
+def add_predict(commands) -> None:
+    command = add_command(commands, "predict", "emotions of one picture, caption or both", run_predict)
+    command.add_argument("model", metavar="MODEL", help="folder or Hub id of a teacher or student")
+    command.add_argument("--caption", metavar="TEXT", help="the caption")
+    command.add_argument("--image", metavar="FILE", help="the picture")
+    command.add_argument("--top_k", type=int, default=5, help="emotions shown (%(default)s)")
+
+
+def add_publish(commands) -> None:
+    command = add_command(commands, "publish", "a finished run or a table with its card, to the Hub", run_publish)
+    command.add_argument("folder", metavar="DIR", help="a training command's or a data command's folder")
+    command.add_argument("--repo_id", required=True, metavar="NAME", help="name or owner/name")
+    command.add_argument("--private", action="store_true", help="make a new repository private")
+    command.add_argument("--revision", help="branch to push to (main)")
+
+
+def run_quickstart(arguments: argparse.Namespace) -> None:
+    from emocap.quickstart import quickstart
+
+    quickstart(arguments.output_dir)
+
+
+def run_socratis(arguments: argparse.Namespace) -> None:
+    from emocap.data.socratis import build_socratis
+
+    save_built(
+        arguments,
+        build_socratis,
+        images_dir=arguments.images,
+        min_count=arguments.min_count,
+        labels=arguments.labels,
+    )
+
+
+def run_coco(arguments: argparse.Namespace) -> None:
+    from emocap.data.coco import build_coco
+
+    save_built(arguments, build_coco, splits=arguments.split, fraction=arguments.fraction)
+
+
+def run_oasis(arguments: argparse.Namespace) -> None:
+    from emocap.data.oasis import build_oasis
+
+    save_built(arguments, build_oasis)
+
+
+def save_built(arguments: argparse.Namespace, build, **options) -> None:
+    from emocap.data.storage import check_output_dir, save_table
+
+    check_output_dir(arguments.output_dir)
+    tables, report = build(arguments.source, seed=arguments.seed, **options)
+    save_table(tables, arguments.output_dir, report)
+    for what, number in report.counts.items():
+        print(f"{what}: {number}")
+
+
+def run_scenes(arguments: argparse.Namespace) -> None:
+    from emocap.data.scenes import load_scenes
+    from emocap.data.storage import check_output_dir, save_table
+
+    check_output_dir(arguments.output_dir)
+    sizes = {name: getattr(arguments, name) for name in ("num_target", "num_source", "num_labels", "seed")}
+    save_table(load_scenes(**sizes), arguments.output_dir)
+
+
+def run_regions(arguments: argparse.Namespace) -> None:
+    from emocap.data.storage import load_table
+    from emocap.regions import extract_regions, import_regions
+
+    tables = load_table(arguments.dataset)
+    if arguments.features:
+        import_regions(tables, arguments.features, arguments.output_dir)
+    else:
+        extract_regions(tables, arguments.extractor, arguments.output_dir, arguments.batch_size)
+
+
+def run_label(arguments: argparse.Namespace) -> None:
+    from datasets import DatasetDict
+
+    from emocap.data.storage import load_table
+    from emocap.labelling import label_tables
+
+    tables = load_table(arguments.dataset)
+    for name in arguments.split or []:
+        if name not in tables:
+            raise ValueError(f"'{arguments.dataset}' has no split '{name}' (splits: {', '.join(tables)}).")
+    label_tables(
+        DatasetDict({name: tables[name] for name in arguments.split or tables}),
+        arguments.teacher,
+        arguments.output_dir,
+        labels_per_image=arguments.labels_per_image,
+        images_per_label=arguments.images_per_label,
+        threshold=arguments.threshold,
+        batch_size=arguments.batch_size,
+    )
+
+
+def run_evaluate(arguments: argparse.Namespace) -> None:
+    from emocap.data.storage import load_table, write_json
+    from emocap.inference import evaluate_checkpoint
+
+    metrics = evaluate_checkpoint(
+        arguments.model,
+        load_table(arguments.dataset),
+        arguments.split,
+        label_column=arguments.label_column,
+        batch_size=arguments.batch_size,
+        modalities=arguments.modalities,
+    )
+    if arguments.output:
+        Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
+        write_json(arguments.output, metrics)
+    print_metrics(metrics)
+
+
+def run_predict(arguments: argparse.Namespace) -> None:
+    if not arguments.caption and not arguments.image:
+        raise ValueError("Give --caption, --image or both.")
+    if arguments.image and not Path(arguments.image).is_file():
+        raise FileNotFoundError(f"There is no picture at '{arguments.image}'.")
+    from emocap.inference import predict
+
+    for row in predict(arguments.model, arguments.caption, arguments.image)[: arguments.top_k]:
+        print(json.dumps(row))
+
+
+def run_publish(arguments: argparse.Namespace) -> None:
+    from emocap.hub import publish
+
+    print(publish(arguments.folder, arguments.repo_id, private=arguments.private, revision=arguments.revision))
+
+
+def print_metrics(metrics: dict[str, object]) -> None:
+    """One line a metric, the prior (and the ceiling, where known) beside it."""
+    has_ceiling = "ceiling/map_macro" in metrics
+    print(f"{'':16}{'model':>9}{'prior':>9}{'ceiling':>9}" if has_ceiling else f"{'':16}{'model':>9}{'prior':>9}")
+    for name, value in metrics.items():
+        if "/" not in name and isinstance(value, float):
+            others = [metrics.get(f"{prefix}/{name}") for prefix in ("prior", "ceiling")]
+            print(f"{name:16}{value:9.4f}" + "".join(f"{other:9.4f}" for other in others if other is not None))
+    print(f"{metrics['num_examples']} images, split '{metrics['split']}', truth '{metrics['truth']}'")
+
+
+if __name__ == "__main__":
+    main()

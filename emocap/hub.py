@@ -1,0 +1,46 @@
+"""Publishing on the Hugging Face Hub: a finished run's folder as a model, a saved table as a data set."""
+
+from pathlib import Path
+
+from huggingface_hub import HfApi
+
+from emocap.cards import dataset_card, model_card
+from emocap.data.storage import load_table
+
+__all__ = ["publish"]
+
+LEFT_OUT = ["checkpoint-*/**", "*.partial", "training_args.bin"]
+
+
+def publish(folder: str | Path, repo_id: str, *, private: bool = False, revision: str | None = None) -> str:
+    """Pushes a run's folder or a saved table with its card; returns the repository's address.
+
+    Args:
+        folder: what a training command or a data command wrote.
+        repo_id: `name` or `owner/name`.
+        private: whether a new repository is private.
+        revision: branch to push to, made if absent; main by default.
+
+    Raises:
+        FileNotFoundError: the folder holds neither a checkpoint nor a table.
+    """
+    folder, api = Path(folder), HfApi()
+    is_model, is_table = (folder / "metrics.json").is_file(), (folder / "dataset_dict.json").is_file()
+    if not is_model and not is_table:
+        raise FileNotFoundError(
+            f"'{folder}' is neither a finished run (metrics.json) nor a table of pairs (dataset_dict.json)."
+        )
+    kind = "model" if is_model else "dataset"
+    url = api.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True)
+    if revision:
+        api.create_branch(url.repo_id, repo_type=kind, branch=revision, exist_ok=True)
+    if is_model:
+        model_card(folder, url.repo_id).save(folder / "README.md")
+        api.upload_folder(repo_id=url.repo_id, folder_path=folder, ignore_patterns=LEFT_OUT, revision=revision)
+    else:
+        load_table(folder).push_to_hub(url.repo_id, private=private, revision=revision)
+        card = dataset_card(folder, url.repo_id)
+        pushed = type(card).load(url.repo_id)  # keeps the features and splits that push_to_hub wrote
+        card.data.dataset_info, card.data.configs = pushed.data.get("dataset_info"), pushed.data.get("configs")
+        card.push_to_hub(url.repo_id, repo_type="dataset", revision=revision)
+    return str(url)

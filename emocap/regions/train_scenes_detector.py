@@ -1,0 +1,67 @@
+"""Trains the built-in region extractor on pictures of the built-in corpus.
+
+The shipped weights come from `python -m emocap.regions.train_scenes_detector --output_dir emocap/regions/scenes_detector`.
+"""
+
+import argparse
+
+import numpy as np
+import torch
+from datasets.utils.logging import tqdm
+from transformers import set_seed
+
+from emocap.data.scenes import SCENE_CLASSES, draw_scene, random_scene
+from emocap.models import EmocapRegionConfig, EmocapRegionExtractor
+
+__all__ = ["train_scenes_detector"]
+
+CORPUS_SEED = 1_000_003  # other pictures than `load_scenes` draws
+
+
+def train_scenes_detector(
+    steps: int = 2500, batch_size: int = 16, learning_rate: float = 2e-3, seed: int = 0
+) -> EmocapRegionExtractor:
+    """A Faster R-CNN trained with torchvision's own losses on `steps * batch_size` fresh pictures, AdamW in one
+    cycle."""
+    set_seed(seed)
+    names = dict(enumerate(SCENE_CLASSES))
+    model = EmocapRegionExtractor(
+        EmocapRegionConfig(id2label=names, label2id={name: index for index, name in names.items()})
+    ).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
+    rng = np.random.default_rng(CORPUS_SEED + seed)
+    progress = tqdm(range(steps), desc="Training the detector")
+    for _ in progress:
+        images, targets = zip(*(training_example(rng) for _ in range(batch_size)), strict=True)
+        loss = sum(model.detector(list(images), list(targets)).values())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimizer.step()
+        schedule.step()
+        progress.set_postfix(loss=f"{loss.item():.3f}")
+    return model.eval()
+
+
+def training_example(rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """A picture float32 `(3, 96, 96)` in 0..1 with its boxes (pixels) and labels (0 is background)."""
+    picture, things = draw_scene(random_scene(rng), rng)
+    pixels = torch.from_numpy(np.asarray(picture)).permute(2, 0, 1) / 255
+    size = torch.tensor([picture.width, picture.height] * 2)
+    boxes = torch.tensor([box for _, box in things]) * size
+    labels = torch.tensor([SCENE_CLASSES.index(name) + 1 for name, _ in things])
+    wide = ((boxes[:, 2:] - boxes[:, :2]) > 1).all(1)
+    return pixels, {"boxes": boxes[wide], "labels": labels[wide]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output_dir", required=True, help="folder for the checkpoint")
+    parser.add_argument("--steps", type=int, default=2500, help="training steps (%(default)s)")
+    arguments = parser.parse_args()
+    train_scenes_detector(arguments.steps).save_pretrained(arguments.output_dir)
+
+
+if __name__ == "__main__":
+    main()
