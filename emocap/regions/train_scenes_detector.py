@@ -19,7 +19,7 @@ CORPUS_SEED = 1_000_003  # other pictures than `load_scenes` draws
 
 
 def train_scenes_detector(
-    steps: int = 2500, batch_size: int = 16, learning_rate: float = 2e-3, seed: int = 0
+    steps: int = 1500, batch_size: int = 16, learning_rate: float = 2e-3, seed: int = 0
 ) -> EmocapRegionExtractor:
     """A Faster R-CNN trained with torchvision's own losses on `steps * batch_size` fresh pictures, AdamW in one
     cycle."""
@@ -47,7 +47,7 @@ def train_scenes_detector(
 def training_example(rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """A picture float32 `(3, 96, 96)` in 0..1 with its boxes (pixels) and labels (0 is background)."""
     picture, things = draw_scene(random_scene(rng), rng)
-    pixels = torch.from_numpy(np.asarray(picture)).permute(2, 0, 1) / 255
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255
     size = torch.tensor([picture.width, picture.height] * 2)
     boxes = torch.tensor([box for _, box in things]) * size
     labels = torch.tensor([SCENE_CLASSES.index(name) + 1 for name, _ in things])
@@ -58,7 +58,7 @@ def training_example(rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output_dir", required=True, help="folder for the checkpoint")
-    parser.add_argument("--steps", type=int, default=2500, help="training steps (%(default)s)")
+    parser.add_argument("--steps", type=int, default=1500, help="training steps (%(default)s)")
     arguments = parser.parse_args()
     train_scenes_detector(arguments.steps).save_pretrained(arguments.output_dir)
 
