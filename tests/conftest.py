@@ -1,10 +1,24 @@
 """Fixtures shared by the whole suite."""
 
+import io
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from datasets import Dataset, DatasetDict, Features
+from PIL import Image
+from transformers import BertConfig, BertModel, BertTokenizerFast, VisualBertConfig, VisualBertModel
+
+from emocap.data.schema import pair_features, region_columns
+from emocap.data.storage import load_table
+from emocap.models import (
+    EmocapProcessor,
+    EmocapStudentConfig,
+    EmocapStudentForMultiLabelClassification,
+    EmocapTeacherForMultiLabelClassification,
+)
 
 torch.set_num_threads(1)  # several test processes share few cores
 
@@ -16,3 +30,153 @@ def real_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("real data is not at hand: set EMOCAP_REAL_DATA to its folder")
     return Path(folder).resolve()
+
+
+EMOTIONS = ["happy", "sad", "excited", "curious", "angry"]
+WORDS = {
+    "happy": ["laughter", "sunny", "picnic"],
+    "sad": ["funeral", "rain", "alone"],
+    "excited": ["party", "rocket", "goal"],
+    "curious": ["riddle", "map", "box"],
+    "angry": ["quarrel", "thief", "insult"],
+}
+FILLERS = ["a", "the", "dog", "child", "at", "with", "beside", "house", "street", "##s", "."]
+NUM_REGIONS, REGION_DIM = 36, 16
+
+
+def make_tokenizer() -> BertTokenizerFast:
+    """A WordPiece tokenizer whose ids are BERT's where BERT fixes them: `[PAD]` is 0."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *FILLERS, *(word for own in WORDS.values() for word in own)]
+    return BertTokenizerFast(vocab={word: index for index, word in enumerate(words)})
+
+
+def tiny_bert_fields() -> dict[str, object]:
+    return {
+        "vocab_size": len(make_tokenizer()),
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 40,
+        "pad_token_id": 0,
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_body(tmp_path_factory) -> str:
+    """Folder of a tiny random VisualBERT body that reads 16-d regions, with its tokenizer."""
+    folder = str(tmp_path_factory.mktemp("bodies") / "visual_bert")
+    torch.manual_seed(0)
+    VisualBertModel(VisualBertConfig(**tiny_bert_fields(), visual_embedding_dim=REGION_DIM)).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory) -> str:
+    """Folder of a tiny random BERT of the same vocabulary, with its tokenizer."""
+    folder = str(tmp_path_factory.mktemp("bodies") / "bert")
+    torch.manual_seed(1)
+    BertModel(BertConfig(**tiny_bert_fields())).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def jpeg(pixels: np.ndarray) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "JPEG")
+    return content.getvalue()
+
+
+def tiny_rows(number: int, seed: int, name: str) -> dict[str, list]:
+    """Columns of `number` rows: words, colours and region features follow the emotions, six annotators vote."""
+    rng = np.random.default_rng(seed)
+    votes = rng.binomial(6, rng.choice([0.02, 0.6], (number, len(EMOTIONS)), p=[0.7, 0.3]))
+    votes[np.arange(number), rng.integers(0, len(EMOTIONS), number)] += 1
+    directions = np.random.default_rng(99).normal(size=(len(EMOTIONS), REGION_DIM))
+    features = (votes @ directions)[:, None] + rng.normal(size=(number, NUM_REGIONS, REGION_DIM))
+    counts = rng.integers(2, NUM_REGIONS + 1, number)
+    images, captions = [], []
+    for row in range(number):
+        named = [EMOTIONS[label] for label in np.flatnonzero(votes[row])]
+        own = [
+            " ".join([*rng.choice(FILLERS[:9], rng.integers(1, 6)), *(rng.choice(WORDS[emotion]) for emotion in named)])
+            for _ in range(rng.integers(1, 4))
+        ]
+        shade = (20 + 30 * votes[row, :3]).clip(0, 255)
+        pixels = (shade + rng.integers(0, 20, (14, 18, 3))).clip(0, 255).astype(np.uint8)
+        without_photo, without_caption = row % 7 == 3, row % 11 == 5
+        counts[row] *= not without_photo
+        images.append(None if without_photo else {"bytes": jpeg(pixels), "path": None})
+        captions.append([] if without_caption and not without_photo else own)
+    features[np.arange(NUM_REGIONS) >= counts[:, None]] = 0
+    return {
+        "image_id": [f"{name}_{row:03d}.jpg" for row in range(number)],
+        "image": images,
+        "captions": captions,
+        "labels": list((votes > 0).astype(np.float32)),
+        "emotions": [np.argsort(-own, kind="stable")[: (own > 0).sum()].tolist() for own in votes],
+        "votes": list(votes.astype(np.int32)),
+        "num_annotators": [7] * number,
+        "soft_labels": list((votes / 7).astype(np.float32)),
+        "region_features": list(features.astype(np.float16).reshape(number, -1)),
+        "region_boxes": list(rng.random((number, NUM_REGIONS * 4), dtype=np.float32)),
+        "num_regions": counts.tolist(),
+    }
+
+
+def make_tiny_table() -> DatasetDict:
+    features = Features({**pair_features(EMOTIONS, votes=True), **region_columns(REGION_DIM)})
+    sizes = {"train": 60, "validation": 20, "test": 21}
+    return DatasetDict(
+        {
+            name: Dataset.from_dict(tiny_rows(number, seed, name), features=features)
+            for seed, (name, number) in enumerate(sizes.items())
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_table_dir(tmp_path_factory) -> str:
+    """Folder of the tiny table: 60, 20 and 21 rows, 5 emotions, 16-d regions; some without photo or without caption."""
+    folder = str(tmp_path_factory.mktemp("tables") / "tiny")
+    make_tiny_table().save_to_disk(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny_table(tiny_table_dir) -> DatasetDict:
+    return load_table(tiny_table_dir)
+
+
+def emotion_fields() -> dict[str, dict]:
+    return {"id2label": dict(enumerate(EMOTIONS)), "label2id": {name: i for i, name in enumerate(EMOTIONS)}}
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher(tmp_path_factory, tiny_body) -> str:
+    """Folder of a tiny random teacher of the tiny table's emotions, with its processor."""
+    folder = str(tmp_path_factory.mktemp("models") / "teacher")
+    torch.manual_seed(2)
+    EmocapTeacherForMultiLabelClassification.from_body(tiny_body, **emotion_fields()).save_pretrained(folder)
+    EmocapProcessor(make_tokenizer()).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_student(tmp_path_factory) -> str:
+    """Folder of a tiny random student of the tiny table's emotions (photos of 16 pixels), with its processor."""
+    folder = str(tmp_path_factory.mktemp("models") / "student")
+    torch.manual_seed(3)
+    config = EmocapStudentConfig(
+        vocab_size=len(make_tokenizer()),
+        word_embedding_size=32,
+        gru_hidden_size=16,
+        cnn_channels=[8, 16],
+        image_size=16,
+        fc_hidden_size=24,
+        **emotion_fields(),
+    )
+    EmocapStudentForMultiLabelClassification(config).save_pretrained(folder)
+    EmocapProcessor(make_tokenizer(), image_size=16).save_pretrained(folder)
+    return folder

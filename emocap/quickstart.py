@@ -1,0 +1,153 @@
+"""The whole job on the built-in corpus: every stage as a user runs it, through the same functions as the commands."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import yaml
+from datasets import DatasetDict
+from transformers import BertTokenizer, VisualBertConfig, VisualBertModel, set_seed
+
+from emocap.arguments import finetune_parser, parse_arguments, student_parser, teacher_parser
+from emocap.data.pairs import label_matrix
+from emocap.data.scenes import load_scenes
+from emocap.data.schema import NUM_REGIONS, label_names
+from emocap.data.storage import load_table, save_table, write_json
+from emocap.inference import evaluate_checkpoint, load_model, per_label_average_precision, score_table
+from emocap.labelling import label_tables
+from emocap.regions import SCENES_DETECTOR, extract_regions
+from emocap.report import format_table, results_rows, write_report
+from emocap.training import finetune, train_student, train_teacher
+
+__all__ = ["quickstart"]
+
+NUM_EXAMPLES = 24
+
+
+def quickstart(output_dir: str) -> None:
+    """Corpus, regions, teacher, pseudo-labels, student, AnB, AnB+ and scratch, evaluation, report.
+
+    Everything lies in a folder of `output_dir` of its own; the table at the end and report.html compare the models.
+    """
+    output = Path(output_dir)
+    settings = yaml.safe_load(resources.files("emocap.presets").joinpath("quickstart.yaml").read_text("utf-8"))
+    runs = {name: output / name for name in ("teacher", "student", "scratch", "anb", "anb+")}
+    for folder in runs.values():
+        shutil.rmtree(folder, ignore_errors=True)
+    with stage("Drawing the corpus"):
+        save_table(load_scenes(**settings["scenes"]), output / "scenes")
+    with stage("Extracting region features"):
+        shutil.copytree(SCENES_DETECTOR, output / "extractor", dirs_exist_ok=True)
+        tables = extract_regions(load_table(output / "scenes"), str(output / "extractor"), output / "regions")
+    with stage("Training the teacher"):
+        make_body(tables, output / "body", settings["body"])
+        train(
+            teacher_parser,
+            train_teacher,
+            runs["teacher"],
+            settings["teacher"],
+            dataset=output / "regions",
+            model_name_or_path=output / "body",
+            region_extractor=output / "extractor",
+        )
+    with stage("Labelling the source pictures"):
+        source = DatasetDict({"train": tables["source"]})
+        labelled = label_tables(source, str(runs["teacher"]), output / "labelled", **settings["label"])
+    with stage("Training the student on the pseudo-labels"):
+        train(
+            student_parser,
+            train_student,
+            runs["student"],
+            settings["student"],
+            dataset=output / "labelled",
+            word_embeddings=runs["teacher"],
+        )
+    with stage("Measuring the student on the target's human labels"):
+        on_target = output / "student_on_target"
+        on_target.mkdir(exist_ok=True)
+        write_json(on_target / "metrics.json", evaluate_checkpoint(str(runs["student"]), tables))
+        shutil.copy(runs["student"] / "trainer_state.json", on_target)
+    for strategy in ("scratch", "anb", "anb+"):
+        with stage(f"Fine-tuning the student onto the target: {strategy}"):
+            train(
+                finetune_parser,
+                finetune,
+                runs[strategy],
+                settings["finetune"],
+                dataset=output / "regions",
+                student=runs["student"],
+                strategy=strategy,
+            )
+    with stage("Writing the report"):
+        per_label, prevalence = label_precisions(runs, tables)
+        runs["student"] = on_target
+        write_report(
+            output / "report.html",
+            title="emocap quickstart",
+            runs=runs,
+            examples=labelled_examples(labelled["train"]),
+            per_label=per_label,
+            prevalence=prevalence,
+        )
+    print(format_table(results_rows(runs)))
+    print(f"Report: {output / 'report.html'}")
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Announces a stage and says how long it took."""
+    print(f"== {name}", flush=True)
+    start = time.perf_counter()
+    yield
+    print(f"   {time.perf_counter() - start:.0f} s", flush=True)
+
+
+def train(parser, job, output_dir: Path, settings: dict[str, object], **paths: object) -> None:
+    """One training job, its flags from the preset and the paths of this run."""
+    flags = []
+    for name, value in (settings | paths | {"output_dir": output_dir}).items():
+        flags += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    job(*parse_arguments(parser(), flags))
+
+
+def make_body(tables: DatasetDict, folder: Path, settings: dict[str, int], seed: int = 0) -> None:
+    """An untrained VisualBERT and a WordPiece vocabulary of the corpus's own captions, saved like any checkpoint."""
+    set_seed(seed)
+    captions = [caption for split in ("train", "source") for own in tables[split]["captions"] for caption in own]
+    tokenizer = BertTokenizer().train_new_from_iterator([captions], settings["vocab_size"], show_progress=False)
+    dim = tables["train"].features["region_features"].length // NUM_REGIONS
+    config = VisualBertConfig(
+        **(settings | {"vocab_size": len(tokenizer)}), visual_embedding_dim=dim, pad_token_id=tokenizer.pad_token_id
+    )
+    VisualBertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def label_precisions(
+    runs: dict[str, Path], tables: DatasetDict
+) -> tuple[dict[str, dict[str, float | None]], dict[str, float]]:
+    """Average precision of each emotion for each model on the target's test split, and each emotion's prevalence."""
+    names, truth = label_names(tables), label_matrix(tables["test"], "labels")
+    per_label = {}
+    for run, folder in runs.items():
+        scores = per_label_average_precision(score_table(*load_model(str(folder)), tables["test"]), truth)
+        per_label[run] = {name: None if np.isnan(score) else float(score) for name, score in zip(names, scores, strict=True)}
+    return per_label, dict(zip(names, truth.mean(0).tolist(), strict=True))
+
+
+def labelled_examples(table) -> list[dict[str, object]]:
+    """Pictures with their pseudo-labels for the report's grid."""
+    names = label_names(table)
+    return [
+        {
+            "image": row["image"],
+            "caption": row["captions"][0],
+            "emotions": [names[label] for label in row["emotions"]],
+            "truth": None,
+        }
+        for row in table.select(range(min(NUM_EXAMPLES, len(table))))
+    ]
