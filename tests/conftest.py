@@ -100,7 +100,9 @@ def tiny_rows(number: int, seed: int, name: str) -> dict[str, list]:
     for row in range(number):
         named = [EMOTIONS[label] for label in np.flatnonzero(votes[row])]
         own = [
-            " ".join([*rng.choice(FILLERS[:9], rng.integers(1, 6)), *(rng.choice(WORDS[emotion]) for emotion in named)])
+            " ".join(
+                [*rng.choice(FILLERS[:9], rng.integers(1, 6)), *(rng.choice(WORDS[emotion]) for emotion in named)]
+            )
             for _ in range(rng.integers(1, 4))
         ]
         shade = (20 + 30 * votes[row, :3]).clip(0, 255)
@@ -138,7 +140,7 @@ def make_tiny_table() -> DatasetDict:
 
 @pytest.fixture(scope="session")
 def tiny_table_dir(tmp_path_factory) -> str:
-    """Folder of the tiny table: 60, 20 and 21 rows, 5 emotions, 16-d regions; some without photo or without caption."""
+    """Folder of the tiny table: 60, 20 and 21 rows, 5 emotions, 16-d regions; some rows lack photo or caption."""
     folder = str(tmp_path_factory.mktemp("tables") / "tiny")
     make_tiny_table().save_to_disk(folder)
     return folder

@@ -144,7 +144,7 @@ def label_matrix(table: datasets.Dataset, column: str) -> np.ndarray:
         raise ValueError(f"The data set has no column '{column}' for labels (columns: {', '.join(table.features)}).")
     if not isinstance(feature, List):
         raise ValueError(f"Column '{column}' is {feature}; labels are a List of float32 or of ClassLabel.")
-    values = table.with_format("arrow")[:][column].combine_chunks()
+    values = table.with_format("arrow")[column][:].combine_chunks()
     if values.null_count:
         raise ValueError(
             f"{values.null_count} of {len(table)} rows have no '{column}': they carry no labels. Label them with "
@@ -155,7 +155,7 @@ def label_matrix(table: datasets.Dataset, column: str) -> np.ndarray:
         lengths = pa.compute.list_value_length(values).to_numpy()
         matrix[np.repeat(np.arange(len(table)), lengths), values.flatten().to_numpy()] = 1
         return matrix
-    return values.flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(table), -1)
+    return values.flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(table), feature.length)
 
 
 def has_photos(table: datasets.Dataset) -> bool:
@@ -194,7 +194,7 @@ def resize_batch(batch: pa.Table, image_size: int) -> pa.Table:
                 content = photos[row]["bytes"]
                 with Image.open(photos[row]["path"] if content is None else io.BytesIO(content)) as photo:
                     pixels[row] = resize_to_array(photo, image_size)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except Exception as error:  # decoders raise whatever a damaged file makes them trip over
             logger.warning(f"Photo of '{batch['image_id'][row]}' left out: {error}")
             return False
         return photos[row] is not None
@@ -209,7 +209,7 @@ def row_indices(table: datasets.Dataset) -> np.ndarray:
     """Rows of the underlying Arrow table that the data set shows, in its order (after select, shuffle, filter)."""
     if table._indices is None:
         return np.arange(len(table))
-    return table._indices.column(0).to_numpy()
+    return table._indices.column(0).to_numpy().astype(np.int64)
 
 
 def tokenise(processor, captions: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:

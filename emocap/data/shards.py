@@ -57,4 +57,6 @@ def map_in_shards(
             writer.write_table(function(shard))
             writer.finalize()
         os.replace(temporary, path)
+    if not paths:
+        return Dataset.from_dict({name: [] for name in features}, features=features)
     return concatenate_datasets([Dataset.from_file(str(path)) for path in paths])

@@ -54,6 +54,14 @@ class EmocapStudentForMultiLabelClassification(PreTrainedModel):
         else:
             super()._init_weights(module)
 
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As everywhere in transformers. Loading makes every parameter trainable: frozen embeddings freeze again."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.word_embeddings.weight.requires_grad_(not model.config.freeze_word_embeddings)
+        return loaded
+
     def get_input_embeddings(self) -> nn.Embedding:
         return self.word_embeddings
 

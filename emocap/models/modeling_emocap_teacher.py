@@ -179,8 +179,8 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
 
     @classmethod
     def _from_visual_bert(cls, model_name_or_path, source, reinit_visual_projection, overrides):
-        fields = {key: value for key, value in source.to_dict().items() if key not in ("architectures", "auto_map")}
-        fields = {key: value for key, value in fields.items() if key not in ("model_type", "transformers_version")}
+        own = ("architectures", "auto_map", "model_type", "transformers_version")
+        fields = {key: value for key, value in source.to_dict().items() if value is not None and key not in own}
         dim = overrides.get("visual_embedding_dim", source.visual_embedding_dim)
         if dim != source.visual_embedding_dim and not reinit_visual_projection:
             raise ValueError(

@@ -15,7 +15,8 @@ def to_rgb(photo: Image.Image) -> Image.Image:
     photo = ImageOps.exif_transpose(photo)
     if photo.mode.startswith("I"):
         values = np.asarray(photo).astype(np.int64)
-        photo = Image.fromarray((values // 257 if values.max() > 255 else values).clip(0, 255).astype(np.uint8))
+        deep = photo.mode != "I" or values.max() > 255  # "I" holds 8 bits as well as 16
+        photo = Image.fromarray((values // 257 if deep else values).clip(0, 255).astype(np.uint8))
     elif photo.mode == "F":
         values = np.nan_to_num(np.asarray(photo))
         spread = values.max() - values.min()

@@ -65,6 +65,8 @@ class EmocapProcessor(ProcessorMixin):
         if photos is not None and len(photos) != len(captions):
             raise ValueError(f"{len(photos)} photos came with {len(captions)} captions; give one caption a photo.")
         photos = photos or [None] * len(captions)
+        if not photos:
+            raise ValueError("There is no pair in the batch; give at least one photo or caption.")
         if any(photo is None and not caption for photo, caption in zip(photos, captions, strict=True)):
             raise ValueError("A pair has neither a photo nor a caption; give at least one of them.")
         token_ids = self.encode_captions([caption or "" for caption in captions])
