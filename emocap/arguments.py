@@ -33,7 +33,7 @@ class DataArguments:
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     eval_split: str = field(
         default="validation",
-        metadata={"help": "Split for early stopping. Where the data set lacks it, 10 % of the training rows."},
+        metadata={"help": "Split for early stopping. Where the data set lacks it, a tenth of the training rows."},
     )
     test_split: str = field(
         default="test",
@@ -203,6 +203,7 @@ def make_parser(name: str, description: str, job: type, **defaults: object) -> H
     parser = HfArgumentParser(
         (DataArguments, job, EmocapTrainingArguments),
         prog=f"emocap {name}",
+        allow_abbrev=False,  # a misspelt key of a run file is an error, not another option
         description=f"{description} Flags, or one YAML or JSON file (a path or a preset's name) with flags after it.",
     )
     parser.set_defaults(**defaults)

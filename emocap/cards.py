@@ -141,6 +141,6 @@ def emotion_counts(tables: DatasetDict) -> dict[str, int]:
     names = next(iter(tables.values())).features["emotions"].feature.names
     counts = dict.fromkeys(names, 0)
     for split in tables.values():
-        for value in split.with_format("arrow")[:]["emotions"].combine_chunks().flatten().value_counts().to_pylist():
+        for value in split.with_format("arrow")["emotions"][:].combine_chunks().flatten().value_counts().to_pylist():
             counts[names[value["values"]]] += value["counts"]
     return dict(sorted(counts.items(), key=lambda item: -item[1]))

@@ -18,8 +18,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         else:
             arguments = make_parser().parse_args(argv)
             arguments.run(arguments)
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
-        sys.exit(f"emocap: error: {error}")
+    except (ValueError, OSError) as error:  # transformers says with an OSError that there is no such checkpoint
+        print(f"emocap: error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def run_training(name: str, argv: list[str]) -> None:
@@ -48,6 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_label(commands)
     add_evaluate(commands)
     add_predict(commands)
+    add_report(commands)
     add_publish(commands)
     for name, text in (
         ("train-teacher", "train a teacher on human labels"),
@@ -127,7 +129,7 @@ def add_evaluate(commands) -> None:
     command.add_argument("--split", default="test", help="split to evaluate (%(default)s)")
     command.add_argument("--label_column", default="labels", help="column of the truth (%(default)s)")
     command.add_argument(
-        "--modalities", default="both", choices=["both", "text", "image"], help="what the model sees (%(default)s)"
+        "--modalities", choices=["both", "text", "image"], help="what the model sees (what it was trained to read)"
     )
     command.add_argument("--batch_size", type=int, default=64, help="pairs a step (%(default)s)")
     command.add_argument("--output", metavar="FILE", help="write the metrics there as JSON")
@@ -139,6 +141,15 @@ def add_predict(commands) -> None:
     command.add_argument("--caption", metavar="TEXT", help="the caption")
     command.add_argument("--image", metavar="FILE", help="the picture")
     command.add_argument("--top_k", type=int, default=5, help="emotions shown (%(default)s)")
+
+
+def add_report(commands) -> None:
+    command = add_command(commands, "report", "tables and figures from finished runs", run_report)
+    command.add_argument("runs", nargs="+", metavar="NAME=DIR", help="a name and a finished run's folder")
+    command.add_argument("--output", metavar="FILE", help="write the self-contained HTML page there")
+    command.add_argument("--title", default="emocap", help="title of the page (%(default)s)")
+    command.add_argument("--readme", metavar="FILE", help="put the table into this markdown file")
+    command.add_argument("--block", default="results", help="between its '<!-- BLOCK -->' comments (%(default)s)")
 
 
 def add_publish(commands) -> None:
@@ -253,10 +264,27 @@ def run_predict(arguments: argparse.Namespace) -> None:
         raise ValueError("Give --caption, --image or both.")
     if arguments.image and not Path(arguments.image).is_file():
         raise FileNotFoundError(f"There is no picture at '{arguments.image}'.")
+    from emocap.data.storage import photo_problem
     from emocap.inference import predict
 
+    if arguments.image and (problem := photo_problem(arguments.image)):
+        raise ValueError(f"The picture '{arguments.image}' cannot be read: {problem}.")
     for row in predict(arguments.model, arguments.caption, arguments.image)[: arguments.top_k]:
         print(json.dumps(row))
+
+
+def run_report(arguments: argparse.Namespace) -> None:
+    from emocap.report import format_table, markdown_table, results_rows, update_block, write_report
+
+    if any("=" not in run for run in arguments.runs):
+        raise ValueError("Give each run as NAME=DIR, such as teacher=runs/teacher.")
+    runs = {name: Path(folder) for name, _, folder in (run.partition("=") for run in arguments.runs)}
+    rows = results_rows(runs)
+    if arguments.output:
+        write_report(Path(arguments.output), title=arguments.title, runs=runs)
+    if arguments.readme:
+        update_block(Path(arguments.readme), arguments.block, markdown_table(rows))
+    print(format_table(rows))
 
 
 def run_publish(arguments: argparse.Namespace) -> None:

@@ -80,7 +80,8 @@ def check_features(config: PreTrainedConfig, table: datasets.Dataset, model: str
     Raises:
         ValueError: names both widths.
     """
-    if config.model_type == "emocap_teacher" and "region_features" in table.features:
+    reads_regions = config.model_type == "emocap_teacher" and config.modalities != "text"
+    if reads_regions and "region_features" in table.features:
         dim = table.features["region_features"].length // NUM_REGIONS
         if dim != config.visual_embedding_dim:
             raise ValueError(
@@ -116,15 +117,23 @@ def score_table(
     processor: EmocapProcessor,
     table: datasets.Dataset,
     batch_size: int = 64,
-    modalities: str = "both",
+    modalities: str | None = None,
 ) -> np.ndarray:
-    """Probabilities of every row, float64 `(rows, L)`: the mean over its captions."""
+    """Probabilities of every row, float64 `(rows, L)`: the mean over its captions.
+
+    `modalities` is by default what the model was trained to read.
+    """
+    modalities = modalities or model.config.modalities or "both"
     pairs = PairDataset(prepare_table(table, processor), processor, modalities=modalities)
     return pairs.mean_over_captions(predict_probabilities(model, pairs, batch_size))
 
 
 def evaluate(
-    probabilities: np.ndarray, table: datasets.Dataset, train: datasets.Dataset, label_column: str = "labels"
+    probabilities: np.ndarray,
+    table: datasets.Dataset,
+    train: datasets.Dataset,
+    label_column: str = "labels",
+    prior_column: str | None = None,
 ) -> dict[str, float | None]:
     """Every metric of one split beside its prior and, where the process is known, its ceilings.
 
@@ -133,10 +142,11 @@ def evaluate(
         table: the split, with human labels.
         train: the training split, on which the prior is fitted.
         label_column: the truth.
+        prior_column: the labels of `train`; by default `label_column`. A table of pseudo-labels has no others.
     """
     labels = label_matrix(table, label_column)
     votes = np.asarray(table.with_format("numpy")["votes"][:]) if "votes" in table.features else None
-    prior = prior_probabilities(label_matrix(train, label_column))
+    prior = prior_probabilities(label_matrix(train, prior_column or label_column))
     metrics = compute_with_prior(probabilities, labels, prior, votes)
     for prefix, column in CEILINGS.items():
         if column in table.features:
@@ -152,7 +162,7 @@ def evaluate_checkpoint(
     *,
     label_column: str = "labels",
     batch_size: int = 64,
-    modalities: str = "both",
+    modalities: str | None = None,
 ) -> dict[str, float]:
     """Metrics of a checkpoint on one split; labels and features are checked before the model is loaded."""
     if split not in tables or "train" not in tables:
@@ -163,7 +173,9 @@ def evaluate_checkpoint(
     config = load_config(model_name_or_path)
     check_labels(config, label_names(tables), model_name_or_path)
     check_features(config, tables[split], model_name_or_path)
-    label_matrix(tables[split], label_column)
+    for name in (split, "train"):
+        if not len(label_matrix(tables[name], label_column)):
+            raise ValueError(f"The {name} split is empty; add rows or choose another split.")
     model, processor = load_model(model_name_or_path)
     probabilities = score_table(model, processor, tables[split], batch_size, modalities)
     metrics = evaluate(probabilities, tables[split], tables["train"], label_column)

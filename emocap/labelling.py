@@ -39,16 +39,18 @@ def label_tables(
         batch_size: pairs a step.
 
     Raises:
-        ValueError: features of another width than the teacher's, or a model of another family, before it is loaded.
+        ValueError: features of another width than the teacher's, a model of another family, or a count below 1,
+            before anything is loaded.
     """
     output = check_output_dir(output_dir)
+    select_pseudo_labels(np.zeros((0, 1)), labels_per_image, images_per_label, threshold)  # refuses bad counts
     config = load_config(teacher)
     for split in tables.values():
         check_features(config, split, teacher)
     model, processor = load_model(teacher)
     names = [model.config.id2label[index] for index in range(model.config.num_labels)]
     columns = Features({"emotion_scores": List(Value("float32"), length=len(names))})
-    weights = [float(parameter.detach().double().sum()) for parameter in model.parameters()]
+    weights = [float(tensor.double().sum()) for tensor in model.state_dict().values()]
     settings = {"teacher": teacher, "config": model.config.to_json_string(), "weights": weights}
     work_dir = output.with_name(f".{output.name}.scores")
 

@@ -135,7 +135,9 @@ def label_precisions(
     per_label = {}
     for run, folder in runs.items():
         scores = per_label_average_precision(score_table(*load_model(str(folder)), tables["test"]), truth)
-        per_label[run] = {name: None if np.isnan(score) else float(score) for name, score in zip(names, scores, strict=True)}
+        per_label[run] = {
+            name: None if np.isnan(score) else float(score) for name, score in zip(names, scores, strict=True)
+        }
     return per_label, dict(zip(names, truth.mean(0).tolist(), strict=True))
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from emocap.data.storage import read_text
 from emocap.models.photo_emocap import to_rgb
 
-__all__ = ["COLUMNS", "format_table", "markdown_table", "results_rows", "write_report"]
+__all__ = ["COLUMNS", "format_table", "markdown_table", "results_rows", "update_block", "write_report"]
 
 COLUMNS = {
     "map_macro": "Average precision, mean over the emotions: how well each emotion ranks the pictures that raise it.",
@@ -151,6 +151,22 @@ def format_table(rows: list[dict[str, object]]) -> str:
     if any(row["best"] for row in rows):
         notes.insert(0, f"* best model; lower is better for {', '.join(LOWER_IS_BETTER)}")
     return "\n\n".join([*blocks, *filter(None, ["\n".join(notes)])]).translate(TERMINAL_SIGNS)
+
+
+def update_block(path: Path, name: str, table: str) -> None:
+    """Puts a table between the comments `<!-- name -->` and `<!-- /name -->` of a markdown file.
+
+    Raises:
+        ValueError: the file has no such comments.
+    """
+    text = path.read_text("utf-8")
+    before, opening, rest = text.partition(f"<!-- {name} -->")
+    _, closing, after = rest.partition(f"<!-- /{name} -->")
+    if not opening or not closing:
+        raise ValueError(f"'{path}' has no block '<!-- {name} --> ... <!-- /{name} -->' to put the table in.")
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text(f"{before}{opening}\n{table}\n{closing}{after}", encoding="utf-8")
+    temporary.replace(path)
 
 
 def markdown_table(rows: list[dict[str, object]]) -> str:

@@ -151,6 +151,8 @@ def run(
     pairs = {
         name: PairDataset(split, processor, columns[name], data_args.modalities) for name, split in prepared.items()
     }
+    seen = data_args.modalities if pairs["train"].reads_photos else "text"
+    model.config.modalities = seen if model.config.modalities in (None, seen) else "both"
     truth = label_matrix(splits["validation"], columns["validation"])
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
@@ -169,12 +171,12 @@ def run(
     if training_args.early_stopping_patience and training_args.load_best_model_at_end:
         trainer.add_callback(EarlyStoppingCallback(training_args.early_stopping_patience))
     resume = training_args.resume_from_checkpoint
-    trainer.train(resume_from_checkpoint=True if resume == "true" else resume)
+    trainer.train(resume_from_checkpoint={"true": True, "false": None}.get(str(resume).lower(), resume))
     trainer.compute_metrics = None  # it belongs to the validation split
     split = "test" if "test" in pairs else "validation"
     logits = trainer.predict(pairs[split]).predictions
     probabilities = pairs[split].mean_over_captions(sigmoid(logits))
-    metrics = evaluate(probabilities, splits[split], splits["train"], columns[split])
+    metrics = evaluate(probabilities, splits[split], splits["train"], columns[split], truth_column(splits["train"]))
     metrics |= {"split": split, "truth": columns[split]}
     trainer.save_model()
     trainer.save_state()
@@ -218,7 +220,12 @@ def load_splits(data_args: DataArguments) -> DatasetDict:
         splits["validation"] = splits["train"].select(np.flatnonzero(held_out))
         splits["train"] = splits["train"].select(np.flatnonzero(~held_out))
     if data_args.selected_only:
-        selected = splits["train"].with_format("arrow")[:]["selected_for"]
+        if "selected_for" not in splits["train"].features:
+            raise ValueError(
+                f"--selected_only needs the column 'selected_for', which '{data_args.dataset}' lacks: `emocap label` "
+                "writes it."
+            )
+        selected = splits["train"].with_format("arrow")["selected_for"][:]
         chosen = np.flatnonzero([len(own) > 0 for own in selected.to_pylist()])
         splits["train"] = splits["train"].select(chosen)
     limits = {"train": data_args.max_train_samples}
@@ -229,13 +236,14 @@ def load_splits(data_args: DataArguments) -> DatasetDict:
             raise ValueError(f"The {name} split of '{data_args.dataset}' is empty; add rows or choose another split.")
     data_args.label_column = data_args.label_column or truth_column(splits["train"])
     label_names(splits["train"])
-    label_matrix(splits["train"], data_args.label_column)
+    for name, split in splits.items():
+        label_matrix(split, data_args.label_column if name == "train" else truth_column(split))
     return DatasetDict(splits)
 
 
 def truth_column(table: datasets.Dataset) -> str:
     """The human labels, or the pseudo-labels where there are none."""
-    human = "labels" in table.features and table.with_format("arrow")[:]["labels"].null_count == 0
+    human = "labels" in table.features and table.with_format("arrow")["labels"][:].null_count == 0
     return "labels" if human else "emotions"
 
 
@@ -263,7 +271,8 @@ def build_teacher(
         start, reinit_visual_projection=model_args.reinit_visual_projection, **overrides
     )
     fresh = {f"classifier.{name}" for name, _ in model.classifier.named_parameters()}
-    if model_args.reinit_visual_projection or AutoConfig.from_pretrained(start).model_type == "bert":
+    saw_no_photos = AutoConfig.from_pretrained(start).model_type == "bert" or model.config.modalities == "text"
+    if saw_no_photos or model_args.reinit_visual_projection:
         projection = "visual_bert.embeddings.visual_projection"
         fresh |= {f"{projection}.{name}" for name, _ in model.get_submodule(projection).named_parameters()}
         if "region_features" in table.features:

@@ -7,7 +7,6 @@ import datasets
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoConfig
 
 from emocap.data.pairs import PairDataset
 from emocap.inference import load_config, prepare_table
@@ -64,7 +63,8 @@ def transfer_model(
     origin = base if across else source
     model_class = MODELS[config.model_type]
     processor = EmocapProcessor.from_pretrained(base)
-    torch_model = model_class(AutoConfig.from_pretrained(base))
+    config.modalities = None if strategy == "scratch" else config.modalities
+    torch_model = model_class(config)
     count = check_num_layers(torch_model, num_layers, strategy)
     blocks = list(blocks_of(torch_model))
     record = {name: {"origin": "fresh"} for name in torch_model.state_dict()}
@@ -134,17 +134,21 @@ def collapsed_head(giver: nn.Module, width: int, keep: bool) -> tuple[torch.Tens
         giver: the model that gives.
         width: input width of the head that receives.
         keep: copy the giver's head as it is (same architecture). Otherwise a student's fc2 and fc1 are multiplied
-            into one map, `W2 W1` and `W2 b1 + b2` (its ReLU left out, as in the study), whose columns are averaged in
-            groups, or repeated with their share, to the new width; sums over columns are kept.
+            into one map, `W2 W1` and `W2 b1 + b2` (its ReLU left out, as in the study), see `resize_columns`.
     """
     head = head_of(giver)
     weight, bias = head.weight.detach(), head.bias.detach()
     if isinstance(giver, EmocapStudentForMultiLabelClassification) and not keep:
         weight, bias = weight @ giver.fc1.weight.detach(), weight @ giver.fc1.bias.detach() + bias
-    if weight.shape[1] != width:
-        scale = weight.shape[1] / width
-        weight = nn.functional.interpolate(weight[None], size=width, mode="area")[0] * scale
-    return weight, bias
+    return resize_columns(weight, width), bias
+
+
+def resize_columns(weight: torch.Tensor, width: int) -> torch.Tensor:
+    """`(L, columns)` laid over `(L, width)`: each column goes to the new ones that it overlaps, in proportion, so that
+    sums over columns are kept."""
+    old, new = (torch.arange(number + 1).double() / number for number in (weight.shape[1], width))
+    overlap = torch.minimum(old[1:, None], new[1:]) - torch.maximum(old[:-1, None], new[:-1])
+    return (weight.double() @ (overlap.clamp_min(0) * weight.shape[1])).to(weight.dtype)
 
 
 def ridge_head(

@@ -66,6 +66,7 @@ class PairDataset(torch.utils.data.Dataset):
 
     Attributes:
         row_of_pair: int64 `(pairs,)`, the table row of each pair.
+        reads_photos: whether batches carry region features or pixels.
     """
 
     def __init__(self, table: datasets.Dataset, processor, label_column: str | None = None, modalities: str = "both"):
@@ -80,9 +81,11 @@ class PairDataset(torch.utils.data.Dataset):
             elif processor.image_size is None and "region_features" in table.features:
                 self.regions = FixedSizeColumn(table, "region_features")
                 self.photo_counts = np.asarray(table.with_format("numpy")["num_regions"][:]).astype(np.int64)
-        reads_photos = self.pixels is not None or self.regions is not None
+        self.reads_photos = self.pixels is not None or self.regions is not None
         captions = table["captions"][:] if modalities != "image" else [[]] * len(table)
-        blind = [row for row, own in enumerate(captions) if not own and not (reads_photos and self.photo_counts[row])]
+        blind = [
+            row for row, own in enumerate(captions) if not own and not (self.reads_photos and self.photo_counts[row])
+        ]
         if blind:
             raise ValueError(
                 f"{len(blind)} of {len(table)} rows have nothing to read with modalities '{modalities}' (first: "

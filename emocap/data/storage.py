@@ -155,8 +155,12 @@ def load_table(source: str | os.PathLike) -> DatasetDict:
 
     Raises:
         FileNotFoundError: neither a folder nor a data set on the Hub.
+        ValueError: a split without rows, which `datasets` writes but cannot read.
     """
     if Path(source).is_dir():
+        for state in Path(source).glob("*/state.json"):
+            if not json.loads(state.read_text("utf-8"))["_data_files"]:
+                raise ValueError(f"The {state.parent.name} split of '{source}' is empty; add rows or leave it out.")
         table = load_from_disk(str(source))
     elif "/" in str(source) and not str(source).startswith((".", "/", "~")) and str(source).count("/") == 1:
         table = load_dataset(str(source))
@@ -181,14 +185,17 @@ def check_output_dir(output_dir: str | os.PathLike) -> Path:
 
 
 def save_table(table: DatasetDict, output_dir: str | os.PathLike, report: DataReport | None = None) -> None:
-    """Writes the table to a temporary folder and renames it, so that `output_dir` is whole or as it was before."""
+    """Writes the table to a temporary folder and renames it, so that `output_dir` is whole or as it was before.
+
+    Splits without rows are left out: `datasets` would write them and not read them back.
+    """
     folder = check_output_dir(output_dir)
     for name, split in table.items():
         if report is not None:
             report.counts[f"rows in {name}"] = len(split)
     temporary = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
-    table.save_to_disk(str(temporary))
+    DatasetDict({name: split for name, split in table.items() if len(split)}).save_to_disk(str(temporary))
     if report is not None:
         write_json(temporary / "data_report.json", report.to_dict())
     shutil.rmtree(folder, ignore_errors=True)

@@ -23,6 +23,8 @@ class EmocapStudentConfig(PreTrainedConfig):
         fc_hidden_size: width of fc1.
         dropout: before fc1 and before fc2.
         initializer_range: standard deviation of new embeddings.
+        modalities: what the weights were trained to read: "both", "text", "image", or None before any training.
+            Scoring leaves out what the model never learned to read.
     """
 
     model_type = "emocap_student"
@@ -40,4 +42,5 @@ class EmocapStudentConfig(PreTrainedConfig):
     fc_hidden_size: int = 256
     dropout: float | int = 0.1
     initializer_range: float = 0.02
+    modalities: str | None = None
     problem_type: str | None = "multi_label_classification"

@@ -18,6 +18,8 @@ class EmocapTeacherConfig(VisualBertConfig):
             `"mean"`: the mean over words and the mean over regions, averaged, for bodies without a trained pooler.
         classifier_dropout: dropout before the linear head; None takes `hidden_dropout_prob`.
         region_extractor: folder or Hub id of the extractor whose features the body was trained on, or None.
+        modalities: what the weights were trained to read: "both", "text", "image", or None before any training.
+            Scoring leaves out what the model never learned to read.
     """
 
     model_type = "emocap_teacher"
@@ -27,6 +29,7 @@ class EmocapTeacherConfig(VisualBertConfig):
     pooling: str = "pooler"
     classifier_dropout: float | None = None
     region_extractor: str | None = None
+    modalities: str | None = None
     problem_type: str | None = "multi_label_classification"
 
     def __post_init__(self, **kwargs):

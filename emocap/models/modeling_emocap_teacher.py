@@ -181,6 +181,8 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
     def _from_visual_bert(cls, model_name_or_path, source, reinit_visual_projection, overrides):
         own = ("architectures", "auto_map", "model_type", "transformers_version")
         fields = {key: value for key, value in source.to_dict().items() if value is not None and key not in own}
+        if getattr(source, "modalities", None) == "text":  # its visual projection was never trained
+            reinit_visual_projection = True
         dim = overrides.get("visual_embedding_dim", source.visual_embedding_dim)
         if dim != source.visual_embedding_dim and not reinit_visual_projection:
             raise ValueError(

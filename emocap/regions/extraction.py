@@ -43,6 +43,8 @@ def extract_regions(tables: DatasetDict, extractor: str, output_dir: str, batch_
     check_output_dir(output_dir)
     source = str(SCENES_DETECTOR) if extractor == "scenes" else extractor
     model = EmocapRegionExtractor.from_pretrained(source).eval()
+    if model.config.num_regions > NUM_REGIONS:
+        raise ValueError(f"'{extractor}' gives {model.config.num_regions} regions; a table holds {NUM_REGIONS}.")
     model.to("cuda" if torch.cuda.is_available() else "cpu")
 
     def extract(shard: Dataset) -> pa.Table:
@@ -140,8 +142,8 @@ def regions_of_batch(model: EmocapRegionExtractor, rows: Dataset) -> pa.Table:
     features, boxes, counts = empty_regions(len(rows), model.config.feature_dim)
     if photos:
         regions = model.extract(photos)
-        features[present] = regions.region_features.cpu().numpy()
-        boxes[present] = regions.region_boxes.cpu().numpy()
+        features[present, : model.config.num_regions] = regions.region_features.cpu().numpy()
+        boxes[present, : model.config.num_regions] = regions.region_boxes.cpu().numpy()
         counts[present] = regions.num_regions.cpu().numpy()
     return regions_table(features, boxes, counts)
 
@@ -167,4 +169,4 @@ def regions_table(features: np.ndarray, boxes: np.ndarray, counts: np.ndarray) -
 
 def weights_fingerprint(model: EmocapRegionExtractor) -> list[float]:
     """Sums over the weights: another checkpoint under the same name is another extractor."""
-    return [float(parameter.double().sum()) for parameter in model.parameters()]
+    return [float(tensor.double().sum()) for tensor in model.state_dict().values()]

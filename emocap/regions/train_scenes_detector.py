@@ -1,6 +1,8 @@
 """Trains the built-in region extractor on pictures of the built-in corpus.
 
-The shipped weights come from `python -m emocap.regions.train_scenes_detector --output_dir emocap/regions/scenes_detector`.
+The shipped weights in `emocap/regions/scenes_detector` come from
+
+    OMP_NUM_THREADS=1 python -m emocap.regions.train_scenes_detector --output_dir emocap/regions/scenes_detector
 """
 
 import argparse

@@ -181,6 +181,16 @@ def test_a_table_can_replace_the_folder_it_was_read_from(tmp_path):
     assert "name" in load_table(tmp_path / "out")["train"].column_names
 
 
+def test_splits_without_rows_are_left_out_and_named_where_they_lie(tmp_path):
+    table = small_table()
+    table["source"] = table["train"].select([])
+    save_table(table, tmp_path / "out")
+    assert list(load_table(tmp_path / "out")) == ["train"]
+    table.save_to_disk(str(tmp_path / "by hand"))
+    with pytest.raises(ValueError, match="The source split of .*by hand' is empty"):
+        load_table(tmp_path / "by hand")
+
+
 def test_a_failed_write_leaves_the_earlier_table(tmp_path, monkeypatch):
     save_table(small_table(), tmp_path / "out")
 
