@@ -1,4 +1,4 @@
-"""Fine-tunes onto the target: AnB, AnB+ and controls: `python finetune.py --help`, alone or under `accelerate launch`."""
+"""Fine-tunes onto the target (AnB, AnB+, controls): `python finetune.py --help`, also by `accelerate launch`."""
 
 import sys
 

@@ -3,13 +3,22 @@
 Importing the package registers its models, so that `AutoConfig`, `AutoModel` and `AutoProcessor` know them.
 """
 
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoProcessor
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoProcessor,
+)
 
 from emocap.data.coco import load_coco
 from emocap.data.oasis import load_oasis
 from emocap.data.scenes import load_scenes
 from emocap.data.socratis import load_socratis
 from emocap.models import (
+    BottomUpConfig,
+    BottomUpDetector,
+    BottomUpImageProcessor,
     EmocapProcessor,
     EmocapRegionConfig,
     EmocapRegionExtractor,
@@ -23,6 +32,9 @@ from emocap.pseudo_labels import select_pseudo_labels
 __version__ = "0.1.0"
 
 __all__ = [
+    "BottomUpConfig",
+    "BottomUpDetector",
+    "BottomUpImageProcessor",
     "EmocapProcessor",
     "EmocapRegionConfig",
     "EmocapRegionExtractor",
@@ -45,5 +57,9 @@ for config_class, model_class in (
     AutoModel.register(config_class, model_class, exist_ok=True)
     AutoModelForSequenceClassification.register(config_class, model_class, exist_ok=True)
     AutoProcessor.register(config_class, EmocapProcessor, exist_ok=True)
-AutoConfig.register(EmocapRegionConfig.model_type, EmocapRegionConfig, exist_ok=True)
-AutoModel.register(EmocapRegionConfig, EmocapRegionExtractor, exist_ok=True)
+for config_class, model_class in ((EmocapRegionConfig, EmocapRegionExtractor), (BottomUpConfig, BottomUpDetector)):
+    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+    AutoModel.register(config_class, model_class, exist_ok=True)
+AutoImageProcessor.register(
+    BottomUpConfig, image_processor_classes={"torchvision": BottomUpImageProcessor}, exist_ok=True
+)

@@ -49,6 +49,10 @@ class DataArguments:
     modalities: str = field(
         default="both", metadata={"help": "What the model sees of each pair.", "choices": ["both", "text", "image"]}
     )
+    max_length: int | None = field(
+        default=None,
+        metadata={"help": "Tokens kept of a caption: the starting checkpoint's own, or 32 as in the study."},
+    )
     selected_only: bool = field(
         default=False,
         metadata={"help": "Train on the rows that `emocap label` selected among the best images of some emotion."},

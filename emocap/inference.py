@@ -186,7 +186,10 @@ def evaluate_checkpoint(
 def predict(model_name_or_path: str, caption: str | None = None, image: str | None = None) -> list[dict]:
     """`{"label", "score"}` of every emotion for one pair, most probable first."""
     model, processor = load_model(model_name_or_path)
-    inputs = processor(images=image, text=caption)
+    modalities = model.config.modalities or "both"
+    if (modalities == "text" and not caption) or (modalities == "image" and not image):
+        raise ValueError(f"'{model_name_or_path}' was trained on {modalities} alone; give it that.")
+    inputs = processor(images=image if modalities != "text" else None, text=caption if modalities != "image" else None)
     scores = model(**inputs.to(model.device)).logits[0].float().sigmoid().tolist()
     rows = [{"label": model.config.id2label[label], "score": round(score, 4)} for label, score in enumerate(scores)]
     return sorted(rows, key=lambda row: -row["score"])

@@ -144,6 +144,7 @@ def run(
 ) -> dict[str, float]:
     """Trains, keeps the best checkpoint, measures it on the test split and writes the run's folder."""
     data_args, _, training_args = arguments
+    processor.max_length = data_args.max_length or processor.max_length
     publish_after, training_args.push_to_hub = training_args.push_to_hub, False
     with training_args.main_process_first(desc="photos are resized once"):
         prepared = {name: prepare_table(split, processor) for name, split in splits.items()}
@@ -190,7 +191,8 @@ def run(
 
 
 def finish(output_dir: Path, metrics: dict, kind: str, arguments: tuple) -> None:
-    """Metrics, arguments and card beside the checkpoint."""
+    """Metrics, arguments and card beside the checkpoint; `Trainer`'s pickle of the arguments goes."""
+    (output_dir / "training_args.bin").unlink(missing_ok=True)
     write_json(output_dir / "metrics.json", metrics)
     write_json(output_dir / "run_arguments.json", {"kind": kind, **arguments_to_dict(*arguments)})
     write_model_card(output_dir)

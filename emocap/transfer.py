@@ -41,7 +41,7 @@ def transfer_model(
 
     Args:
         student, teacher: folders or Hub ids.
-        strategy: anb, anb+, bnb, bnb+ or scratch.
+        strategy: anb, anb+, bnb, bnb+ or scratch. Word embeddings that the configuration freezes stay frozen in all.
         num_layers: number of blocks from the input, or "all" below the head.
         head_init: collapse, ridge or random.
         prior: float `(L,)`, mean of the target's training labels.
@@ -60,45 +60,51 @@ def transfer_model(
         raise ValueError(f"--strategy {strategy} needs {needed}, the model whose layers are copied.")
     config = load_config(base)
     across = strategy.startswith("anb") and load_config(student).model_type != config.model_type
-    origin = base if across else source
-    model_class = MODELS[config.model_type]
-    processor = EmocapProcessor.from_pretrained(base)
     config.modalities = None if strategy == "scratch" else config.modalities
-    torch_model = model_class(config)
-    count = check_num_layers(torch_model, num_layers, strategy)
-    blocks = list(blocks_of(torch_model))
-    record = {name: {"origin": "fresh"} for name in torch_model.state_dict()}
-    if strategy != "scratch":
-        trained = model_class.from_pretrained(origin)
-        check_same_shape(torch_model, trained, origin)
-        copy_blocks(torch_model, trained, blocks[:count], record, origin)
-    head = head_of(torch_model)
+    model, processor = MODELS[config.model_type](config), EmocapProcessor.from_pretrained(base)
+    blocks = list(blocks_of(model))
+    count = check_num_layers(len(blocks), num_layers, strategy)
+    record = {name: {"origin": "fresh"} for name in model.state_dict()}
+    copy_tensors(model, base, given_parts(model), record)
+    if count:
+        copy_tensors(model, base if across else source, [part for block in blocks[:count] for part in block], record)
+    head = head_of(model)
     with torch.no_grad():
         head.bias.copy_(torch.logit(torch.from_numpy(prior).float(), eps=1e-3))
-    if strategy != "scratch" and count == len(blocks) and head_init != "random":
-        giver = MODELS[load_config(source).model_type].from_pretrained(source).eval()
-        if head_init == "collapse":
-            weight, bias = collapsed_head(giver, head.in_features, keep=type(giver) is type(torch_model))
-        else:
-            weight, bias = ridge_head(torch_model, processor, giver, EmocapProcessor.from_pretrained(source), table)
-        with torch.no_grad():
-            head.weight.copy_(weight)
-            head.bias.copy_(bias)
-        for name, parameter in (("weight", head.weight), ("bias", head.bias)):
-            key = next(key for key, value in torch_model.named_parameters() if value is parameter)
-            record[key] = {"origin": f"{head_init} of {source}", "part": name}
+    if count == len(blocks) and head_init != "random":
+        start_head(model, processor, source, head_init, table)
+        for name, value in model.named_parameters():
+            if value is head.weight or value is head.bias:
+                record[name] = {"origin": f"{head_init} of {source}"}
     if strategy in ("anb", "bnb"):
-        for block in blocks[:count]:
-            for part in block:
-                part.requires_grad_(False)
-    parameters = dict(torch_model.named_parameters())
+        for part in (part for block in blocks[:count] for part in block):
+            part.requires_grad_(False)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     for name, entry in record.items():
-        entry["frozen"] = name not in parameters or not parameters[name].requires_grad
-    return (
-        torch_model,
-        processor,
-        {"strategy": strategy, "num_layers": count, "head_init": head_init, "tensors": record},
-    )
+        entry["frozen"] = name not in trained
+    return model, processor, {"strategy": strategy, "num_layers": count, "head_init": head_init, "tensors": record}
+
+
+def given_parts(model: nn.Module) -> list[nn.Module]:
+    """What every strategy starts from, scratch included, since no training on the source made it: the normaliser of
+    the region features, and word embeddings that the configuration freezes."""
+    if isinstance(model, EmocapTeacherForMultiLabelClassification):
+        return [model.region_normalizer]
+    return [model.word_embeddings] if model.config.freeze_word_embeddings else []
+
+
+def start_head(
+    model: nn.Module, processor: EmocapProcessor, source: str, head_init: str, table: datasets.Dataset
+) -> None:
+    """Sets the model's head from the source model's."""
+    giver, head = MODELS[load_config(source).model_type].from_pretrained(source).eval(), head_of(model)
+    if head_init == "collapse":
+        weight, bias = collapsed_head(giver, head.in_features, keep=type(giver) is type(model))
+    else:
+        weight, bias = ridge_head(model, processor, giver, EmocapProcessor.from_pretrained(source), table)
+    with torch.no_grad():
+        head.weight.copy_(weight)
+        head.bias.copy_(bias)
 
 
 def blocks_of(model: nn.Module) -> Iterator[list[nn.Module]]:
@@ -184,9 +190,8 @@ def collect(model: nn.Module, head: nn.Linear, pairs: PairDataset, pooled: bool,
     return torch.cat(outputs).clone()
 
 
-def check_num_layers(model: nn.Module, num_layers: str, strategy: str) -> int:
+def check_num_layers(available: int, num_layers: str, strategy: str) -> int:
     """Number of blocks that pass."""
-    available = len(list(blocks_of(model)))
     if strategy == "scratch":
         return 0
     if num_layers == "all":
@@ -196,25 +201,23 @@ def check_num_layers(model: nn.Module, num_layers: str, strategy: str) -> int:
     return int(num_layers)
 
 
-def check_same_shape(model: nn.Module, trained: nn.Module, origin: str) -> None:
-    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    for name, value in trained.state_dict().items():
-        if expected.get(name) != tuple(value.shape):
+def copy_tensors(model: nn.Module, origin: str, parts: list[nn.Module], record: dict) -> None:
+    """Copies the parts' tensors from a checkpoint and notes where each came from, with a checksum.
+
+    Raises:
+        ValueError: a tensor of the checkpoint has another shape, or is missing.
+    """
+    values = type(model).from_pretrained(origin).state_dict()
+    inside = tuple(f"{name}." for name, module in model.named_modules() if any(module is part for part in parts))
+    for name, tensor in model.state_dict().items():
+        if not name.startswith(inside):
+            continue
+        if name not in values or values[name].shape != tensor.shape:
+            there = tuple(values[name].shape) if name in values else "absent"
             raise ValueError(
-                f"'{origin}' does not fit the target model: '{name}' is {tuple(value.shape)} there and "
-                f"{expected.get(name, 'absent')} here. Layers pass between models of one configuration."
+                f"'{origin}' does not fit the target model: '{name}' is {there} there and {tuple(tensor.shape)} here. "
+                "Layers pass between models of one configuration."
             )
-
-
-def copy_blocks(model: nn.Module, trained: nn.Module, blocks: list, record: dict, origin: str) -> None:
-    """Copies the blocks' tensors and notes where each came from, with a checksum."""
-    inside = {id(part) for block in blocks for part in block}
-    copied = [name for name, module in model.named_modules() if id(module) in inside]
-    values = trained.state_dict()
-    state = model.state_dict()
-    with torch.no_grad():
-        for name, tensor in state.items():
-            if any(name.startswith(f"{prefix}.") for prefix in copied):
-                tensor.copy_(values[name])
-                digest = hashlib.sha256(values[name].contiguous().numpy().tobytes()).hexdigest()[:16]
-                record[name] = {"origin": f"copied from {origin}", "sha256": digest}
+        tensor.copy_(values[name])
+        digest = hashlib.sha256(values[name].contiguous().numpy().tobytes()).hexdigest()[:16]
+        record[name] = {"origin": f"copied from {origin}", "sha256": digest}

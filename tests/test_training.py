@@ -305,6 +305,21 @@ def test_a_student_of_pseudo_labels_is_measured_on_people(job, tmp_path, tiny_ta
     assert metrics["prior/bce"] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("modalities", ["text", "image"])
+@pytest.mark.parametrize("name", ["teacher", "student"])
+def test_what_a_model_was_trained_to_read_is_what_it_is_measured_on(job, tmp_path, tiny_table, name, modalities):
+    tables = tiny_table.filter(lambda row: len(row["captions"]) > 0 and row["num_regions"] > 0)
+    tables.save_to_disk(str(tmp_path / "table"))
+    flags = [*job[name], "--dataset", str(tmp_path / "table"), "--modalities", modalities]
+    main([*flags, "--output_dir", str(tmp_path / "run")])
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    for rest in ([], ["--modalities", modalities], ["--modalities", "both"]):
+        main(["evaluate", str(tmp_path / "run"), "--dataset", str(tmp_path / "table"), *rest,
+              "--output", str(tmp_path / "again.json")])  # fmt: skip
+        again = json.loads((tmp_path / "again.json").read_text())
+        assert (again == pytest.approx(metrics, abs=1e-6)) == (rest[-1:] != ["both"])
+
+
 def test_selected_rows_and_limits(job, tmp_path, tiny_table):
     chosen = [[0] if row % 3 == 0 else [] for row in range(60)]
     train = tiny_table["train"].add_column("selected_for", chosen)

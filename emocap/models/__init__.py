@@ -1,14 +1,20 @@
 """Teacher, student, region extractor and their processor: flat files that travel with every checkpoint."""
 
+from .configuration_bottom_up import BottomUpConfig
 from .configuration_emocap_regions import EmocapRegionConfig
 from .configuration_emocap_student import EmocapStudentConfig
 from .configuration_emocap_teacher import EmocapTeacherConfig
+from .image_processing_bottom_up import BottomUpImageProcessor
+from .modeling_bottom_up import BottomUpDetector
 from .modeling_emocap_regions import EmocapRegionExtractor, RegionOutput
 from .modeling_emocap_student import EmocapStudentForMultiLabelClassification
 from .modeling_emocap_teacher import EmocapTeacherForMultiLabelClassification
 from .processing_emocap import EmocapProcessor
 
 __all__ = [
+    "BottomUpConfig",
+    "BottomUpDetector",
+    "BottomUpImageProcessor",
     "EmocapProcessor",
     "EmocapRegionConfig",
     "EmocapRegionExtractor",

@@ -44,3 +44,8 @@ class EmocapStudentConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     modalities: str | None = None
     problem_type: str | None = "multi_label_classification"
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if any(channels % 8 for channels in self.cnn_channels):
+            raise ValueError(f"cnn_channels are {list(self.cnn_channels)}; each must be a multiple of 8 (group norm).")

@@ -30,6 +30,9 @@ class RegionOutput(ModelOutput):
         num_regions: int64 `(batch,)`, regions that were found.
         scores: float `(batch, num_regions)`, probability of the best class.
         class_ids: int64 `(batch, num_regions)`, the best class, -1 after the last region.
+        attribute_ids: int64 `(batch, num_regions)`, the best attribute, -1 after the last region; None where the
+            detector knows none.
+        attribute_scores: float `(batch, num_regions)`, its probability.
     """
 
     region_features: torch.FloatTensor | None = None
@@ -37,6 +40,8 @@ class RegionOutput(ModelOutput):
     num_regions: torch.LongTensor | None = None
     scores: torch.FloatTensor | None = None
     class_ids: torch.LongTensor | None = None
+    attribute_ids: torch.LongTensor | None = None
+    attribute_scores: torch.FloatTensor | None = None
 
 
 class EmocapRegionExtractor(PreTrainedModel):

@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from transformers import BatchFeature, ProcessorMixin
+from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
+from .configuration_bottom_up import BottomUpConfig
+from .modeling_bottom_up import BottomUpDetector
 from .modeling_emocap_regions import EmocapRegionExtractor
 from .photo_emocap import resize_to_array, to_rgb
 
-__all__ = ["EmocapProcessor", "pad_tokens"]
+__all__ = ["EmocapProcessor", "load_region_extractor", "pad_tokens"]
 
 
 class EmocapProcessor(ProcessorMixin):
@@ -92,15 +94,15 @@ class EmocapProcessor(ProcessorMixin):
                 pixels[row] = resize_to_array(photos[row], self.image_size)
             return {"pixel_values": pixels, "pixel_mask": present.astype(np.int64)}
         regions = self.load_extractor().extract([to_rgb(photo) for photo in photos if photo is not None])
-        features = regions.region_features
+        features = regions.region_features.cpu()
         visual_embeds = features.new_zeros((len(photos), *features.shape[1:]))
         visual_embeds[torch.from_numpy(present)] = features
         num_regions = torch.zeros(len(photos), dtype=torch.long)
-        num_regions[torch.from_numpy(present)] = regions.num_regions
+        num_regions[torch.from_numpy(present)] = regions.num_regions.cpu()
         mask = torch.arange(features.shape[1]) < num_regions[:, None]
         return {"visual_embeds": visual_embeds, "visual_attention_mask": mask.long()}
 
-    def load_extractor(self) -> EmocapRegionExtractor:
+    def load_extractor(self) -> PreTrainedModel:
         """The region extractor, loaded once."""
         if self._extractor is None:
             if self.region_extractor is None:
@@ -108,7 +110,7 @@ class EmocapProcessor(ProcessorMixin):
                     "This processor has neither image_size (student) nor region_extractor (teacher), so it reads no "
                     "photos. Its model was trained on captions, or on imported features without an extractor."
                 )
-            self._extractor = EmocapRegionExtractor.from_pretrained(self.region_extractor).eval()
+            self._extractor = load_region_extractor(self.region_extractor)
         return self._extractor
 
     @property
@@ -117,6 +119,20 @@ class EmocapProcessor(ProcessorMixin):
             ["visual_embeds", "visual_attention_mask"] if self.image_size is None else ["pixel_values", "pixel_mask"]
         )
         return ["input_ids", "attention_mask", *photo]
+
+
+def load_region_extractor(name_or_path: str) -> PreTrainedModel:
+    """A region extractor in evaluation mode: the published bottom-up detector, as published or saved again, or the
+    small one.
+
+    Raises:
+        ValueError: the checkpoint is of another family.
+    """
+    kind = BottomUpConfig.get_config_dict(name_or_path)[0].get("model_type")
+    for model_class in (BottomUpDetector, EmocapRegionExtractor):
+        if model_class.config_class.model_type == kind:
+            return model_class.from_pretrained(name_or_path).eval()
+    raise ValueError(f"'{name_or_path}' is a '{kind}' checkpoint, which extracts no region features.")
 
 
 def pad_tokens(flat: np.ndarray, starts: np.ndarray, lengths: np.ndarray, pad_token_id: int) -> dict[str, np.ndarray]:

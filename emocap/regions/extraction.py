@@ -12,13 +12,14 @@ import torch
 from datasets import Dataset, DatasetDict, Features, concatenate_datasets
 from datasets.utils.logging import tqdm
 from safetensors import safe_open
+from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from emocap.data.schema import NUM_REGIONS, region_columns
 from emocap.data.shards import map_in_shards
 from emocap.data.storage import DataReport, check_output_dir, load_table, save_table
-from emocap.models import EmocapRegionExtractor
 from emocap.models.photo_emocap import to_rgb
+from emocap.models.processing_emocap import load_region_extractor
 
 __all__ = ["SCENES_DETECTOR", "extract_regions", "import_regions"]
 
@@ -42,7 +43,7 @@ def extract_regions(tables: DatasetDict, extractor: str, output_dir: str, batch_
     """
     check_output_dir(output_dir)
     source = str(SCENES_DETECTOR) if extractor == "scenes" else extractor
-    model = EmocapRegionExtractor.from_pretrained(source).eval()
+    model = load_region_extractor(source)
     if model.config.num_regions > NUM_REGIONS:
         raise ValueError(f"'{extractor}' gives {model.config.num_regions} regions; a table holds {NUM_REGIONS}.")
     model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -128,7 +129,7 @@ def check_imported(path: str, file, keys: set[str], tables: DatasetDict) -> int:
     return widths.pop()
 
 
-def regions_of_batch(model: EmocapRegionExtractor, rows: Dataset) -> pa.Table:
+def regions_of_batch(model: PreTrainedModel, rows: Dataset) -> pa.Table:
     """The new columns of one batch; a photo that cannot be read is logged and gets no regions."""
     photos, present = [], np.zeros(len(rows), dtype=bool)
     stored = rows.cast_column("image", datasets.Image(decode=False))
@@ -167,6 +168,6 @@ def regions_table(features: np.ndarray, boxes: np.ndarray, counts: np.ndarray) -
     return pa.table([*flat, pa.array(counts)], names=list(columns)).cast(columns.arrow_schema)
 
 
-def weights_fingerprint(model: EmocapRegionExtractor) -> list[float]:
+def weights_fingerprint(model: PreTrainedModel) -> list[float]:
     """Sums over the weights: another checkpoint under the same name is another extractor."""
     return [float(tensor.double().sum()) for tensor in model.state_dict().values()]

@@ -8,6 +8,7 @@ import torch
 from datasets import ClassLabel, Dataset, Features, List, Value, concatenate_datasets
 from PIL import Image
 
+from emocap.data import pairs as pairs_module
 from emocap.data.pairs import FixedSizeColumn, PairDataset, has_photos, label_matrix, with_pixels
 from emocap.models import EmocapProcessor
 from emocap.models.photo_emocap import resize_to_array
@@ -148,6 +149,16 @@ def test_rows_with_nothing_to_read_are_refused(tiny_table, teacher_processor, st
         PairDataset(train.remove_columns("region_features"), teacher_processor)
     with pytest.raises(ValueError, match="'all'; it must be one of both, text, image"):
         PairDataset(train, student_processor, modalities="all")
+
+
+def test_captions_are_tokenised_in_groups(tiny_table, teacher_processor, monkeypatch):
+    whole = PairDataset(tiny_table["train"], teacher_processor)
+    monkeypatch.setattr(pairs_module, "CAPTIONS_A_CALL", 7)
+    grouped = PairDataset(tiny_table["train"], teacher_processor)
+    assert np.array_equal(whole.token_ids, grouped.token_ids)
+    assert np.array_equal(whole.token_starts, grouped.token_starts)
+    empty = PairDataset(tiny_table["train"].select([]), teacher_processor)
+    assert len(empty) == 0 and empty.token_starts.tolist() == [0]
 
 
 def test_mean_over_captions_equals_a_loop(tiny_table, teacher_processor):
