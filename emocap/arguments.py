@@ -76,6 +76,14 @@ class TeacherArguments:
             "choices": ["pooler", "mean"],
         },
     )
+    fusion: str | None = field(
+        default=None,
+        metadata={
+            "help": "early: words and regions attend to each other, as in VisualBERT; late: each passes by itself and "
+            "their logits are averaged, which needs less data. By default what the checkpoint says, or early.",
+            "choices": ["early", "late"],
+        },
+    )
     reinit_visual_projection: bool = field(
         default=False,
         metadata={"help": "Learn a new visual projection, for features of another detector than the body's."},

@@ -265,6 +265,8 @@ def build_teacher(
     overrides = label_fields(label_names(table))
     if model_args.pooling:
         overrides["pooling"] = model_args.pooling
+    if model_args.fusion:
+        overrides["fusion"] = model_args.fusion
     if "region_features" in table.features:
         overrides["visual_embedding_dim"] = table.features["region_features"].length // NUM_REGIONS
     if model_args.region_extractor:

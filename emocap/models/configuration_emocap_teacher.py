@@ -16,6 +16,9 @@ class EmocapTeacherConfig(VisualBertConfig):
     Args:
         pooling: `"pooler"`: the body's trained pooler over `[CLS]`, as in the study and in every published VisualBERT.
             `"mean"`: the mean over words and the mean over regions, averaged, for bodies without a trained pooler.
+        fusion: `"early"`: words and regions attend to each other, as in VisualBERT. `"late"`: each modality passes
+            through the body by itself, the head's logits are averaged, and in training each modality alone bears the
+            loss too. Early fusion learns what words and picture mean together; late fusion needs less data.
         classifier_dropout: dropout before the linear head; None takes `hidden_dropout_prob`.
         region_extractor: folder or Hub id of the extractor whose features the body was trained on, or None.
         modalities: what the weights were trained to read: "both", "text", "image", or None before any training.
@@ -27,6 +30,7 @@ class EmocapTeacherConfig(VisualBertConfig):
     visual_embedding_dim: int = 2048
     pad_token_id: int | None = 0
     pooling: str = "pooler"
+    fusion: str = "early"
     classifier_dropout: float | None = None
     region_extractor: str | None = None
     modalities: str | None = None
@@ -36,3 +40,5 @@ class EmocapTeacherConfig(VisualBertConfig):
         super().__post_init__(**kwargs)
         if self.pooling not in ("pooler", "mean"):
             raise ValueError(f"pooling is '{self.pooling}'; it must be 'pooler' or 'mean'.")
+        if self.fusion not in ("early", "late"):
+            raise ValueError(f"fusion is '{self.fusion}'; it must be 'early' or 'late'.")

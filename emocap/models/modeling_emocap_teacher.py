@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, VisualBertModel, VisualBertPreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 from transformers.utils import logging
 
 from .configuration_emocap_teacher import EmocapTeacherConfig
@@ -112,7 +112,8 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
 
         Returns:
             `SequenceClassifierOutput` with `loss` (mean binary cross-entropy over batch and labels, when `labels` are
-            given) and `logits` float `(batch, num_labels)`.
+            given; in training with late fusion half of each modality's own is added) and `logits` float
+            `(batch, num_labels)`. With late fusion hidden states and attentions are those of the words.
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
@@ -120,26 +121,52 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
             visual_embeds = self.region_normalizer(visual_embeds)
             if visual_attention_mask is None:
                 visual_attention_mask = torch.ones(visual_embeds.shape[:2], dtype=torch.long, device=input_ids.device)
-        body = self.visual_bert(
+        wanted = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        words = (input_ids, attention_mask, token_type_ids)
+        if self.config.fusion == "early" or visual_embeds is None:
+            body = self.encode(*words, visual_embeds, visual_attention_mask, **wanted)
+            logits = self.classifier(self.dropout(self.pool(body, attention_mask, visual_attention_mask)))
+            loss = None if labels is None else binary_cross_entropy(logits, labels)
+        else:
+            body = self.encode(*words, None, None, **wanted)
+            start = input_ids[:, :1]  # [CLS], where attention heads rest
+            picture = self.encode(start, torch.ones_like(start), None, visual_embeds, visual_attention_mask)
+            pooled = torch.stack(
+                [
+                    self.pool(body, attention_mask, None),
+                    self.pool(picture, torch.zeros_like(start), visual_attention_mask),
+                ]
+            )
+            present = torch.stack([attention_mask.amax(1), visual_attention_mask.amax(1)]).to(pooled.dtype)[..., None]
+            apart = self.classifier(self.dropout(pooled))
+            logits = (apart * present).sum(0) / present.sum(0).clamp_min(1)
+            loss = None if labels is None else binary_cross_entropy(logits, labels)
+            if loss is not None and self.training:
+                loss = loss + binary_cross_entropy(apart, labels.expand_as(apart), present)
+        output = SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=body.hidden_states, attentions=body.attentions
+        )
+        return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+
+    def encode(
+        self, input_ids, attention_mask, token_type_ids, visual_embeds, visual_attention_mask, **wanted
+    ) -> BaseModelOutputWithPooling:
+        """One pass of the body."""
+        return self.visual_bert(
             input_ids=input_ids,
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
             visual_embeds=visual_embeds,
             visual_attention_mask=visual_attention_mask,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
             return_dict=True,
+            **wanted,
         )
+
+    def pool(self, body: BaseModelOutputWithPooling, attention_mask, visual_attention_mask) -> torch.Tensor:
+        """What the head reads of one pass, `(batch, hidden_size)`."""
         if self.config.pooling == "pooler":
-            pooled = body.pooler_output
-        else:
-            pooled = mean_over_modalities(body.last_hidden_state, attention_mask, visual_attention_mask)
-        logits = self.classifier(self.dropout(pooled))
-        loss = None if labels is None else F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
-        output = SequenceClassifierOutput(
-            loss=loss, logits=logits, hidden_states=body.hidden_states, attentions=body.attentions
-        )
-        return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+            return body.pooler_output
+        return mean_over_modalities(body.last_hidden_state, attention_mask, visual_attention_mask)
 
     @classmethod
     def from_body(
@@ -201,6 +228,13 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
             nn.init.normal_(projection.weight, std=config.initializer_range)
             nn.init.zeros_(projection.bias)
         return model
+
+
+def binary_cross_entropy(
+    logits: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Mean binary cross-entropy with logits; entries count by `weight`, which broadcasts."""
+    return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), weight)
 
 
 def mean_over_modalities(

