@@ -17,4 +17,4 @@ def quick() -> list[str]:
     """Flags that keep training quiet, and in bfloat16 where the processor computes in it."""
     processor = Path("/proc/cpuinfo")
     fast = processor.is_file() and "avx512_bf16" in processor.read_text()
-    return ["--disable_tqdm", "true", "--report_to", "none", "--bf16", str(fast).lower()]
+    return ["--disable_tqdm", "true", "--report_to", "none", *(["--use_cpu", "true", "--bf16", "true"] if fast else [])]
