@@ -17,4 +17,5 @@ def quick() -> list[str]:
     """Flags that keep training quiet, and in bfloat16 where the processor computes in it."""
     processor = Path("/proc/cpuinfo")
     fast = processor.is_file() and "avx512_bf16" in processor.read_text()
-    return ["--disable_tqdm", "true", "--report_to", "none", *(["--use_cpu", "true", "--bf16", "true"] if fast else [])]
+    flags = ["--disable_tqdm", "true", "--report_to", "none"]
+    return [*flags, "--use_cpu", "true", "--bf16", "true"] if fast else flags

@@ -12,7 +12,7 @@ from emocap.data.schema import OASIS_LABELS
 from emocap.data.storage import load_table
 from emocap.inference import load_model, score_table
 
-pytestmark = pytest.mark.real_data
+pytestmark = [pytest.mark.real_data, pytest.mark.timeout(2400)]  # training takes minutes
 
 FOLDS = 5
 

@@ -17,7 +17,7 @@ from emocap.data.pairs import label_matrix
 from emocap.data.storage import load_table
 from emocap.metrics import compute_metrics
 
-pytestmark = pytest.mark.real_data
+pytestmark = [pytest.mark.real_data, pytest.mark.timeout(2400)]  # training takes minutes
 
 
 @pytest.fixture(scope="module")
