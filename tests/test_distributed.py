@@ -12,6 +12,7 @@ import pytest
 
 from emocap.cli import main
 from emocap.data.storage import load_table
+from emocap.quickstart import make_body
 
 ROOT = Path(__file__).parents[1]
 BATCH = 3
@@ -55,3 +56,23 @@ def test_two_processes_report_what_one_process_finds(tmp_path, tiny_table_dir, t
     history = json.loads((out / "trainer_state.json").read_text())["log_history"]
     assert np.isfinite([entry["eval_map_macro"] for entry in history if "eval_map_macro" in entry]).all()
     assert not list(out.glob("*.partial"))
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_the_built_in_corpus(tmp_path):
+    main(["data", "scenes", "--num_target", "205", "--num_source", "10", "--output_dir", f"{tmp_path}/scenes"])
+    main(["regions", f"{tmp_path}/scenes", "--extractor", "scenes", "--output_dir", f"{tmp_path}/regions"])
+    tables, sizes = load_table(tmp_path / "regions"), {"hidden_size": 32, "num_hidden_layers": 1}
+    make_body(
+        tables, tmp_path / "body", {**sizes, "vocab_size": 500, "num_attention_heads": 2, "intermediate_size": 64}
+    )
+    launch(
+        "train_teacher.py", "--dataset", tmp_path / "regions", "--model_name_or_path", tmp_path / "body",
+        "--output_dir", tmp_path / "run", "--num_train_epochs", 2, "--disable_tqdm", "true",
+    )  # fmt: skip
+    main(["evaluate", f"{tmp_path}/run", "--dataset", f"{tmp_path}/regions", "--output", f"{tmp_path}/again.json"])
+    metrics, again = (json.loads((tmp_path / name).read_text()) for name in ("run/metrics.json", "again.json"))
+    assert metrics["num_examples"] == again["num_examples"] == len(tables["test"])
+    assert metrics == {
+        key: pytest.approx(value, abs=1e-6) if isinstance(value, float) else value for key, value in again.items()
+    }
