@@ -40,7 +40,8 @@ def publish(folder: str | Path, repo_id: str, *, private: bool = False, revision
     else:
         load_table(folder).push_to_hub(url.repo_id, private=private, revision=revision)
         card = dataset_card(folder, url.repo_id)
-        pushed = type(card).load(url.repo_id)  # keeps the features and splits that push_to_hub wrote
+        readme = api.hf_hub_download(url.repo_id, "README.md", repo_type="dataset", revision=revision)
+        pushed = type(card).load(readme)  # keeps the features and splits that push_to_hub wrote
         card.data.dataset_info, card.data.configs = pushed.data.get("dataset_info"), pushed.data.get("configs")
         card.push_to_hub(url.repo_id, repo_type="dataset", revision=revision)
     return str(url)

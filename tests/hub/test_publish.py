@@ -63,6 +63,13 @@ def test_a_table_comes_back_from_the_hub_as_it_was(tiny_table_dir):
     assert load_table(repo_id)["train"].num_rows == table["train"].num_rows
 
 
+def test_a_table_goes_to_a_branch_of_its_own(tiny_table_dir):
+    repo_id = f"{HfApi().whoami()['name']}/table-{uuid.uuid4().hex[:8]}"
+    main(["publish", str(tiny_table_dir), "--repo_id", repo_id, "--revision", "draft"])
+    assert load_dataset(repo_id, revision="draft")["test"].num_rows == load_table(tiny_table_dir)["test"].num_rows
+    assert not [file for file in HfApi().list_repo_files(repo_id, repo_type="dataset") if file.endswith(".parquet")]
+
+
 def test_what_is_no_run_and_no_table_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["publish", str(tmp_path), "--repo_id", "nothing"])
