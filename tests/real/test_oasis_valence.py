@@ -14,7 +14,7 @@ from emocap.inference import load_model, score_table
 
 pytestmark = [pytest.mark.real_data, pytest.mark.timeout(2400)]  # training takes minutes
 
-FOLDS = 10
+FOLDS = 5
 
 
 @pytest.fixture(scope="module")
