@@ -15,7 +15,6 @@ from transformers import (
     Trainer,
     set_seed,
 )
-from transformers.utils import logging
 
 from emocap.arguments import (
     DataArguments,
@@ -40,8 +39,6 @@ from emocap.models import (
 from emocap.transfer import transfer_model
 
 __all__ = ["EmocapTrainer", "finetune", "train_student", "train_teacher"]
-
-logger = logging.get_logger(__name__)
 
 
 def train_teacher(
@@ -191,7 +188,7 @@ def run(
 
 
 def finish(output_dir: Path, metrics: dict, kind: str, arguments: tuple) -> None:
-    """Metrics, arguments and card beside the checkpoint; `Trainer`'s pickle of the arguments goes."""
+    """Metrics, arguments and card beside the checkpoint; the copy of the arguments in torch's own format goes."""
     (output_dir / "training_args.bin").unlink(missing_ok=True)
     write_json(output_dir / "metrics.json", metrics)
     write_json(output_dir / "run_arguments.json", {"kind": kind, **arguments_to_dict(*arguments)})

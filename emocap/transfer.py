@@ -207,6 +207,8 @@ def copy_tensors(model: nn.Module, origin: str, parts: list[nn.Module], record: 
     Raises:
         ValueError: a tensor of the checkpoint has another shape, or is missing.
     """
+    if not parts:
+        return
     values = type(model).from_pretrained(origin).state_dict()
     inside = tuple(f"{name}." for name, module in model.named_modules() if any(module is part for part in parts))
     for name, tensor in model.state_dict().items():
