@@ -2,7 +2,7 @@
 
 import itertools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import datasets
@@ -11,7 +11,6 @@ import pyarrow as pa
 import torch
 from datasets import Dataset, DatasetDict, Features, concatenate_datasets
 from datasets.utils.logging import tqdm
-from safetensors import safe_open
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
@@ -21,7 +20,7 @@ from emocap.data.storage import DataReport, check_output_dir, load_table, save_t
 from emocap.models.photo_emocap import to_rgb
 from emocap.models.processing_emocap import load_region_extractor
 
-__all__ = ["SCENES_DETECTOR", "extract_regions", "import_regions"]
+__all__ = ["SCENES_DETECTOR", "extract_regions"]
 
 logger = logging.get_logger(__name__)
 
@@ -58,36 +57,10 @@ def extract_regions(tables: DatasetDict, extractor: str, output_dir: str, batch_
         )
 
     settings = {"extractor": source, "config": model.config.to_json_string(), "weights": weights_fingerprint(model)}
-    return map_splits(tables, extract, model.config.feature_dim, output_dir, settings, {"extractor": extractor})
-
-
-def import_regions(tables: DatasetDict, path: str, output_dir: str) -> DatasetDict:
-    """Attaches features that exist already, from a safetensors file with the keys `<image_id>/features` (float16
-    `(36, D)`) and `<image_id>/boxes` (float32 `(36, 4)`, relative x1 y1 x2 y2).
-
-    Rows that the file lacks get `num_regions` 0 and are listed in data_report.json.
-
-    Raises:
-        ValueError: the file holds no features, features of several widths, or none of the table's photos.
-    """
-    check_output_dir(output_dir)
-    if not str(path).endswith(".safetensors") or not Path(path).is_file():
-        raise ValueError(f"--import '{path}': expected an existing .safetensors file.")
-    with safe_open(path, framework="np") as file:
-        known = {key.removesuffix("/features") for key in file.keys() if key.endswith("/features")}  # noqa: SIM118
-        dim = check_imported(path, file, known, tables)
-
-        def attach(shard: Dataset) -> pa.Table:
-            features, boxes, counts = empty_regions(len(shard), dim)
-            for row, image_id in enumerate(shard["image_id"][:]):
-                if image_id in known:
-                    own = file.get_tensor(f"{image_id}/features")
-                    counts[row] = len(own)
-                    features[row, : len(own)], boxes[row, : len(own)] = own, file.get_tensor(f"{image_id}/boxes")
-            return regions_table(features, boxes, counts)
-
-        settings = {"import": str(path), "bytes": Path(path).stat().st_size, "changed": Path(path).stat().st_mtime}
-        return map_splits(tables, attach, dim, output_dir, settings, {"imported": Path(path).name})
+    report = DataReport()
+    report.extra["extractor"] = extractor
+    dim = model.config.feature_dim
+    return map_splits(tables, extract, dim, output_dir, settings, report, {}, "no readable photo")
 
 
 def map_splits(
@@ -96,37 +69,28 @@ def map_splits(
     dim: int,
     output_dir: str,
     settings: dict[str, object],
-    origin: dict[str, str],
+    report: DataReport,
+    reasons: Mapping[str, str],
+    otherwise: str,
 ) -> DatasetDict:
-    """Runs the job over every split, saves the table with the new columns and lists the rows that got none."""
-    output, report, joined = Path(output_dir), DataReport(), {}
+    """Runs the job over every split, saves the table with the new columns and lists the rows that got none.
+
+    Args:
+        report: what the job has to say already; saved beside the table.
+        reasons: why a row, by its image id, has no regions.
+        otherwise: why the remaining rows without regions have none.
+    """
+    output, joined = Path(output_dir), {}
     work_dir = output.with_name(f".{output.name}.regions")
     for name, split in tables.items():
         new = map_in_shards(split, function, Features(region_columns(dim)), work_dir / name, settings)
         kept = split.remove_columns([column for column in new.column_names if column in split.column_names])
         joined[name] = concatenate_datasets([kept, new], axis=1)
         for image_id in itertools.compress(split["image_id"][:], np.asarray(new["num_regions"][:]) == 0):
-            report.problem(image_id, "no readable photo, or not in the file", "kept without regions")
-    report.extra |= origin
+            report.problem(image_id, reasons.get(image_id, otherwise), "kept without regions")
     save_table(DatasetDict(joined), output_dir, report)
     shutil.rmtree(work_dir, ignore_errors=True)
     return load_table(output_dir)
-
-
-def check_imported(path: str, file, keys: set[str], tables: DatasetDict) -> int:
-    """The one width of the file's features."""
-    widths = {file.get_slice(f"{key}/features").get_shape()[1] for key in keys}
-    if len(widths) != 1:
-        raise ValueError(f"'{path}' holds features of the widths {sorted(widths)}; expected one width.")
-    crowded = [key for key in keys if file.get_slice(f"{key}/features").get_shape()[0] > NUM_REGIONS]
-    if crowded:
-        raise ValueError(f"'{path}' has more than {NUM_REGIONS} regions for '{crowded[0]}'.")
-    if not any(image_id in keys for split in tables.values() for image_id in split["image_id"][:]):
-        raise ValueError(
-            f"None of the data set's image ids is in '{path}': it holds ids such as '{min(keys)}', the data set "
-            f"such as '{next(iter(tables.values()))[0]['image_id']}'."
-        )
-    return widths.pop()
 
 
 def regions_of_batch(model: PreTrainedModel, rows: Dataset) -> pa.Table:
