@@ -151,6 +151,8 @@ def run(
     }
     seen = data_args.modalities if pairs["train"].reads_photos else "text"
     model.config.modalities = seen if model.config.modalities in (None, seen) else "both"
+    prevalence = prior_probabilities(label_matrix(splits["train"], data_args.label_column))
+    model.config.label_prevalence = [round(share, 6) for share in prevalence.tolist()]
     truth = label_matrix(splits["validation"], columns["validation"])
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:

@@ -67,6 +67,8 @@ def test_a_run_leaves_a_checkpoint_with_its_metrics_and_card(job, tmp_path, tiny
     arguments = json.loads((out / "run_arguments.json").read_text())
     assert arguments["kind"] == name.split()[-1] and arguments["label_column"] == "labels"
     assert arguments["learning_rate"] == (1e-4 if name == "teacher" else 1e-3)
+    prevalence = json.loads((out / "config.json").read_text())["label_prevalence"]
+    np.testing.assert_allclose(prevalence, np.mean(tiny_table["train"]["labels"][:], axis=0), atol=1e-6)
     check_metrics(out, tiny_table, metrics)
     check_card(out, metrics)
 

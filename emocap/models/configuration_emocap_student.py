@@ -25,6 +25,8 @@ class EmocapStudentConfig(PreTrainedConfig):
         initializer_range: standard deviation of new embeddings.
         modalities: what the weights were trained to read: "both", "text", "image", or None before any training.
             Scoring leaves out what the model never learned to read.
+        label_prevalence: share of the training images that carry each emotion, in the order of `id2label`, or None
+            before any training. Class-wise thresholds for pseudo-labels follow it.
     """
 
     model_type = "emocap_student"
@@ -43,6 +45,7 @@ class EmocapStudentConfig(PreTrainedConfig):
     dropout: float | int = 0.1
     initializer_range: float = 0.02
     modalities: str | None = None
+    label_prevalence: list[float] | None = None
     problem_type: str | None = "multi_label_classification"
 
     def __post_init__(self, **kwargs):

@@ -23,6 +23,8 @@ class EmocapTeacherConfig(VisualBertConfig):
         region_extractor: folder or Hub id of the extractor whose features the body was trained on, or None.
         modalities: what the weights were trained to read: "both", "text", "image", or None before any training.
             Scoring leaves out what the model never learned to read.
+        label_prevalence: share of the training images that carry each emotion, in the order of `id2label`, or None
+            before any training. Class-wise thresholds for pseudo-labels follow it.
     """
 
     model_type = "emocap_teacher"
@@ -34,6 +36,7 @@ class EmocapTeacherConfig(VisualBertConfig):
     classifier_dropout: float | None = None
     region_extractor: str | None = None
     modalities: str | None = None
+    label_prevalence: list[float] | None = None
     problem_type: str | None = "multi_label_classification"
 
     def __post_init__(self, **kwargs):
