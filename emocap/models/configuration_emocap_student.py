@@ -3,6 +3,8 @@
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .losses_emocap import check_loss
+
 __all__ = ["EmocapStudentConfig"]
 
 
@@ -26,7 +28,10 @@ class EmocapStudentConfig(PreTrainedConfig):
         modalities: what the weights were trained to read: "both", "text", "image", or None before any training.
             Scoring leaves out what the model never learned to read.
         label_prevalence: share of the training images that carry each emotion, in the order of `id2label`, or None
-            before any training. Class-wise thresholds for pseudo-labels follow it.
+            before any training. Class-wise thresholds for pseudo-labels follow it, and losses that weigh emotions.
+        loss: `"bce"`, `"asl"` or `"db"`, see `multi_label_loss`; what `forward` returns when labels are given.
+        pos_weight: with `"bce"`, positives of each emotion weigh as much as its negatives, but at most this; None: 1.
+        label_smoothing: how far labels move toward `label_prevalence`, from 0 to below 1.
     """
 
     model_type = "emocap_student"
@@ -46,9 +51,13 @@ class EmocapStudentConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     modalities: str | None = None
     label_prevalence: list[float] | None = None
+    loss: str = "bce"
+    pos_weight: float | int | None = None
+    label_smoothing: float | int = 0.0
     problem_type: str | None = "multi_label_classification"
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
+        check_loss(self)
         if any(channels % 8 for channels in self.cnn_channels):
             raise ValueError(f"cnn_channels are {list(self.cnn_channels)}; each must be a multiple of 8 (group norm).")

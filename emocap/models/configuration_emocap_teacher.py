@@ -3,6 +3,8 @@
 from huggingface_hub.dataclasses import strict
 from transformers import VisualBertConfig
 
+from .losses_emocap import check_loss
+
 __all__ = ["EmocapTeacherConfig"]
 
 
@@ -24,7 +26,10 @@ class EmocapTeacherConfig(VisualBertConfig):
         modalities: what the weights were trained to read: "both", "text", "image", or None before any training.
             Scoring leaves out what the model never learned to read.
         label_prevalence: share of the training images that carry each emotion, in the order of `id2label`, or None
-            before any training. Class-wise thresholds for pseudo-labels follow it.
+            before any training. Class-wise thresholds for pseudo-labels follow it, and losses that weigh emotions.
+        loss: `"bce"`, `"asl"` or `"db"`, see `multi_label_loss`; what `forward` returns when labels are given.
+        pos_weight: with `"bce"`, positives of each emotion weigh as much as its negatives, but at most this; None: 1.
+        label_smoothing: how far labels move toward `label_prevalence`, from 0 to below 1.
     """
 
     model_type = "emocap_teacher"
@@ -37,10 +42,14 @@ class EmocapTeacherConfig(VisualBertConfig):
     region_extractor: str | None = None
     modalities: str | None = None
     label_prevalence: list[float] | None = None
+    loss: str = "bce"
+    pos_weight: float | int | None = None
+    label_smoothing: float | int = 0.0
     problem_type: str | None = "multi_label_classification"
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
+        check_loss(self)
         if self.pooling not in ("pooler", "mean"):
             raise ValueError(f"pooling is '{self.pooling}'; it must be 'pooler' or 'mean'.")
         if self.fusion not in ("early", "late"):

@@ -9,6 +9,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from .configuration_emocap_student import EmocapStudentConfig
 from .freezing_emocap import keep_frozen_in_eval
+from .losses_emocap import multi_label_loss
 
 __all__ = ["EmocapStudentForMultiLabelClassification"]
 
@@ -77,11 +78,12 @@ class EmocapStudentForMultiLabelClassification(PreTrainedModel):
 
     def forward(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
         pixel_values: torch.Tensor | None = None,
         pixel_mask: torch.LongTensor | None = None,
         labels: torch.FloatTensor | None = None,
+        pooled_output: torch.Tensor | None = None,
         return_dict: bool | None = None,
     ) -> SequenceClassifierOutput | tuple[torch.Tensor, ...]:
         """Logits of every emotion.
@@ -92,22 +94,36 @@ class EmocapStudentForMultiLabelClassification(PreTrainedModel):
             pixel_values: uint8 0..255 or float 0..1, `(batch, 3, height, width)`; None for text alone.
             pixel_mask: int64 `(batch,)`, 1 where the row has a photo; all by default.
             labels: float `(batch, num_labels)`, multi-hot or shares in 0..1.
+            pooled_output: what `pooled_outputs` gave for the batch, instead of the inputs above.
             return_dict: as everywhere in transformers.
 
         Returns:
-            `SequenceClassifierOutput` with `loss` (mean binary cross-entropy over batch and labels, when `labels` are
-            given) and `logits` float `(batch, num_labels)`.
+            `SequenceClassifierOutput` with `loss` (the configuration's, when `labels` are given) and `logits` float
+            `(batch, num_labels)`.
         """
+        if pooled_output is None:
+            pooled_output = self.pooled_outputs(input_ids, attention_mask, pixel_values, pixel_mask)["pooled_output"]
+        logits = self.fc2(self.dropout(pooled_output))
+        loss = None if labels is None else multi_label_loss(logits, labels, self.config)
+        output = SequenceClassifierOutput(loss=loss, logits=logits)
+        return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+
+    def pooled_outputs(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        pixel_mask: torch.LongTensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """What fc2 reads, `pooled_output` `(batch, fc_hidden_size)`: computed once where all below fc2 is frozen."""
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         joined = torch.cat(
             (self.encode_text(input_ids, attention_mask), self.encode_photo(pixel_values, pixel_mask, len(input_ids))),
             dim=1,
         )
-        logits = self.fc2(self.dropout(F.relu(self.fc1(self.dropout(joined)))))
-        loss = None if labels is None else F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
-        output = SequenceClassifierOutput(loss=loss, logits=logits)
-        return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+        joined = F.dropout(joined, self.dropout.p, self.fc1.training)  # a frozen fc1 is in evaluation mode
+        return {"pooled_output": F.relu(self.fc1(joined))}
 
     def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """The GRU's last hidden state at each caption's last word, `(batch, gru_hidden_size)`; 0 without a caption."""

@@ -2,7 +2,6 @@
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, VisualBertModel, VisualBertPreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
@@ -10,6 +9,7 @@ from transformers.utils import logging
 
 from .configuration_emocap_teacher import EmocapTeacherConfig
 from .freezing_emocap import keep_frozen_in_eval
+from .losses_emocap import multi_label_loss
 
 __all__ = ["EmocapTeacherForMultiLabelClassification", "RegionNormalizer"]
 
@@ -89,12 +89,14 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
 
     def forward(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
         token_type_ids: torch.LongTensor | None = None,
         visual_embeds: torch.Tensor | None = None,
         visual_attention_mask: torch.LongTensor | None = None,
         labels: torch.FloatTensor | None = None,
+        pooled_output: torch.Tensor | None = None,
+        pooled_mask: torch.Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -108,45 +110,76 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
             visual_embeds: float16 or float32 `(batch, regions, visual_embedding_dim)`; None for text alone.
             visual_attention_mask: int64 `(batch, regions)`, 1 for regions; all 0 in rows without a photo.
             labels: float `(batch, num_labels)`, multi-hot or shares in 0..1.
+            pooled_output, pooled_mask: what `pooled_outputs` gave for the batch, instead of the inputs above.
             output_attentions, output_hidden_states, return_dict: as everywhere in transformers.
 
         Returns:
-            `SequenceClassifierOutput` with `loss` (mean binary cross-entropy over batch and labels, when `labels` are
-            given; in training with late fusion half of each modality's own is added) and `logits` float
-            `(batch, num_labels)`. With late fusion hidden states and attentions are those of the words.
+            `SequenceClassifierOutput` with `loss` (the configuration's, when `labels` are given; in training with
+            late fusion half of each modality's own is added) and `logits` float `(batch, num_labels)`. With late
+            fusion hidden states and attentions are those of the words.
         """
+        hidden_states = attentions = None
+        if pooled_output is None:
+            pooled_output, pooled_mask, body = self.encode_pairs(
+                input_ids,
+                attention_mask,
+                token_type_ids,
+                visual_embeds,
+                visual_attention_mask,
+                output_attentions=output_attentions,
+                output_hidden_states=output_hidden_states,
+            )
+            hidden_states, attentions = body.hidden_states, body.attentions
+        logits = apart = self.classifier(self.dropout(pooled_output))
+        if pooled_mask is not None:
+            present = pooled_mask.to(apart.dtype).unsqueeze(-1)
+            logits = (apart * present).sum(1) / present.sum(1).clamp_min(1)
+        loss = None if labels is None else multi_label_loss(logits, labels, self.config)
+        if loss is not None and pooled_mask is not None and self.training:
+            loss = loss + multi_label_loss(apart, labels.unsqueeze(1), self.config, present)
+        output = SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=hidden_states, attentions=attentions)
+        return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+
+    def pooled_outputs(self, *args, **kwargs) -> dict[str, torch.Tensor]:
+        """What the head reads of `forward`'s inputs: computed once where the whole body is frozen.
+
+        Returns:
+            `pooled_output` float `(batch, hidden_size)`; with late fusion of words and regions
+            `(batch, 2, hidden_size)`, and `pooled_mask` int64 `(batch, 2)`: which of the two each row has.
+        """
+        pooled_output, pooled_mask, _ = self.encode_pairs(*args, **kwargs)
+        pooled = {"pooled_output": pooled_output}
+        return pooled if pooled_mask is None else pooled | {"pooled_mask": pooled_mask}
+
+    def encode_pairs(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.LongTensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        visual_embeds: torch.Tensor | None = None,
+        visual_attention_mask: torch.LongTensor | None = None,
+        **wanted,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, BaseModelOutputWithPooling]:
+        """Pooled output and mask as in `pooled_outputs`, and the body's own output."""
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         if visual_embeds is not None:
             visual_embeds = self.region_normalizer(visual_embeds)
             if visual_attention_mask is None:
                 visual_attention_mask = torch.ones(visual_embeds.shape[:2], dtype=torch.long, device=input_ids.device)
-        wanted = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         words = (input_ids, attention_mask, token_type_ids)
         if self.config.fusion == "early" or visual_embeds is None:
             body = self.encode(*words, visual_embeds, visual_attention_mask, **wanted)
-            logits = self.classifier(self.dropout(self.pool(body, attention_mask, visual_attention_mask)))
-            loss = None if labels is None else binary_cross_entropy(logits, labels)
-        else:
-            body = self.encode(*words, None, None, **wanted)
-            start = input_ids[:, :1]  # [CLS], where attention heads rest
-            picture = self.encode(start, torch.ones_like(start), None, visual_embeds, visual_attention_mask)
-            pooled = torch.stack(
-                [
-                    self.pool(body, attention_mask, None),
-                    self.pool(picture, torch.zeros_like(start), visual_attention_mask),
-                ]
-            )
-            present = torch.stack([attention_mask.amax(1), visual_attention_mask.amax(1)]).to(pooled.dtype)[..., None]
-            apart = self.classifier(self.dropout(pooled))
-            logits = (apart * present).sum(0) / present.sum(0).clamp_min(1)
-            loss = None if labels is None else binary_cross_entropy(logits, labels)
-            if loss is not None and self.training:
-                loss = loss + binary_cross_entropy(apart, labels.expand_as(apart), present)
-        output = SequenceClassifierOutput(
-            loss=loss, logits=logits, hidden_states=body.hidden_states, attentions=body.attentions
-        )
-        return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+            return self.pool(body, attention_mask, visual_attention_mask), None, body
+        body = self.encode(*words, None, None, **wanted)
+        start = input_ids[:, :1]  # [CLS], where attention heads rest
+        picture = self.encode(start, torch.ones_like(start), None, visual_embeds, visual_attention_mask)
+        pooled = [
+            self.pool(body, attention_mask, None),
+            self.pool(picture, torch.zeros_like(start), visual_attention_mask),
+        ]
+        present = torch.stack([attention_mask.amax(1), visual_attention_mask.amax(1)], dim=1)
+        return torch.stack(pooled, dim=1), present, body
 
     def encode(
         self, input_ids, attention_mask, token_type_ids, visual_embeds, visual_attention_mask, **wanted
@@ -228,13 +261,6 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
             nn.init.normal_(projection.weight, std=config.initializer_range)
             nn.init.zeros_(projection.bias)
         return model
-
-
-def binary_cross_entropy(
-    logits: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Mean binary cross-entropy with logits; entries count by `weight`, which broadcasts."""
-    return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), weight)
 
 
 def mean_over_modalities(
