@@ -1,5 +1,6 @@
 """Pseudo-labels: which emotions the teacher's scores give to each image, and which images stand for each emotion."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,44 +25,79 @@ def select_pseudo_labels(
     labels_per_image: int | None = 4,
     images_per_label: int | None = None,
     threshold: float | None = None,
+    *,
+    label_shares: float | Sequence[float] | None = None,
+    eligible: np.ndarray | None = None,
+    image_ids: Sequence[str] | None = None,
 ) -> PseudoLabels:
     """Keeps the best labels of each image, then the best images of each label.
 
     The two steps of Yalniz et al. 2019 ("Billion-scale semi-supervised learning for image classification", section 3),
-    who call our `labels_per_image` P and our `images_per_label` K. An image may serve several labels. Equal scores
-    rank by lower label id within an image and by lower image index within a label.
+    who call our `labels_per_image` P and our `images_per_label` K. An image may serve several labels.
+
+    With `label_shares` a label is kept in that share of the images that score best for it: the class-wise thresholds
+    of CAP (Xie et al. 2023, "Class-Distribution-Aware Pseudo-Labeling for Semi-Supervised Multi-Label Learning",
+    section 3.2), whose shares are the labels' prevalence among human labels. One number for all labels balances them.
+    All conditions hold together: give `labels_per_image=None` to match the shares exactly.
 
     Args:
         scores: float, shape (N, L): the teacher's probability of each label for each image.
         labels_per_image: at most this many labels an image; None: no limit.
         images_per_label: at most this many images a label, among those that kept the label; None: all of them.
         threshold: labels of an image must score strictly more than this; None: no threshold.
+        label_shares: each label is kept by at most this share of the eligible images, rounded to whole images: one
+            number in 0..1 for all labels, or L of them; None: no such limit.
+        eligible: bool, shape (N,): images that may have labels; None: all of them.
+        image_ids: N ids. Equal scores rank by id, so that the order of the rows does not matter; None: by row.
+            Within an image equal scores rank by label id.
 
     Returns:
         `image_labels` (N lists) and `label_images` (L lists). `images_per_label` shortens `label_images` alone.
 
     Raises:
-        ValueError: scores that are not (N, L) or hold NaN, or a count below 1.
+        ValueError: scores that are not (N, L) or hold NaN or infinities, a count below 1, shares outside 0..1, or
+            options of another length than the scores.
     """
     scores = _checked_scores(scores)
-    for name, count in (("labels_per_image", labels_per_image), ("images_per_label", images_per_label)):
-        if count is not None and count < 1:
-            raise ValueError(f"{name} is {count}, expected 1 or more, or None for no limit.")
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :labels_per_image]
-    kept = np.ones(best.shape, dtype=bool)
+    _check_options(scores.shape, labels_per_image, images_per_label, label_shares, eligible, image_ids)
+    by_id = None if image_ids is None else np.argsort(np.asarray(image_ids), kind="stable")
+    ranked = scores if by_id is None else scores[by_id]  # from here on, of equal scores the first row ranks first
+    kept = np.ones(scores.shape, dtype=bool)
+    if eligible is not None:
+        eligible = np.asarray(eligible, dtype=bool)
+        kept &= (eligible if by_id is None else eligible[by_id])[:, None]
+    if label_shares is not None:
+        _keep_shares(ranked, kept, np.broadcast_to(label_shares, scores.shape[1]))
     if threshold is not None:
-        kept = np.take_along_axis(scores, best, axis=1) > threshold
-    image_labels = [
-        labels[:count] for labels, count in zip(best.tolist(), kept.sum(axis=1).tolist(), strict=True)
-    ]  # scores fall along a row, so the kept ones come first
+        kept &= ranked > threshold
+    best = np.argsort(np.where(kept, -ranked, np.inf), axis=1, kind="stable")[:, :labels_per_image]
+    counts = np.minimum(kept.sum(axis=1), best.shape[1])
     has_label = np.zeros(scores.shape, dtype=bool)
-    np.put_along_axis(has_label, best, kept, axis=1)
+    np.put_along_axis(has_label, best, np.arange(best.shape[1]) < counts[:, None], axis=1)
     label_images = []
     for label in range(scores.shape[1]):
         images = np.flatnonzero(has_label[:, label])
-        order = np.argsort(-scores[images, label], kind="stable")[:images_per_label]
-        label_images.append(images[order].tolist())
+        images = images[np.argsort(-ranked[images, label], kind="stable")[:images_per_label]]
+        label_images.append((images if by_id is None else by_id[images]).tolist())
+    if by_id is not None:
+        row_of = np.argsort(by_id)
+        best, counts = best[row_of], counts[row_of]
+    image_labels = [labels[:count] for labels, count in zip(best.tolist(), counts.tolist(), strict=True)]
     return PseudoLabels(image_labels, label_images)
+
+
+def _keep_shares(ranked: np.ndarray, kept: np.ndarray, shares: np.ndarray) -> None:
+    """Clears `kept` for all but the best share of the kept images of each label; of equal scores the first stay."""
+    for label, share in enumerate(shares):
+        images = np.flatnonzero(kept[:, label])
+        number = int(np.rint(share * len(images)))
+        kept[images, label] = False
+        if number:
+            own = ranked[images, label]
+            cut = np.partition(own, len(own) - number)[len(own) - number]
+            above = own > cut
+            kept[images[above], label] = True
+            kept[images[own == cut][: number - above.sum()], label] = True
 
 
 def _checked_scores(scores: np.ndarray) -> np.ndarray:
@@ -71,10 +107,31 @@ def _checked_scores(scores: np.ndarray) -> np.ndarray:
         raise ValueError(f"scores has shape {scores.shape}, expected (N, L): one row an image, one column a label.")
     if not np.issubdtype(scores.dtype, np.floating):
         scores = scores.astype(np.float64)
-    bad = np.flatnonzero(np.isnan(scores).any(axis=1))
+    bad = np.flatnonzero(~np.isfinite(scores).all(axis=1))
     if bad.size:
         raise ValueError(
-            f"{bad.size} of {len(scores)} rows of scores hold NaN, the first is row {bad[0]}. Score these images "
-            "again, or leave them out, before selecting."
+            f"{bad.size} of {len(scores)} rows of scores hold NaN or infinities, the first is row {bad[0]}. Score "
+            "these images again, or leave them out, before selecting."
         )
     return scores
+
+
+def _check_options(
+    shape: tuple[int, int],
+    labels_per_image: int | None,
+    images_per_label: int | None,
+    label_shares: float | Sequence[float] | None,
+    eligible: np.ndarray | None,
+    image_ids: Sequence[str] | None,
+) -> None:
+    for name, count in (("labels_per_image", labels_per_image), ("images_per_label", images_per_label)):
+        if count is not None and count < 1:
+            raise ValueError(f"{name} is {count}, expected 1 or more, or None for no limit.")
+    shares = np.asarray(0.0 if label_shares is None else label_shares, dtype=np.float64)
+    if shares.shape not in ((), shape[1:]) or not ((shares >= 0) & (shares <= 1)).all():
+        raise ValueError(
+            f"label_shares is {label_shares}; expected one number in 0..1, or one for each of the {shape[1]} labels."
+        )
+    for name, values in (("eligible", eligible), ("image_ids", image_ids)):
+        if values is not None and np.shape(values) != shape[:1]:
+            raise ValueError(f"{name} has shape {np.shape(values)}, expected ({shape[0]},): one entry an image.")
