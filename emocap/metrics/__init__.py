@@ -1,5 +1,23 @@
 """Metrics of multi-label emotion prediction."""
 
-from emocap.metrics.metrics import METRIC_KEYS, compute_metrics, compute_with_prior, prior_probabilities
+from emocap.metrics.bootstrap import intervals, paired_gain, resampled_metrics
+from emocap.metrics.metrics import (
+    METRIC_KEYS,
+    VOTE_KEYS,
+    compute_metrics,
+    compute_with_prior,
+    prior_probabilities,
+    prior_threshold,
+)
 
-__all__ = ["METRIC_KEYS", "compute_metrics", "compute_with_prior", "prior_probabilities"]
+__all__ = [
+    "METRIC_KEYS",
+    "VOTE_KEYS",
+    "compute_metrics",
+    "compute_with_prior",
+    "intervals",
+    "paired_gain",
+    "prior_probabilities",
+    "prior_threshold",
+    "resampled_metrics",
+]

@@ -7,7 +7,15 @@ import datasets
 import evaluate
 import numpy as np
 
-__all__ = ["METRIC_KEYS", "EmocapMetrics", "compute_metrics", "compute_with_prior", "prior_probabilities"]
+__all__ = [
+    "METRIC_KEYS",
+    "VOTE_KEYS",
+    "EmocapMetrics",
+    "compute_metrics",
+    "compute_with_prior",
+    "prior_probabilities",
+    "prior_threshold",
+]
 
 METRIC_KEYS = (
     "top1_accuracy",
@@ -24,12 +32,16 @@ METRIC_KEYS = (
     "brier",
     "ece",
     "jsd",
+    "soft_f1",
+    "entropy_correlation",
     "bce",
 )
-"""Keys of `compute_metrics`, in the order of its result; `jsd` only where votes are known."""
+"""Keys of `compute_metrics`, in the order of its result; those of `VOTE_KEYS` only where votes are known."""
+
+VOTE_KEYS = ("jsd", "soft_f1", "entropy_correlation")
 
 THRESHOLD = 0.5
-"""A label is true, and a prediction positive, at or above this value."""
+"""A label is true at or above this value, and so is a prediction where no other threshold is given."""
 
 ECE_BINS = 15
 
@@ -38,7 +50,10 @@ BCE_CLIP = 1e-7
 
 
 def compute_metrics(
-    probabilities: np.ndarray, labels: np.ndarray, votes: np.ndarray | None = None
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    votes: np.ndarray | None = None,
+    thresholds: np.ndarray | float | None = None,
 ) -> dict[str, float]:
     """Every metric of one set of predictions.
 
@@ -52,14 +67,18 @@ def compute_metrics(
       once. Equal probabilities share one threshold, as in scikit-learn.
     - `lrap`: label ranking average precision (Tsoumakas et al. 2010), as in scikit-learn: an example without a true
       label counts 1.
-    - `f1_micro`, `f1_macro`, `jaccard` (mean over examples): at threshold 0.5, as in scikit-learn with
-      `zero_division=0`: a label, or an example, with nothing true and nothing predicted counts 0.
+    - `f1_micro`, `f1_macro`, `jaccard` (mean over examples): predicted at or above `thresholds`, 0.5 by default; as
+      in scikit-learn with `zero_division=0`: a label, or an example, with nothing true and nothing predicted counts 0.
     - `brier`: mean squared error over all entries. `bce`: mean binary cross-entropy over all entries, in nats, with
       probabilities clipped to [1e-7, 1 - 1e-7].
     - `ece`: expected calibration error (Guo et al. 2017) over all entries, 15 bins of equal width, closed at
       the right.
     - `jsd`: Jensen-Shannon divergence in nats between an image's votes and its probabilities, both normalised to sum 1
-      (probabilities that are all zero: uniform), mean over the images with a vote; absent without `votes`.
+      (probabilities that are all zero: uniform), mean over the images with a vote. `soft_f1`: F1 of the same two
+      distributions with min as their intersection (Harju & Mesaros 2023), mean over the images with a vote: 1 minus
+      their total variation. `entropy_correlation`: Pearson correlation over the images with a vote between the
+      entropies of the two (Uma et al. 2021): does the model waver where people differ? NaN where either is constant.
+      All three are absent without `votes`.
 
     A mean over nothing (no example with a true label, no image with a vote) is NaN.
 
@@ -67,9 +86,10 @@ def compute_metrics(
         probabilities: float, shape (N, L), within 0..1.
         labels: float, shape (N, L), multi-hot or soft, within 0..1.
         votes: number of annotators who chose each label, int, shape (N, L), or None where unknown.
+        thresholds: float, one or shape (L,), within 0..1.
 
     Returns:
-        `METRIC_KEYS` (without `jsd` if `votes` is None) and `num_examples`.
+        `METRIC_KEYS` (without `VOTE_KEYS` if `votes` is None) and `num_examples`.
 
     Raises:
         ValueError: no examples, shapes that differ, NaN, values outside 0..1 or negative votes.
@@ -80,21 +100,25 @@ def compute_metrics(
     metrics = {
         **_top_k(probabilities, true),
         **_average_precisions(probabilities, true),
-        "lrap": _label_ranking_average_precision(probabilities, true),
-        **_threshold_metrics(probabilities >= THRESHOLD, true),
+        "lrap": float(_row_ranking_precisions(probabilities, true).mean()),
+        **_threshold_metrics(probabilities >= _checked_thresholds(thresholds, probabilities.shape[1]), true),
         "brier": float(np.mean((probabilities - labels) ** 2)),
         "ece": _expected_calibration_error(probabilities, labels),
     }
     if votes is not None:
         votes = _checked(votes, "votes", upper=np.iinfo(np.int32).max, shape=probabilities.shape)
-        metrics["jsd"] = _jensen_shannon_divergence(votes, probabilities)
+        metrics |= _vote_metrics(votes, probabilities)
     metrics["bce"] = _binary_cross_entropy(probabilities, labels)
     metrics["num_examples"] = len(probabilities)
     return metrics
 
 
 def compute_with_prior(
-    probabilities: np.ndarray, labels: np.ndarray, prior: np.ndarray, votes: np.ndarray | None = None
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    prior: np.ndarray,
+    votes: np.ndarray | None = None,
+    thresholds: np.ndarray | float | None = None,
 ) -> dict[str, float]:
     """`compute_metrics`, and every key again under `prior/` for the constant predictor.
 
@@ -103,6 +127,8 @@ def compute_with_prior(
         labels: float, shape (N, L), multi-hot or soft, within 0..1.
         prior: float, shape (L,): `prior_probabilities` of the training labels.
         votes: int, shape (N, L), or None where unknown.
+        thresholds: float, one or shape (L,), of the model's decisions. Where they are given, the prior decides at its
+            own best, `prior_threshold`, and not at 0.5.
 
     Raises:
         ValueError: as in `compute_metrics`, or a prior that is not one probability a label.
@@ -113,9 +139,11 @@ def compute_with_prior(
             f"prior has shape {np.shape(prior)}, but probabilities has {shape}: give one probability a label, as "
             "prior_probabilities(training labels) does."
         )
-    metrics = compute_metrics(probabilities, labels, votes)
+    metrics = compute_metrics(probabilities, labels, votes, thresholds)
     constant = np.broadcast_to(_checked(np.asarray(prior)[None], "prior", upper=1.0), shape)
-    return metrics | {f"prior/{key}": value for key, value in compute_metrics(constant, labels, votes).items()}
+    decision = None if thresholds is None else prior_threshold(prior)
+    reference = compute_metrics(constant, labels, votes, decision)
+    return metrics | {f"prior/{key}": value for key, value in reference.items()}
 
 
 def prior_probabilities(labels: np.ndarray) -> np.ndarray:
@@ -133,6 +161,17 @@ def prior_probabilities(labels: np.ndarray) -> np.ndarray:
     return _checked(labels, "labels", upper=1.0).mean(axis=0)
 
 
+def prior_threshold(prior: np.ndarray) -> float:
+    """The threshold at which the constant predictor's `f1_micro` is best, were its probabilities the truth.
+
+    Args:
+        prior: float, shape (L,), within 0..1.
+    """
+    ordered = np.sort(np.asarray(prior, dtype=np.float64))[::-1]
+    scores = 2 * np.cumsum(ordered) / np.maximum(np.arange(1, len(ordered) + 1) + ordered.sum(), 1e-12)
+    return float(ordered[np.argmax(scores)])
+
+
 class EmocapMetrics(evaluate.Metric):
     """`compute_metrics` as an `evaluate.Metric`; with `prior`, `compute_with_prior`."""
 
@@ -144,16 +183,18 @@ class EmocapMetrics(evaluate.Metric):
             inputs_description=(
                 "\n    predictions: probabilities, one list of L floats an example.\n"
                 "    references: labels, multi-hot or soft, one list of L floats an example.\n"
-                "    votes (optional): number of annotators who chose each label; adds 'jsd'.\n"
+                "    votes (optional): number of annotators who chose each label; adds 'jsd', 'soft_f1' and "
+                "'entropy_correlation'.\n"
                 "    prior (optional): L floats, mean of the training labels; adds each key again as 'prior/...'.\n"
+                "    thresholds (optional): one float or L, from which a label counts as predicted (0.5).\n"
             ),
             features=datasets.Features({"predictions": row, "references": row}),
         )
 
-    def _compute(self, predictions, references, votes=None, prior=None) -> dict[str, float]:
+    def _compute(self, predictions, references, votes=None, prior=None, thresholds=None) -> dict[str, float]:
         if prior is None:
-            return compute_metrics(predictions, references, votes)
-        return compute_with_prior(predictions, references, prior, votes)
+            return compute_metrics(predictions, references, votes, thresholds)
+        return compute_with_prior(predictions, references, prior, votes, thresholds)
 
 
 def _checked(values: np.ndarray, name: str, upper: float, shape: tuple[int, ...] | None = None) -> np.ndarray:
@@ -175,6 +216,18 @@ def _checked(values: np.ndarray, name: str, upper: float, shape: tuple[int, ...]
             f"first {values[row, column]} in row {row}, column {column}.{mend}"
         )
     return values
+
+
+def _checked_thresholds(thresholds: np.ndarray | float | None, num_labels: int) -> np.ndarray:
+    if thresholds is None:
+        return np.float64(THRESHOLD)
+    thresholds = np.asarray(thresholds, dtype=np.float64)
+    if thresholds.shape not in ((), (num_labels,)) or not ((thresholds >= 0) & (thresholds <= 1)).all():
+        raise ValueError(
+            f"thresholds have shape {thresholds.shape} and run from {thresholds.min():g} to {thresholds.max():g}; "
+            f"expected one number or {num_labels}, within 0..1."
+        )
+    return thresholds
 
 
 def _mean(values: np.ndarray) -> float:
@@ -214,7 +267,8 @@ def _average_precision(scores: np.ndarray, true: np.ndarray) -> float:
     return _mean(positives_at_least / at_least)
 
 
-def _label_ranking_average_precision(probabilities: np.ndarray, true: np.ndarray) -> float:
+def _row_ranking_precisions(probabilities: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """What each row adds to `lrap`, `(N,)`."""
     num_true = true.sum(axis=1)
     precisions = np.zeros(len(true))
     for label in range(true.shape[1]):  # one label at a time bounds the memory to that of one (N, L) array
@@ -222,7 +276,7 @@ def _label_ranking_average_precision(probabilities: np.ndarray, true: np.ndarray
         scores = probabilities[rows]
         at_least = scores >= scores[:, label, None]
         precisions[rows] += (at_least & true[rows]).sum(axis=1) / at_least.sum(axis=1)
-    return float(np.where(num_true > 0, precisions / np.maximum(num_true, 1), 1.0).mean())
+    return np.where(num_true > 0, precisions / np.maximum(num_true, 1), 1.0)
 
 
 def _threshold_metrics(predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
@@ -242,20 +296,45 @@ def _expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) -
     return float(np.abs(gaps).sum() / probabilities.size)
 
 
-def _jensen_shannon_divergence(votes: np.ndarray, probabilities: np.ndarray) -> float:
+def _vote_metrics(votes: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     voted = votes.any(axis=1)
-    votes, probabilities = votes[voted], probabilities[voted]
-    probabilities = np.where(probabilities.any(axis=1, keepdims=True), probabilities, 1.0)
-    p = votes / votes.sum(axis=1, keepdims=True)
-    q = probabilities / probabilities.sum(axis=1, keepdims=True)
-    middle = (p + q) / 2
-    return _mean(((_p_log_ratio(p, middle) + _p_log_ratio(q, middle)) / 2).sum(axis=1))
+    if not voted.all():
+        votes, probabilities = votes[voted], probabilities[voted]
+    p, q = _distributions(votes), _distributions(probabilities)
+    people, model = _entropy(p), _entropy(q)
+    return {
+        "jsd": _mean(_jensen_shannon_divergence(p, q, people + model)),
+        "soft_f1": _mean(np.minimum(p, q).sum(axis=1)),
+        "entropy_correlation": _correlation(people, model),
+    }
 
 
-def _p_log_ratio(p: np.ndarray, middle: np.ndarray) -> np.ndarray:
-    """p * log(p / middle), 0 where p is 0 (or too small to be halved)."""
-    ratio = np.divide(p, middle, out=np.ones_like(p), where=p > np.finfo(p.dtype).tiny)
-    return p * np.log(ratio)
+def _distributions(values: np.ndarray) -> np.ndarray:
+    """Rows that sum to 1; a row that is all zero becomes uniform."""
+    totals = values.sum(axis=1, keepdims=True)
+    if not totals.all():
+        values = np.where(totals > 0, values, 1.0)
+        totals = values.sum(axis=1, keepdims=True)
+    return values / totals
+
+
+def _jensen_shannon_divergence(p: np.ndarray, q: np.ndarray, entropies: np.ndarray) -> np.ndarray:
+    """Of each row, in nats; `entropies` is that of p plus that of q."""
+    return np.maximum(_entropy((p + q) / 2) - entropies / 2, 0.0)
+
+
+def _entropy(p: np.ndarray) -> np.ndarray:
+    """Of each row, in nats."""
+    logs = np.log(np.maximum(p, np.finfo(p.dtype).tiny))
+    return -np.einsum("nl,nl->n", p, logs)
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Pearson's; NaN where there are fewer than two values or either does not vary."""
+    if len(a) < 2 or np.ptp(a) < 1e-12 or np.ptp(b) < 1e-12:
+        return float("nan")
+    a, b = a - a.mean(), b - b.mean()
+    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
 
 
 def _binary_cross_entropy(probabilities: np.ndarray, labels: np.ndarray) -> float:

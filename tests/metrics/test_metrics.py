@@ -11,10 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.spatial.distance import jensenshannon
+from scipy.stats import entropy, pearsonr
 from sklearn import metrics as sk
 
 import emocap.metrics
-from emocap.metrics import METRIC_KEYS, compute_metrics, compute_with_prior, prior_probabilities
+from emocap.metrics import (
+    METRIC_KEYS,
+    VOTE_KEYS,
+    compute_metrics,
+    compute_with_prior,
+    prior_probabilities,
+    prior_threshold,
+)
 
 RANKING_KEYS = ["top1_accuracy", "top2_accuracy", "top3_accuracy", "precision_at_3", "recall_at_3"]
 
@@ -96,8 +104,8 @@ def test_the_keys_are_those_of_the_contract_in_order():
     assert all(isinstance(value, float) for key, value in with_votes.items() if key != "num_examples")
     assert with_votes["num_examples"] == 200
     without = compute_metrics(probabilities, labels)
-    assert set(with_votes) - set(without) == {"jsd"}
-    assert without == {key: value for key, value in with_votes.items() if key != "jsd"}
+    assert set(with_votes) - set(without) == set(VOTE_KEYS)
+    assert without == {key: value for key, value in with_votes.items() if key not in VOTE_KEYS}
 
 
 def test_top_k_precision_and_recall_equal_a_slow_loop(case):
@@ -177,6 +185,52 @@ def test_jsd_is_0_for_the_votes_themselves_and_log_2_for_disjoint_answers():
     assert nothing == pytest.approx(compute_metrics(np.full((2, 4), 0.1), labels, votes)["jsd"])
 
 
+def test_soft_f1_and_entropy_correlation_equal_scipy_and_a_loop(case):
+    probabilities, labels, votes = case
+    measured = compute_metrics(probabilities, labels, votes)
+    overlaps, people, model = [], [], []
+    for row, row_votes in zip(probabilities.astype(np.float64), votes, strict=True):
+        if row_votes.any():
+            p, q = row_votes / row_votes.sum(), row / row.sum()
+            overlaps.append(sum(min(a, b) for a, b in zip(p, q, strict=True)))
+            people.append(entropy(p))
+            model.append(entropy(q))
+    assert measured["soft_f1"] == pytest.approx(np.mean(overlaps))
+    assert measured["entropy_correlation"] == pytest.approx(pearsonr(people, model).statistic, abs=1e-9)
+
+
+def test_decisions_follow_the_thresholds_and_nothing_else_does(case):
+    probabilities, labels, votes = case
+    thresholds = np.random.default_rng().random(labels.shape[1])
+    true, predicted = labels >= 0.5, probabilities >= thresholds
+    measured = compute_metrics(probabilities, labels, votes, thresholds)
+    changed = {
+        "f1_micro": sk.f1_score(true, predicted, average="micro", zero_division=0),
+        "f1_macro": sk.f1_score(true, predicted, average="macro", zero_division=0),
+        "jaccard": sk.jaccard_score(true, predicted, average="samples", zero_division=0),
+    }
+    assert measured == pytest.approx(compute_metrics(probabilities, labels, votes) | changed, nan_ok=True)
+    with pytest.raises(ValueError, match=r"thresholds have shape \(2,\).*expected one number or"):
+        compute_metrics(probabilities, labels, thresholds=[0.5, 0.5])
+    with pytest.raises(ValueError, match="within 0..1"):
+        compute_metrics(probabilities, labels, thresholds=1.5)
+
+
+def test_the_prior_decides_at_its_own_best_threshold_where_the_model_has_one():
+    _, labels, _ = random_case("plain")
+    labels[:, :3] = np.random.default_rng().random((200, 3)) < 0.6
+    prior = prior_probabilities(labels)
+    constant = np.tile(prior, (200, 1))
+    by_threshold = {cut: compute_metrics(constant, labels, thresholds=cut)["f1_micro"] for cut in prior}
+    best = prior_threshold(prior)
+    assert by_threshold[best] == pytest.approx(max(by_threshold.values()))
+    measured = compute_with_prior(constant, labels, prior, thresholds=np.full(29, 0.9))
+    assert measured["f1_micro"] == 0 and measured["prior/f1_micro"] == pytest.approx(by_threshold[best])
+    assert (
+        compute_with_prior(constant, labels, prior)["prior/f1_micro"] == compute_metrics(constant, labels)["f1_micro"]
+    )
+
+
 def test_fewer_than_three_labels():
     measured = compute_metrics(np.array([[0.2, 0.9], [0.3, 0.1]]), np.array([[1.0, 0], [1, 1]]))
     assert [measured[key] for key in RANKING_KEYS] == [0.5, 1.0, 1.0, 0.75, 1.0]
@@ -187,7 +241,7 @@ def test_means_over_nothing_are_nan_without_a_warning():
         warnings.simplefilter("error")
         measured = compute_metrics(np.full((2, 3), 0.2), np.zeros((2, 3)), np.zeros((2, 3), dtype=int))
     undefined = {key for key, value in measured.items() if np.isnan(value)}
-    assert undefined == {*RANKING_KEYS, "map_macro", "map_micro", "jsd"}
+    assert undefined == {*RANKING_KEYS, "map_macro", "map_micro", *VOTE_KEYS}
 
 
 def test_inputs_are_left_as_they_were():
@@ -211,7 +265,9 @@ def test_every_key_comes_again_for_the_constant_predictor():
     measured = compute_with_prior(probabilities, labels, prior, votes)
     plain = compute_metrics(probabilities, labels, votes)
     constant = compute_metrics(np.tile(prior, (200, 1)), labels, votes)
-    assert measured == plain | {f"prior/{key}": value for key, value in constant.items()}
+    assert np.isnan(constant["entropy_correlation"])  # one answer for all has one entropy
+    expected = plain | {f"prior/{key}": value for key, value in constant.items()}
+    assert measured == pytest.approx(expected, rel=0, abs=0, nan_ok=True)
     assert measured["prior/bce"] < measured["bce"]  # random answers are worse than the prior
 
 
@@ -282,4 +338,4 @@ def test_evaluate_loads_the_folder_offline(copied, tmp_path):
     assert run.returncode == 0, run.stderr
     out = json.loads((tmp_path / "out.json").read_text())
     assert out["plain"] == pytest.approx(compute_metrics(probabilities, labels))
-    assert out["full"] == pytest.approx(compute_with_prior(probabilities, labels, prior, votes))
+    assert out["full"] == pytest.approx(compute_with_prior(probabilities, labels, prior, votes), nan_ok=True)

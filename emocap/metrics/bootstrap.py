@@ -1,0 +1,215 @@
+"""Bootstrap over images (Efron & Tibshirani 1993): how far each metric would move with other images.
+
+A resample is a vector of multiplicities, so nothing is measured again: every metric is a function of weighted sums,
+and scores are sorted once. Two models scored with one `seed` meet the same resamples: subtract what they give, and
+the differences are paired.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from emocap.metrics import metrics as single
+
+__all__ = ["intervals", "paired_gain", "resampled_metrics"]
+
+CHUNK = 2**22
+"""Numbers in flight: entries that share a label (or all of them, for `map_micro`) times resamples."""
+
+
+def resampled_metrics(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    votes: np.ndarray | None = None,
+    thresholds: np.ndarray | float | None = None,
+    *,
+    num_resamples: int = 1000,
+    seed: int = 0,
+    keys: tuple[str, ...] | None = None,
+) -> dict[str, np.ndarray]:
+    """Every metric of `compute_metrics` on images drawn with replacement.
+
+    Args:
+        probabilities, labels, votes, thresholds: as in `compute_metrics`.
+        num_resamples: draws of as many images as there are.
+        seed: of the draws; equal seeds and numbers of images give equal draws.
+        keys: the metrics wanted, all by default. `map_micro` sorts all N * L entries and takes most of the time.
+
+    Returns:
+        float64 `(num_resamples,)` for each key, NaN in resamples that leave it undefined.
+    """
+    probabilities = single._checked(probabilities, "probabilities", upper=1.0)
+    labels = single._checked(labels, "labels", upper=1.0, shape=probabilities.shape)
+    true = labels >= single.THRESHOLD
+    predicted = probabilities >= single._checked_thresholds(thresholds, true.shape[1])
+    wanted = [key for key in single.METRIC_KEYS if keys is None or key in keys]
+    if votes is None:
+        wanted = [key for key in wanted if key not in single.VOTE_KEYS]
+    else:
+        votes = single._checked(votes, "votes", upper=np.iinfo(np.int32).max, shape=probabilities.shape)
+    per_row = _per_row(probabilities, labels, true, predicted, votes)
+    sums = {name: values for name, values in per_row.items() if _needed(name, wanted)}
+    rankings = _rankings(probabilities, true) if "map_macro" in wanted else []
+    micro = _Ranking(probabilities.reshape(-1), true.reshape(-1), true.shape[1]) if "map_micro" in wanted else None
+    parts = []
+    for weights in _draws(len(true), num_resamples, seed):
+        part = _ratios({name: np.tensordot(weights, values, axes=(0, 0)) for name, values in sums.items()}, true.size)
+        if rankings:
+            by_label = np.stack([ranking.average_precision(weights) for ranking in rankings])
+            known = ~np.isnan(by_label)
+            part["map_macro"] = _divide(np.where(known, by_label, 0).sum(0), known.sum(0))
+        if micro is not None:
+            part["map_micro"] = micro.average_precision(weights)
+        parts.append(part)
+    nothing = np.full(num_resamples, np.nan)  # map_macro where no label has a positive at all
+    return {key: np.concatenate([part[key] for part in parts]) if key in parts[0] else nothing for key in wanted}
+
+
+def intervals(resampled: dict[str, np.ndarray], confidence: float = 0.95) -> dict[str, float]:
+    """Percentile intervals: `KEY_low` and `KEY_high` of each key; NaN where no resample defines it."""
+    bounds = {}
+    for key, values in resampled.items():
+        known = values[~np.isnan(values)]
+        low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2]) if known.size else (np.nan,) * 2
+        bounds |= {f"{key}_low": float(low), f"{key}_high": float(high)}
+    return bounds
+
+
+def paired_gain(
+    better: dict[str, np.ndarray], other: dict[str, np.ndarray], key: str, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Percentile interval of `better` minus `other` on the same resamples; clear of 0, it is no chance."""
+    bounds = intervals({key: better[key] - other[key]}, confidence)
+    return bounds[f"{key}_low"], bounds[f"{key}_high"]
+
+
+def _draws(num_rows: int, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Multiplicities of the rows, float64 `(num_rows, resamples)`, a chunk of resamples at a time."""
+    rng = np.random.default_rng(seed)
+    size = max(1, min(num_resamples, CHUNK // num_rows))
+    for start in range(0, num_resamples, size):
+        number = min(size, num_resamples - start)
+        weights = np.empty((num_rows, number))
+        for column in range(number):
+            weights[:, column] = np.bincount(rng.integers(num_rows, size=num_rows), minlength=num_rows)
+        yield weights
+
+
+def _per_row(probabilities, labels, true, predicted, votes) -> dict[str, np.ndarray]:
+    """What each row adds to the sums that the metrics are made of, `(N,)` or `(N, k)`."""
+    has_label = true.any(axis=1)
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :3]
+    hits = np.take_along_axis(true, best, axis=1) & has_label[:, None]
+    num_true = true.sum(axis=1)
+    clipped = np.clip(probabilities, single.BCE_CLIP, 1 - single.BCE_CLIP)
+    both, either = (predicted & true).sum(axis=1), (predicted | true).sum(axis=1)
+    rows = {
+        "rows": np.ones(len(true)),
+        "has_label": has_label.astype(float),
+        **{f"top{k}_accuracy": hits[:, :k].any(axis=1).astype(float) for k in (1, 2, 3)},
+        "precision_at_3": hits.sum(axis=1) / best.shape[1],
+        "recall_at_3": hits.sum(axis=1) / np.maximum(num_true, 1),
+        "lrap": single._row_ranking_precisions(probabilities, true),
+        "jaccard": both / np.maximum(either, 1),
+        "brier": ((probabilities - labels) ** 2).mean(axis=1),
+        "bce": -(labels * np.log(clipped) + (1 - labels) * np.log1p(-clipped)).mean(axis=1),
+        "f1_hits": (predicted & true).astype(float),
+        "f1_total": predicted.astype(float) + true,
+        "ece": _bin_gaps(probabilities, labels),
+    }
+    if votes is not None:
+        p, q = single._distributions(votes), single._distributions(probabilities)
+        voted = votes.any(axis=1).astype(float)
+        a, b = single._entropy(p), single._entropy(q)
+        rows["voted"] = voted
+        rows["jsd"] = single._jensen_shannon_divergence(p, q, a + b) * voted
+        rows["soft_f1"] = np.minimum(p, q).sum(axis=1) * voted
+        some = voted.astype(bool)
+        # centred first: differences of large sums would lose the small variances
+        a, b = a - (a[some].mean() if some.any() else 0), b - (b[some].mean() if some.any() else 0)
+        rows["entropy_correlation"] = np.stack([a, b, a * a, b * b, a * b], axis=1) * voted[:, None]
+    return rows
+
+
+def _needed(name: str, wanted: list[str]) -> bool:
+    shared = {"rows", "has_label", "voted"}
+    return (
+        name in shared or name in wanted or (name.startswith("f1_") and any(key.startswith("f1_") for key in wanted))
+    )
+
+
+def _bin_gaps(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Sum of probability minus label over the entries of each row and bin, `(N, ECE_BINS)`."""
+    bins = np.maximum(np.ceil(probabilities * single.ECE_BINS).astype(np.intp) - 1, 0)
+    places = bins + single.ECE_BINS * np.arange(len(bins))[:, None]
+    gaps = np.bincount(places.ravel(), weights=(probabilities - labels).ravel(), minlength=len(bins) * single.ECE_BINS)
+    return gaps.reshape(len(bins), single.ECE_BINS)
+
+
+def _ratios(sums: dict[str, np.ndarray], num_entries: int) -> dict[str, np.ndarray]:
+    """Metrics of each resample from its weighted sums, `(resamples,)` each."""
+    part = {}
+    for key in ("top1_accuracy", "top2_accuracy", "top3_accuracy", "precision_at_3", "recall_at_3"):
+        if key in sums:
+            part[key] = _divide(sums[key], sums["has_label"])
+    for key in ("lrap", "jaccard", "brier", "bce"):
+        if key in sums:
+            part[key] = sums[key] / sums["rows"]
+    if "f1_hits" in sums:
+        hits, total = sums["f1_hits"], sums["f1_total"]
+        part["f1_micro"] = 2 * hits.sum(1) / np.maximum(total.sum(1), 1)
+        part["f1_macro"] = (2 * hits / np.maximum(total, 1)).mean(1)
+    if "ece" in sums:
+        part["ece"] = np.abs(sums["ece"]).sum(1) / num_entries
+    for key in ("jsd", "soft_f1"):
+        if key in sums:
+            part[key] = _divide(sums[key], sums["voted"])
+    if "entropy_correlation" in sums:
+        a, b, aa, bb, ab = _divide(sums["entropy_correlation"].T, sums["voted"])
+        spread = (aa - a * a).clip(0) * (bb - b * b).clip(0)
+        part["entropy_correlation"] = _divide(ab - a * b, np.sqrt(np.where(spread > 1e-24, spread, 0)))
+    return part
+
+
+def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """The quotient, NaN where nothing is counted."""
+    shape = np.broadcast_shapes(numerator.shape, denominator.shape)
+    return np.divide(numerator, denominator, out=np.full(shape, np.nan), where=denominator > 0)
+
+
+def _rankings(probabilities: np.ndarray, true: np.ndarray) -> list["_Ranking"]:
+    return [_Ranking(probabilities[:, label], true[:, label], 1) for label in np.flatnonzero(true.any(axis=0))]
+
+
+class _Ranking:
+    """Entries by falling score, cut at the last entry of every score that some positive has.
+
+    Args:
+        scores: float `(M,)`, entry i of row `i // labels_a_row`.
+        true: bool `(M,)`.
+    """
+
+    def __init__(self, scores: np.ndarray, true: np.ndarray, labels_a_row: int):
+        order = np.argsort(-scores, kind="stable")
+        ordered, positive = scores[order], true[order]
+        last = np.flatnonzero(np.diff(ordered, append=-np.inf))  # the last entry of every distinct score
+        ends = np.unique(last[np.searchsorted(last, np.flatnonzero(positive))])
+        self.rows = order[: ends[-1] + 1 if len(ends) else 0] // labels_a_row
+        self.starts = np.concatenate([[0], ends[:-1] + 1]) if len(ends) else ends
+        places = np.flatnonzero(positive)
+        self.positive_rows = order[places] // labels_a_row
+        self.positive_starts = np.searchsorted(places, self.starts)
+
+    def average_precision(self, weights: np.ndarray) -> np.ndarray:
+        """Of each resample, `(resamples,)`; equal scores share one threshold; NaN without a positive."""
+        if not len(self.starts):
+            return np.full(weights.shape[1], np.nan)
+        size = max(1, CHUNK // len(self.rows))
+        parts = [self._part(weights[:, start : start + size]) for start in range(0, weights.shape[1], size)]
+        return np.concatenate(parts)
+
+    def _part(self, weights: np.ndarray) -> np.ndarray:
+        positives = np.add.reduceat(weights[self.positive_rows], self.positive_starts, axis=0)
+        at_least = np.add.reduceat(weights[self.rows], self.starts, axis=0).cumsum(axis=0)
+        precisions = _divide(positives.cumsum(axis=0), at_least)
+        return _divide((np.where(positives > 0, precisions, 0) * positives).sum(axis=0), positives.sum(axis=0))

@@ -1,0 +1,79 @@
+"""Bootstrap figures against measuring the drawn rows themselves."""
+
+import numpy as np
+import pytest
+
+from emocap.metrics import METRIC_KEYS, compute_metrics, intervals, paired_gain, resampled_metrics
+from emocap.metrics import bootstrap as module
+
+
+def random_case(kind: str = "plain", rows: int = 40, labels: int = 6):
+    seed = int(np.random.SeedSequence().generate_state(1)[0])
+    print(f"{kind}: seed {seed}")
+    rng = np.random.default_rng(seed)
+    truth = (rng.random((rows, labels)) < 0.3).astype(np.float32)
+    probabilities = np.clip(0.3 * truth + 0.7 * rng.random(truth.shape), 0, 1)
+    votes = rng.binomial(5, 0.3, truth.shape)
+    if kind == "ties":
+        probabilities = np.round(probabilities * 4) / 4
+    if kind == "rare labels and empty rows":
+        truth[:, 0] = 0
+        truth[1:, 1] = 0
+        truth[::3] = 0
+        votes[::4] = 0
+    if kind == "soft labels":
+        truth = rng.integers(0, 6, truth.shape) / 5
+    return probabilities, truth, votes
+
+
+@pytest.mark.parametrize("chunk", [2**22, 100])
+@pytest.mark.parametrize("kind", ["plain", "ties", "rare labels and empty rows", "soft labels"])
+def test_a_resample_is_measured_as_its_rows_would_be(kind, chunk, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK", chunk)
+    probabilities, labels, votes = random_case(kind)
+    thresholds = np.linspace(0.2, 0.6, labels.shape[1])
+    measured = resampled_metrics(probabilities, labels, votes, thresholds, num_resamples=7, seed=3)
+    assert tuple(measured) == METRIC_KEYS
+    rng = np.random.default_rng(3)
+    for draw in range(7):
+        rows = rng.integers(len(labels), size=len(labels))
+        expected = compute_metrics(probabilities[rows], labels[rows], votes[rows], thresholds)
+        for key in METRIC_KEYS:
+            assert measured[key][draw] == pytest.approx(expected[key], abs=1e-9, nan_ok=True), (draw, key)
+
+
+def test_intervals_hold_the_middle_of_the_resamples_and_skip_undefined_ones():
+    values = np.concatenate([np.linspace(0, 1, 1001), [np.nan] * 9])
+    assert intervals({"bce": values}) == pytest.approx({"bce_low": 0.025, "bce_high": 0.975})
+    assert all(np.isnan(value) for value in intervals({"jsd": np.full(3, np.nan)}).values())
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
+    """95 % intervals of a metric whose expectation is known: the share of rows hit by the best guess."""
+    rng = np.random.default_rng(int(np.random.SeedSequence().generate_state(1)[0]))
+    covered = 0
+    for _ in range(200):
+        labels = np.zeros((150, 3))
+        labels[np.arange(150), rng.choice(3, 150, p=[0.4, 0.35, 0.25])] = 1
+        constant = np.tile([0.9, 0.5, 0.1], (150, 1))
+        bounds = intervals(resampled_metrics(constant, labels, num_resamples=200, keys=("top1_accuracy",)))
+        covered += bounds["top1_accuracy_low"] <= 0.4 <= bounds["top1_accuracy_high"]
+    assert 172 <= covered <= 200  # binomial(200, 0.94) lies there with probability 1 - 1e-5
+
+
+def test_a_paired_gain_is_sharper_than_two_intervals():
+    probabilities, labels, _ = random_case(rows=300)
+    better = np.clip(probabilities + 0.03 * labels, 0, 1)
+    a, b = (resampled_metrics(own, labels, keys=("map_macro", "lrap")) for own in (better, probabilities))
+    low, high = paired_gain(a, b, "map_macro")
+    plain = intervals(a)
+    assert 0 < low < high < plain["map_macro_high"] - plain["map_macro_low"]
+    assert paired_gain(a, a, "lrap") == (0, 0)
+
+
+def test_one_seed_gives_one_answer_and_only_the_keys_asked_for():
+    probabilities, labels, votes = random_case()
+    one, two = (resampled_metrics(probabilities, labels, votes, keys=("bce", "jsd"), seed=5) for _ in range(2))
+    other = resampled_metrics(probabilities, labels, keys=("bce", "jsd"), seed=6)
+    assert list(one) == ["jsd", "bce"] and list(other) == ["bce"]
+    assert all((one[key] == two[key]).all() for key in one) and (one["bce"] != other["bce"]).any()
