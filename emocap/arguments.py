@@ -149,20 +149,38 @@ class FinetuneArguments:
         default="anb+",
         metadata={
             "help": "anb: copied layers are frozen; anb+: nothing is frozen; bnb, bnb+: the same with layers copied "
-            "from B itself (control); scratch: nothing is copied.",
-            "choices": ["anb", "anb+", "bnb", "bnb+", "scratch"],
+            "from B itself (control); random: frozen layers that nobody trained; scratch: nothing is copied.",
+            "choices": ["anb", "anb+", "bnb", "bnb+", "random", "scratch"],
         },
     )
     num_layers: str = field(
         default="all",
-        metadata={"help": "How many layers pass, counted from the input; all: every one below the head."},
+        metadata={
+            "help": "How many layers pass, counted from the input: embeddings, each encoder layer, pooler, head; of a "
+            "gru_cnn student word embeddings, GRU, each convolution, fc1, fc2. all: every one. The last always trains."
+        },
     )
     head_init: str = field(
         default="collapse",
         metadata={
-            "help": "The head of the target model: collapse: from the student's last two layers; ridge: the linear "
-            "map that best reproduces the student's logits; random.",
+            "help": "How the head passes. collapse: the student's own between equal architectures; else fc2 times fc1 "
+            "as one linear map, its columns laid over the target's width in proportion; ridge: the linear map on the "
+            "target's pooled outputs that best reproduces the student's logits on source data; random: it does not.",
             "choices": ["collapse", "ridge", "random"],
+        },
+    )
+    source_dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "Source data for ridge: folder or Hub id, its split 'train'. By default what the student was "
+            "trained on."
+        },
+    )
+    copy_word_embeddings: bool = field(
+        default=False,
+        metadata={
+            "help": "Between different architectures: pass the student's word embeddings too; width and vocabulary "
+            "must be equal."
         },
     )
 

@@ -36,7 +36,7 @@ from emocap.models import (
     EmocapStudentForMultiLabelClassification,
     EmocapTeacherForMultiLabelClassification,
 )
-from emocap.transfer import transfer_model
+from emocap.transfer import check_frozen, check_transfer, load_source, transfer_model
 
 __all__ = ["EmocapTrainer", "finetune", "train_student", "train_teacher"]
 
@@ -84,20 +84,24 @@ def finetune(
         config = load_config(checkpoint)
         check_labels(config, names, checkpoint)
         check_features(config, splits["train"], checkpoint)
+    flags = {
+        name: getattr(model_args, name)
+        for name in ("student", "teacher", "strategy", "num_layers", "head_init", "copy_word_embeddings")
+    }
+    source_table = load_source(model_args.source_dataset, check_transfer(**flags))
     set_seed(training_args.seed)
-    model, processor, surgery = transfer_model(
-        student=model_args.student,
-        teacher=model_args.teacher,
-        strategy=model_args.strategy,
-        num_layers=model_args.num_layers,
-        head_init=model_args.head_init,
-        prior=prior_probabilities(label_matrix(splits["train"], data_args.label_column)),
-        table=splits["train"],
-    )
+    prior = prior_probabilities(label_matrix(splits["train"], data_args.label_column))
+    model, processor, surgery = transfer_model(**flags, prior=prior, source_table=source_table)
     if training_args.should_save:
         Path(training_args.output_dir).mkdir(parents=True, exist_ok=True)
         write_json(Path(training_args.output_dir) / "surgery.json", surgery)
-    return run(model, processor, splits, set(), "finetuned", (data_args, model_args, training_args))
+    metrics = run(model, processor, splits, set(), "finetuned", (data_args, model_args, training_args))
+    after = check_frozen(model, surgery)
+    if training_args.should_save:
+        write_json(Path(training_args.output_dir) / "surgery.json", surgery | {"after_training": after})
+    if after["moved"]:
+        raise RuntimeError(f"Training moved frozen tensors: {', '.join(after['moved'][:5])}.")
+    return metrics
 
 
 class EmocapTrainer(Trainer):

@@ -1,24 +1,42 @@
 """What passes from a source model A to a target model B (Yosinski et al. 2014): copied, adapted, fresh or frozen."""
 
+import functools
 import hashlib
+import json
 from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 import datasets
 import numpy as np
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 
-from emocap.data.pairs import PairDataset
-from emocap.inference import load_config, prepare_table
+from emocap.data.storage import load_table
+from emocap.heads import collapsed_head, head_of, ridge_head
+from emocap.inference import check_features, load_config
 from emocap.models import EmocapProcessor, EmocapStudentForMultiLabelClassification
 from emocap.models.modeling_emocap_teacher import EmocapTeacherForMultiLabelClassification
 
-__all__ = ["blocks_of", "collapsed_head", "head_of", "ridge_head", "transfer_model"]
+__all__ = ["STRATEGIES", "blocks_of", "check_frozen", "check_transfer", "load_source", "transfer_model"]
 
 MODELS = {
     "emocap_student": EmocapStudentForMultiLabelClassification,
     "emocap_teacher": EmocapTeacherForMultiLabelClassification,
 }
+STRATEGIES = ("anb", "anb+", "bnb", "bnb+", "random", "scratch")
+FREEZING = ("anb", "bnb", "random")
+
+
+class Plan(NamedTuple):
+    """What `check_transfer` found out without loading a weight."""
+
+    base: str  # whose configuration and processor the target model takes
+    source: str | None  # whose layers pass, None where none do
+    count: int  # blocks that pass, the head included
+    across: bool  # between different architectures, where only the head passes
+    head_init: str | None  # how the head passes; None where it is fresh
 
 
 def transfer_model(
@@ -28,87 +46,149 @@ def transfer_model(
     strategy: str,
     num_layers: str = "all",
     head_init: str = "collapse",
+    copy_word_embeddings: bool = False,
     prior: np.ndarray,
-    table: datasets.Dataset,
+    source_table: datasets.Dataset | None = None,
 ) -> tuple[nn.Module, EmocapProcessor, dict[str, object]]:
     """The model that fine-tuning starts from.
 
     A is the student, B the target model: the teacher's architecture if one is named, else the student's. With
     `anb`/`anb+` the first `num_layers` blocks of B come from A, with `bnb`/`bnb+` from B's own checkpoint; the other
-    blocks are drawn afresh. Without `+` the copied blocks are frozen. Between different architectures no block fits:
-    as in the study, the body is the teacher's own and only the head comes from the student. With `num_layers` "all"
-    the head starts from A's by `head_init`; otherwise it is fresh, with its bias at the prior's logits.
+    blocks are drawn afresh. `anb` and `bnb` freeze the copied blocks, `random` freezes as many fresh ones. The last
+    block is the head: "all" counts it, and then it starts from A's by `head_init`, as in the study; else it is fresh,
+    with its bias at the prior's logits. It trains under every strategy. Between different architectures no block
+    fits: as in the study, the body is the teacher's own and only the head comes from the student.
 
     Args:
         student, teacher: folders or Hub ids.
-        strategy: anb, anb+, bnb, bnb+ or scratch. Word embeddings that the configuration freezes stay frozen in all.
-        num_layers: number of blocks from the input, or "all" below the head.
+        strategy: one of `STRATEGIES`. Word embeddings that the configuration freezes stay frozen in all.
+        num_layers: number of blocks from the input, or "all".
         head_init: collapse, ridge or random.
+        copy_word_embeddings: between architectures, pass the student's word embeddings to the teacher.
         prior: float `(L,)`, mean of the target's training labels.
-        table: the target's training rows, on which `ridge` is fitted.
+        source_table: rows of the source, on which `ridge` is fitted.
 
     Returns:
-        The model, its processor, and the record of the surgery: for each tensor how it came and whether it is frozen.
+        The model, its processor, and the record of the surgery: for each tensor how it came, its checksum at the start
+        and whether it is frozen.
 
     Raises:
-        ValueError: a checkpoint that the strategy needs is missing, or there are fewer blocks than asked for.
+        ValueError: see `check_transfer`, or a checkpoint that lacks tensors.
     """
-    source = {"anb": student, "bnb": teacher}.get(strategy.removesuffix("+"))
-    base = teacher or student
-    if base is None or (source is None and strategy != "scratch"):
-        needed = "--teacher" if strategy.startswith("bnb") else "--student"
-        raise ValueError(f"--strategy {strategy} needs {needed}, the model whose layers are copied.")
-    config = load_config(base)
-    across = strategy.startswith("anb") and load_config(student).model_type != config.model_type
-    config.modalities = None if strategy == "scratch" else config.modalities
-    model, processor = MODELS[config.model_type](config), EmocapProcessor.from_pretrained(base)
+    plan = check_transfer(student, teacher, strategy, num_layers, head_init, copy_word_embeddings)
+    config, load = load_config(plan.base), functools.cache(load_giver)
+    config.modalities = None if plan.source is None else config.modalities
+    model, processor = MODELS[config.model_type](config), EmocapProcessor.from_pretrained(plan.base)
     blocks = list(blocks_of(model))
-    count = check_num_layers(len(blocks), num_layers, strategy)
+    passing = [part for block in blocks[: plan.count] for part in block]
     record = {name: {"origin": "fresh"} for name in model.state_dict()}
-    copy_tensors(model, base, given_parts(model), record)
-    if count:
-        copy_tensors(model, base if across else source, [part for block in blocks[:count] for part in block], record)
+    copy_tensors(model, load, plan.base, given_parts(model), record)
+    if plan.source is not None:
+        copy_tensors(model, load, plan.base if plan.across else plan.source, passing, record)
+    if copy_word_embeddings:
+        pass_word_embeddings(model, load(student), student, record)
     head = head_of(model)
     with torch.no_grad():
         head.bias.copy_(torch.logit(torch.from_numpy(prior).float(), eps=1e-3))
-    if count == len(blocks) and head_init != "random":
-        start_head(model, processor, source, head_init, table)
+    if plan.head_init is not None:
+        start_head(model, processor, load(plan.source), plan, source_table)
         for name, value in model.named_parameters():
             if value is head.weight or value is head.bias:
-                record[name] = {"origin": f"{head_init} of {source}"}
-    if strategy in ("anb", "bnb"):
-        for part in (part for block in blocks[:count] for part in block):
+                how = "copied from" if plan.head_init == "collapse" and not plan.across else f"{plan.head_init} of"
+                record[name] = {"origin": f"{how} {plan.source}"}
+    if strategy in FREEZING:
+        for part in passing:
             part.requires_grad_(False)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    for name, entry in record.items():
-        entry["frozen"] = name not in trained
-    return model, processor, {"strategy": strategy, "num_layers": count, "head_init": head_init, "tensors": record}
+    for name, tensor in model.state_dict().items():
+        record[name] |= {"sha256": checksum(tensor), "frozen": name not in trained}
+    return (
+        model,
+        processor,
+        {"strategy": strategy, "num_layers": plan.count, "head_init": head_init, "tensors": record},
+    )
 
 
-def given_parts(model: nn.Module) -> list[nn.Module]:
-    """What every strategy starts from, scratch included, since no training on the source made it: the normaliser of
-    the region features, and word embeddings that the configuration freezes."""
-    if isinstance(model, EmocapTeacherForMultiLabelClassification):
-        return [model.region_normalizer]
-    return [model.word_embeddings] if model.config.freeze_word_embeddings else []
+def check_transfer(
+    student: str | None,
+    teacher: str | None,
+    strategy: str,
+    num_layers: str = "all",
+    head_init: str = "collapse",
+    copy_word_embeddings: bool = False,
+) -> Plan:
+    """What is to be done, checked against the checkpoints' configurations before any weight is loaded.
+
+    Raises:
+        ValueError: a checkpoint that the strategy needs is missing, there are fewer blocks than asked for, or layers
+            that shall pass are of another size.
+    """
+    if strategy not in STRATEGIES:
+        raise ValueError(f"--strategy is '{strategy}'; it must be one of {', '.join(STRATEGIES)}.")
+    base = teacher or student
+    source = {"anb": student, "bnb": teacher}.get(strategy.removesuffix("+"))
+    if base is None or (source is None and strategy not in ("random", "scratch")):
+        needed = "--teacher" if strategy.startswith("bnb") else "--student"
+        raise ValueError(f"--strategy {strategy} needs {needed}, the model whose layers are copied.")
+    config = load_config(base)
+    across = source is not None and load_config(source).model_type != config.model_type
+    model = skeleton(config)
+    total = len(list(blocks_of(model))) + 1
+    count = check_num_layers(total, num_layers, strategy)
+    if across and num_layers != "all":
+        raise ValueError(
+            f"--num_layers is {num_layers}, but '{source}' is a '{load_config(source).model_type}' and '{base}' a "
+            f"'{config.model_type}': between different architectures only the last layers pass. Leave it at 'all'."
+        )
+    if copy_word_embeddings:
+        check_word_embeddings(source, base, across)
+    if source is not None and not across:
+        kept = head_init == "collapse" and count == total
+        check_fit(model, skeleton(load_config(source)), source, blocks_of(model), count, with_head=kept)
+    passes = source is not None and count == total and head_init != "random"
+    return Plan(base, source, count, across, head_init if passes else None)
 
 
-def start_head(
-    model: nn.Module, processor: EmocapProcessor, source: str, head_init: str, table: datasets.Dataset
-) -> None:
-    """Sets the model's head from the source model's."""
-    giver, head = MODELS[load_config(source).model_type].from_pretrained(source).eval(), head_of(model)
-    if head_init == "collapse":
-        weight, bias = collapsed_head(giver, head.in_features, keep=type(giver) is type(model))
-    else:
-        weight, bias = ridge_head(model, processor, giver, EmocapProcessor.from_pretrained(source), table)
-    with torch.no_grad():
-        head.weight.copy_(weight)
-        head.bias.copy_(bias)
+def load_source(source_dataset: str | None, plan: Plan) -> datasets.Dataset | None:
+    """The rows on which `ridge` is fitted: those named, or the ones that the source model was trained on, which its
+    own run_arguments.json names. None where nothing is fitted.
+
+    Raises:
+        ValueError: nobody says which data the model was trained on, or its features are of another width.
+    """
+    if plan.head_init != "ridge":
+        return None
+    split = "train"
+    if source_dataset is None:
+        arguments = Path(plan.source, "run_arguments.json")
+        if not arguments.is_file():
+            raise ValueError(
+                f"--head_init ridge is fitted on the data that '{plan.source}' was trained on, and that folder has no "
+                "run_arguments.json that names it. Give --source_dataset."
+            )
+        recorded = json.loads(arguments.read_text("utf-8"))
+        source_dataset, split = recorded["dataset"], recorded["train_split"]
+    tables = load_table(source_dataset)
+    if split not in tables:
+        raise ValueError(f"The source '{source_dataset}' has no split '{split}' (splits: {', '.join(tables)}).")
+    for name in {plan.base, plan.source}:
+        check_features(load_config(name), tables[split], name)
+    return tables[split]
+
+
+def check_frozen(model: nn.Module, surgery: dict[str, object]) -> dict[str, object]:
+    """Compares every frozen tensor of the trained model with its checksum before training.
+
+    Returns:
+        `frozen_tensors`, how many there are, and `moved`, the names of those that differ by a bit or more.
+    """
+    frozen = {name: entry["sha256"] for name, entry in surgery["tensors"].items() if entry["frozen"]}
+    moved = [name for name, tensor in model.state_dict().items() if frozen.get(name) not in (None, checksum(tensor))]
+    return {"frozen_tensors": len(frozen), "moved": moved}
 
 
 def blocks_of(model: nn.Module) -> Iterator[list[nn.Module]]:
-    """The blocks below the head, from the input: what `num_layers` counts.
+    """The blocks below the head, from the input: what `num_layers` counts, beside the head itself.
 
     Teacher: embeddings, each encoder layer, the pooler (where it has one). Student: word embeddings, GRU, each
     convolution stage, fc1.
@@ -128,66 +208,36 @@ def blocks_of(model: nn.Module) -> Iterator[list[nn.Module]]:
         yield [model.fc1]
 
 
-def head_of(model: nn.Module) -> nn.Linear:
-    """The last linear layer: the teacher's classifier, the student's fc2."""
-    return model.classifier if isinstance(model, EmocapTeacherForMultiLabelClassification) else model.fc2
+def given_parts(model: nn.Module) -> list[nn.Module]:
+    """What every strategy starts from, scratch included, since no training on the source made it: the normaliser of
+    the region features, and word embeddings that the configuration freezes."""
+    if isinstance(model, EmocapTeacherForMultiLabelClassification):
+        return [model.region_normalizer]
+    return [model.word_embeddings] if model.config.freeze_word_embeddings else []
 
 
-def collapsed_head(giver: nn.Module, width: int, keep: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight `(L, width)` and bias `(L,)` of one linear head, from the giver's last layers.
-
-    Args:
-        giver: the model that gives.
-        width: input width of the head that receives.
-        keep: copy the giver's head as it is (same architecture). Otherwise a student's fc2 and fc1 are multiplied
-            into one map, `W2 W1` and `W2 b1 + b2` (its ReLU left out, as in the study), see `resize_columns`.
-    """
-    head = head_of(giver)
-    weight, bias = head.weight.detach(), head.bias.detach()
-    if isinstance(giver, EmocapStudentForMultiLabelClassification) and not keep:
-        weight, bias = weight @ giver.fc1.weight.detach(), weight @ giver.fc1.bias.detach() + bias
-    return resize_columns(weight, width), bias
+def start_head(
+    model: nn.Module, processor: EmocapProcessor, giver: nn.Module, plan: Plan, table: datasets.Dataset | None
+) -> None:
+    """Sets the model's head from the source model's."""
+    head = head_of(model)
+    if plan.head_init == "collapse":
+        weight, bias = collapsed_head(giver, head.in_features, keep=not plan.across)
+    else:
+        weight, bias = ridge_head(model, processor, giver, EmocapProcessor.from_pretrained(plan.source), table)
+    with torch.no_grad():
+        head.weight.copy_(weight)
+        head.bias.copy_(bias)
 
 
-def resize_columns(weight: torch.Tensor, width: int) -> torch.Tensor:
-    """`(L, columns)` laid over `(L, width)`: each column goes to the new ones that it overlaps, in proportion, so that
-    sums over columns are kept."""
-    old, new = (torch.arange(number + 1).double() / number for number in (weight.shape[1], width))
-    overlap = torch.minimum(old[1:, None], new[1:]) - torch.maximum(old[:-1, None], new[:-1])
-    return (weight.double() @ (overlap.clamp_min(0) * weight.shape[1])).to(weight.dtype)
-
-
-def ridge_head(
-    model: nn.Module,
-    processor: EmocapProcessor,
-    giver: nn.Module,
-    giver_processor: EmocapProcessor,
-    table: datasets.Dataset,
-    penalty: float = 1.0,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight and bias of the linear map on the model's pooled outputs that best reproduces the giver's logits on the
-    table's pairs: ridge regression in closed form, the intercept not penalised."""
-    inputs = collect(model, head_of(model), PairDataset(prepare_table(table, processor), processor), pooled=True)
-    targets = collect(
-        giver, head_of(giver), PairDataset(prepare_table(table, giver_processor), giver_processor), pooled=False
-    )
-    center, offset = inputs.mean(0), targets.mean(0)
-    centered = inputs - center
-    gram = centered.T @ centered + penalty * torch.eye(inputs.shape[1], dtype=inputs.dtype)
-    weight = torch.linalg.solve(gram, centered.T @ (targets - offset)).T
-    return weight.float(), (offset - weight @ center).float()
-
-
-@torch.inference_mode()
-def collect(model: nn.Module, head: nn.Linear, pairs: PairDataset, pooled: bool, batch_size: int = 64) -> torch.Tensor:
-    """What enters the head (`pooled`) or what leaves it, for every pair: float64 `(pairs, width)`."""
-    outputs = []
-    hook = head.register_forward_hook(lambda _, given, left: outputs.append((given[0] if pooled else left).double()))
-    model.eval()
-    for start in range(0, len(pairs), batch_size):
-        model(**pairs.__getitems__(range(start, min(start + batch_size, len(pairs)))))
-    hook.remove()
-    return torch.cat(outputs).clone()
+def pass_word_embeddings(model: nn.Module, giver: nn.Module, source: str, record: dict) -> None:
+    """The student's word embeddings in place of the teacher's."""
+    own = model.get_input_embeddings()
+    with torch.no_grad():
+        own.weight.copy_(giver.get_input_embeddings().weight)
+    for name, value in model.named_parameters():
+        if value is own.weight:
+            record[name] = {"origin": f"copied from {source}"}
 
 
 def check_num_layers(available: int, num_layers: str, strategy: str) -> int:
@@ -201,25 +251,80 @@ def check_num_layers(available: int, num_layers: str, strategy: str) -> int:
     return int(num_layers)
 
 
-def copy_tensors(model: nn.Module, origin: str, parts: list[nn.Module], record: dict) -> None:
-    """Copies the parts' tensors from a checkpoint and notes where each came from, with a checksum.
+def check_word_embeddings(source: str | None, base: str, across: bool) -> None:
+    """Refuses to pass word embeddings of another vocabulary or width."""
+    if not across:
+        raise ValueError(
+            "--copy_word_embeddings is for anb and anb+ between different architectures; between equal ones the word "
+            "embeddings pass with the first block."
+        )
+    tables = [skeleton(load_config(name)).get_input_embeddings().weight.shape for name in (source, base)]
+    vocabularies = [EmocapProcessor.from_pretrained(name).tokenizer.get_vocab() for name in (source, base)]
+    if tables[0] != tables[1] or vocabularies[0] != vocabularies[1]:
+        raise ValueError(
+            f"The word embeddings of '{source}' are {tuple(tables[0])}, those of '{base}' {tuple(tables[1])}, of "
+            f"{'one vocabulary' if vocabularies[0] == vocabularies[1] else 'different vocabularies'}: they pass where "
+            "width and vocabulary are equal. Leave --copy_word_embeddings out."
+        )
+
+
+def check_fit(
+    model: nn.Module, giver: nn.Module, source: str, blocks: Iterator[list[nn.Module]], count: int, with_head: bool
+) -> None:
+    """Refuses blocks whose tensors are missing from the source's architecture or of another shape there."""
+    passing = [part for block in list(blocks)[:count] for part in block] + [head_of(model)] * with_head
+    there = {name: tuple(tensor.shape) for name, tensor in giver.state_dict().items()}
+    for name, tensor in tensors_inside(model, passing):
+        if there.get(name) != tuple(tensor.shape):
+            raise ValueError(
+                f"'{source}' does not fit the target model: '{name}' is {there.get(name, 'absent')} there and "
+                f"{tuple(tensor.shape)} here. Layers pass between models of one configuration."
+            )
+
+
+def skeleton(config: PreTrainedConfig) -> nn.Module:
+    """The architecture without its values."""
+    with torch.device("meta"):
+        return MODELS[config.model_type](config)
+
+
+def load_giver(origin: str) -> nn.Module:
+    """A checkpoint in evaluation mode.
 
     Raises:
-        ValueError: a tensor of the checkpoint has another shape, or is missing.
+        ValueError: tensors that its configuration promises are missing or of another shape, which transformers would
+            draw afresh.
     """
-    if not parts:
-        return
-    values = type(model).from_pretrained(origin).state_dict()
+    model_class = MODELS[load_config(origin).model_type]
+    model, found = model_class.from_pretrained(origin, output_loading_info=True, ignore_mismatched_sizes=True)
+    bad = sorted({*found["missing_keys"], *(key[0] for key in found["mismatched_keys"])})
+    if bad:
+        raise ValueError(
+            f"'{origin}' is not whole: {', '.join(bad[:5])}{' ...' if len(bad) > 5 else ''} are missing or of another "
+            "shape than its configuration says. Save the model again with save_pretrained."
+        )
+    return model.eval()
+
+
+def tensors_inside(model: nn.Module, parts: list[nn.Module]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Names and values of the parts' tensors within the model."""
     inside = tuple(f"{name}." for name, module in model.named_modules() if any(module is part for part in parts))
     for name, tensor in model.state_dict().items():
-        if not name.startswith(inside):
-            continue
-        if name not in values or values[name].shape != tensor.shape:
-            there = tuple(values[name].shape) if name in values else "absent"
-            raise ValueError(
-                f"'{origin}' does not fit the target model: '{name}' is {there} there and {tuple(tensor.shape)} here. "
-                "Layers pass between models of one configuration."
-            )
+        if inside and name.startswith(inside):
+            yield name, tensor
+
+
+def copy_tensors(model: nn.Module, load, origin: str, parts: list[nn.Module], record: dict) -> None:
+    """Copies the parts' tensors from a checkpoint and notes where each came from."""
+    if not parts:
+        return
+    values = load(origin).state_dict()
+    for name, tensor in tensors_inside(model, parts):
         tensor.copy_(values[name])
-        digest = hashlib.sha256(values[name].contiguous().numpy().tobytes()).hexdigest()[:16]
-        record[name] = {"origin": f"copied from {origin}", "sha256": digest}
+        record[name] = {"origin": f"copied from {origin}"}
+
+
+def checksum(tensor: torch.Tensor) -> str:
+    """Of a tensor's bytes: the first 16 digits of their SHA-256."""
+    content = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+    return hashlib.sha256(content).hexdigest()[:16]

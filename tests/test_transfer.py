@@ -1,15 +1,21 @@
 """What fine-tuning starts from: copied, adapted, fresh and frozen tensors, for both architectures."""
 
 import hashlib
+import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
+from emocap.cli import main
 from emocap.data.pairs import PairDataset, with_pixels
+from emocap.heads import collapsed_head, head_of, pooled_outputs, resize_columns, ridge_head
 from emocap.models import EmocapProcessor
-from emocap.transfer import blocks_of, collapsed_head, head_of, resize_columns, ridge_head, transfer_model
+from emocap.models.freezing_emocap import keep_frozen_in_eval
+from emocap.transfer import blocks_of, check_frozen, check_transfer, load_source, transfer_model
 
 PRIOR = np.array([0.5, 0.1, 0.3, 0.02, 0.0])
 
@@ -31,7 +37,7 @@ def checkpoints(tmp_path_factory, tiny_student, tiny_teacher) -> dict[str, str]:
 
 
 def tensors_of(folder: str) -> dict[str, torch.Tensor]:
-    return AutoModel.from_pretrained(folder).state_dict()
+    return load_file(f"{folder}/model.safetensors")
 
 
 def names_by_block(model: torch.nn.Module) -> list[list[str]]:
@@ -88,30 +94,31 @@ def test_blocks_cover_everything_below_the_head_in_order(checkpoints):
 @pytest.mark.parametrize("strategy", ["anb", "anb+", "bnb", "bnb+"])
 @pytest.mark.parametrize(
     ("kind", "count"),
-    [("student", count) for count in (0, 1, 2, 3, 4, 5, "all")]
-    + [("teacher", count) for count in (0, 1, 2, 3, 4, "all")],
+    [("student", count) for count in (0, 1, 2, 3, 4, 5, 6, "all")]
+    + [("teacher", count) for count in (0, 1, 2, 3, 4, 5, "all")],
 )
 def test_copied_fresh_and_frozen_tensors(checkpoints, tiny_table, kind, strategy, count):
     a, b = checkpoints[f"{kind}_a"], checkpoints[f"{kind}_b"]
     model, processor, surgery = transfer_model(
-        student=a, teacher=b, strategy=strategy, num_layers=str(count), prior=PRIOR, table=tiny_table["train"]
+        student=a, teacher=b, strategy=strategy, num_layers=str(count), prior=PRIOR
     )
     source = a if strategy.startswith("anb") else b
     given, own, records = tensors_of(source), model.state_dict(), surgery["tensors"]
     blocks = names_by_block(model)
-    passed = len(blocks) if count == "all" else count
+    passed = len(blocks) + 1 if count == "all" else count
     assert surgery["num_layers"] == passed and set(records) == set(own)
     copied = set(sum(blocks[:passed], []))
     head = set(own) - set(sum(blocks, []))
-    whole = passed == len(blocks)
+    whole = passed == len(blocks) + 1
     for name, values in own.items():
+        assert records[name]["sha256"] == hashlib.sha256(values.numpy().tobytes()).hexdigest()[:16]
         if name in copied:
             assert torch.equal(values, given[name]), name
             assert records[name]["origin"] == f"copied from {source}"
             assert records[name]["sha256"] == hashlib.sha256(given[name].numpy().tobytes()).hexdigest()[:16]
         elif name in head and whole:
             assert torch.equal(values, given[name]), "the same architecture takes the head as it is"
-            assert records[name]["origin"] == f"collapse of {source}"
+            assert records[name]["origin"] == f"copied from {source}"
         elif name.startswith("region_normalizer."):
             assert torch.equal(values, tensors_of(b)[name]), "the target model's own normaliser goes with its features"
         else:
@@ -126,15 +133,19 @@ def test_copied_fresh_and_frozen_tensors(checkpoints, tiny_table, kind, strategy
         frozen = name in buffers or (name in copied and not strategy.endswith("+"))
         assert records[name]["frozen"] == frozen, name
         assert torch.equal(values, before[name]) == frozen, name
+    frozen = [name for name, entry in records.items() if entry["frozen"]]
+    assert check_frozen(model, surgery) == {"frozen_tensors": len(frozen), "moved": []}
+    if frozen:
+        with torch.no_grad():
+            model.state_dict()[frozen[-1]].view(-1)[0] += 1e-6
+        assert check_frozen(model, surgery)["moved"] == frozen[-1:]
     assert processor.image_size == (16 if kind == "student" else None)
 
 
 @pytest.mark.parametrize("kind", ["student", "teacher"])
 def test_scratch_copies_nothing(checkpoints, tiny_table, kind):
     folder = checkpoints[f"{kind}_b"]
-    model, _, surgery = transfer_model(
-        student=None, teacher=folder, strategy="scratch", prior=PRIOR, table=tiny_table["train"]
-    )
+    model, _, surgery = transfer_model(student=None, teacher=folder, strategy="scratch", prior=PRIOR)
     given = tensors_of(folder)
     for name, values in model.state_dict().items():
         if not name.startswith("region_normalizer."):  # goes with the features, not with any training
@@ -143,9 +154,7 @@ def test_scratch_copies_nothing(checkpoints, tiny_table, kind):
 
 
 def test_the_target_is_the_students_architecture_where_no_teacher_is_named(checkpoints, tiny_table):
-    model, _, _ = transfer_model(
-        student=checkpoints["student_a"], teacher=None, strategy="anb", prior=PRIOR, table=tiny_table["train"]
-    )
+    model, _, _ = transfer_model(student=checkpoints["student_a"], teacher=None, strategy="anb", prior=PRIOR)
     assert type(model).__name__ == "EmocapStudentForMultiLabelClassification"
     assert [name for name, value in model.named_parameters() if value.requires_grad] == ["fc2.weight", "fc2.bias"]
 
@@ -153,9 +162,7 @@ def test_the_target_is_the_students_architecture_where_no_teacher_is_named(check
 @pytest.mark.parametrize("strategy", ["anb", "anb+"])
 def test_across_architectures_the_body_is_the_teachers_and_the_head_the_students(checkpoints, tiny_table, strategy):
     student, teacher = checkpoints["student_a"], checkpoints["teacher_b"]
-    model, _, surgery = transfer_model(
-        student=student, teacher=teacher, strategy=strategy, prior=PRIOR, table=tiny_table["train"]
-    )
+    model, _, surgery = transfer_model(student=student, teacher=teacher, strategy=strategy, prior=PRIOR)
     given, small = tensors_of(teacher), tensors_of(student)
     for name, values in model.state_dict().items():
         if not name.startswith("classifier"):
@@ -211,7 +218,7 @@ def test_ridge_equals_a_numpy_solve(checkpoints, tiny_table):
     student_folder, teacher_folder = checkpoints["student_a"], checkpoints["teacher_b"]
     model, processor, surgery = transfer_model(
         student=student_folder, teacher=teacher_folder, strategy="anb", head_init="ridge", prior=PRIOR,
-        table=tiny_table["train"],
+        source_table=tiny_table["train"],
     )  # fmt: skip
     teacher, student = (AutoModel.from_pretrained(folder).eval() for folder in (teacher_folder, student_folder))
     words = PairDataset(tiny_table["train"], processor)
@@ -245,7 +252,7 @@ def test_ridge_with_no_penalty_finds_a_linear_giver(checkpoints, tiny_table):
 def test_a_random_head_starts_at_the_prior(checkpoints, tiny_table):
     model, _, surgery = transfer_model(
         student=checkpoints["student_a"], teacher=checkpoints["teacher_b"], strategy="anb+", head_init="random",
-        prior=PRIOR, table=tiny_table["train"],
+        prior=PRIOR,
     )  # fmt: skip
     torch.testing.assert_close(model.classifier.bias.detach()[:3].sigmoid(), torch.tensor([0.5, 0.1, 0.3]))
     assert surgery["tensors"]["classifier.weight"]["origin"] == "fresh"
@@ -258,11 +265,20 @@ def test_a_random_head_starts_at_the_prior(checkpoints, tiny_table):
         ({"strategy": "bnb+", "student": "student_a"}, r"--strategy bnb\+ needs --teacher"),
         ({"strategy": "scratch"}, "--strategy scratch needs"),
         (
-            {"strategy": "anb", "student": "student_a", "num_layers": "6"},
-            "'6'; expected 'all' or a number from 0 to 5",
+            {"strategy": "anb", "student": "student_a", "num_layers": "7"},
+            "'7'; expected 'all' or a number from 0 to 6",
         ),
         ({"strategy": "anb", "student": "teacher_a", "num_layers": "-1"}, "'-1'; expected 'all' or a number from 0"),
         ({"strategy": "anb", "student": "student_a", "num_layers": "x"}, "'x'; expected 'all'"),
+        ({"strategy": "abn", "student": "student_a"}, "'abn'; it must be one of anb, anb\\+, bnb"),
+        (
+            {"strategy": "anb", "student": "student_a", "teacher": "teacher_b", "num_layers": "2"},
+            "--num_layers is 2, but .* only the last layers pass",
+        ),
+        (
+            {"strategy": "anb", "student": "student_a", "teacher": "student_b", "copy_word_embeddings": True},
+            "between equal ones the word embeddings pass with the first block",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_said(checkpoints, tiny_table, options, message):
@@ -270,18 +286,175 @@ def test_what_cannot_be_done_is_said(checkpoints, tiny_table, options, message):
     for role in ("student", "teacher"):
         given[role] = given[role] and checkpoints[given[role]]
     with pytest.raises(ValueError, match=message):
-        transfer_model(**given, prior=PRIOR, table=tiny_table["train"])
+        transfer_model(**given, prior=PRIOR)
 
 
-def test_models_of_other_sizes_do_not_fit(checkpoints, tiny_table, tmp_path):
+def no_weights(monkeypatch) -> None:
+    """From here on, nothing may be read from a checkpoint but its configuration."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("weights were read before the check")
+
+    monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", refuse)
+
+
+@pytest.mark.parametrize("teacher", ["student_b", None])
+@pytest.mark.parametrize("strategy", ["anb", "anb+"])
+def test_a_student_of_another_hidden_size_is_refused_before_anything_is_loaded(
+    checkpoints, tmp_path, monkeypatch, strategy, teacher
+):
     model = AutoModel.from_pretrained(checkpoints["student_a"])
     config = model.config
     config.gru_hidden_size = 20
     type(model)(config).save_pretrained(tmp_path)
+    no_weights(monkeypatch)
+    given = {"student": str(tmp_path), "teacher": teacher and checkpoints[teacher], "strategy": strategy}
+    if teacher is None:
+        assert check_transfer(**given).count == 6, "alone it sets the size itself"
+        return
     with pytest.raises(
         ValueError, match=r"does not fit the target model: 'gru\..*' is \(60, 32\) there and \(48, 32\)"
     ):
-        transfer_model(
-            student=str(tmp_path), teacher=checkpoints["student_b"], strategy="anb", prior=PRIOR,
-            table=tiny_table["train"],
-        )  # fmt: skip
+        transfer_model(**given, prior=PRIOR)
+    assert check_transfer(**given, num_layers="1").count == 1, "the word embeddings still fit"
+
+
+@pytest.mark.parametrize("teacher", ["student_b", "teacher_b"])
+def test_a_student_without_fc1_is_refused(checkpoints, tmp_path, teacher):
+    shutil.copytree(checkpoints["student_a"], tmp_path, dirs_exist_ok=True)
+    tensors = load_file(tmp_path / "model.safetensors")
+    kept = {name: value for name, value in tensors.items() if not name.startswith("fc1.")}
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"is not whole: fc1.bias, fc1.weight are missing"):
+        transfer_model(student=str(tmp_path), teacher=checkpoints[teacher], strategy="anb", prior=PRIOR)
+
+
+def test_a_student_whose_fc1_is_of_another_shape_than_its_configuration_says(checkpoints, tmp_path):
+    shutil.copytree(checkpoints["student_a"], tmp_path, dirs_exist_ok=True)
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file(tensors | {"fc1.weight": torch.zeros(24, 30)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"is not whole: fc1.weight are missing or of another shape"):
+        transfer_model(student=str(tmp_path), teacher=None, strategy="anb+", prior=PRIOR)
+
+
+@pytest.mark.parametrize("kind", ["student", "teacher"])
+@pytest.mark.parametrize("count", ["0", "2", "all"])
+def test_random_freezes_layers_that_nobody_trained(checkpoints, tiny_table, kind, count):
+    folder = checkpoints[f"{kind}_b"]
+    model, _, surgery = transfer_model(student=None, teacher=folder, strategy="random", num_layers=count, prior=PRIOR)
+    given, blocks = tensors_of(folder), names_by_block(model)
+    frozen = set(sum(blocks if count == "all" else blocks[: int(count)], [])) | {
+        name for name, _ in model.named_buffers() if name in model.state_dict()
+    }
+    for name, values in model.state_dict().items():
+        assert surgery["tensors"][name]["frozen"] == (name in frozen), name
+        if not name.startswith("region_normalizer."):
+            assert surgery["tensors"][name]["origin"] == "fresh" and not torch.equal(values, given[name])
+    train_a_step(model, training_batch(model, folder, tiny_table["train"]))
+    assert check_frozen(model, surgery) == {"frozen_tensors": len(frozen), "moved": []}
+    assert model.config.modalities is None
+
+
+def test_word_embeddings_pass_between_architectures(checkpoints, tmp_path):
+    student, teacher = checkpoints["student_a"], checkpoints["teacher_b"]
+    model, _, surgery = transfer_model(
+        student=student, teacher=teacher, strategy="anb", copy_word_embeddings=True, prior=PRIOR
+    )
+    name = "visual_bert.embeddings.word_embeddings.weight"
+    own, given = model.state_dict(), tensors_of(teacher)
+    assert torch.equal(own[name], tensors_of(student)["word_embeddings.weight"])
+    assert surgery["tensors"][name]["origin"] == f"copied from {student}" and surgery["tensors"][name]["frozen"]
+    others = [other for other in given if other != name and not other.startswith("classifier")]
+    assert all(torch.equal(own[other], given[other]) for other in others)
+    small = AutoModel.from_pretrained(student)
+    small.config.word_embedding_size = 16
+    type(small)(small.config).save_pretrained(tmp_path)
+    EmocapProcessor.from_pretrained(student).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"are \(31, 16\), those of .* \(31, 32\), of one vocabulary"):
+        check_transfer(str(tmp_path), teacher, "anb", copy_word_embeddings=True)
+
+
+@pytest.mark.parametrize("fusion", ["early", "late"])
+def test_pooled_outputs_give_the_logits(checkpoints, tiny_table, fusion):
+    model = AutoModel.from_pretrained(checkpoints["teacher_b"]).eval()
+    model.config.fusion = fusion
+    batch = training_batch(model, checkpoints["teacher_b"], tiny_table["train"])
+    with torch.no_grad():
+        pooled = pooled_outputs(model, batch)
+        torch.testing.assert_close(model.classifier(pooled), model(**batch).logits, atol=1e-5, rtol=1e-5)
+    assert not model.classifier._forward_hooks
+
+
+def test_ridge_reads_the_data_that_the_student_was_trained_on(checkpoints, tiny_table_dir, tmp_path):
+    student, teacher = tmp_path / "student", checkpoints["teacher_b"]
+    shutil.copytree(checkpoints["student_a"], student)
+    plan = check_transfer(str(student), teacher, "anb", head_init="ridge")
+    with pytest.raises(ValueError, match="has no run_arguments.json that names it. Give --source_dataset"):
+        load_source(None, plan)
+    recorded = {"dataset": tiny_table_dir, "train_split": "validation"}
+    (student / "run_arguments.json").write_text(json.dumps(recorded))
+    assert len(load_source(None, plan)) == 20
+    assert len(load_source(tiny_table_dir, plan)) == 60
+    assert load_source(None, plan._replace(head_init="collapse")) is None
+    with pytest.raises(FileNotFoundError, match="gone"):
+        load_source(str(tmp_path / "gone"), plan)
+
+
+def test_ridge_refuses_models_that_read_different_pairs(checkpoints, tiny_table):
+    model, giver = (AutoModel.from_pretrained(checkpoints[f"teacher_{name}"]) for name in "ab")
+    processor = EmocapProcessor.from_pretrained(checkpoints["teacher_b"])
+    giver.config.modalities = "image"
+    table = tiny_table["train"].filter(lambda number: number > 0, input_columns="num_regions")
+    with pytest.raises(ValueError, match=r"reads .* pairs \(both\) and the student .* \(image\)"):
+        ridge_head(model, processor, giver, processor, table)
+
+
+def test_norms_and_dropout_of_frozen_parts_stand_still():
+    frozen = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4), torch.nn.Dropout(0.5))
+    model = torch.nn.Sequential(frozen, torch.nn.BatchNorm1d(4), torch.nn.Dropout(0.5), torch.nn.Linear(4, 2))
+    frozen.requires_grad_(False)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.train()
+    keep_frozen_in_eval(model)
+    inputs = torch.randn(64, 4) + 3
+    assert torch.equal(frozen(inputs), frozen(inputs))
+    model(inputs).sum().backward()
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
+
+
+def test_a_finished_run_says_that_frozen_tensors_stood_still(checkpoints, tiny_table_dir, tmp_path, monkeypatch):
+    command = [
+        "finetune", "--dataset", tiny_table_dir, "--student", checkpoints["student_a"], "--strategy", "anb",
+        "--num_layers", "4", "--num_train_epochs", "1", "--use_cpu", "true", "--disable_tqdm", "true",
+    ]  # fmt: skip
+    main([*command, "--output_dir", str(tmp_path / "run")])
+    surgery = json.loads((tmp_path / "run/surgery.json").read_text())
+    frozen = [name for name, entry in surgery["tensors"].items() if entry["frozen"]]
+    assert surgery["after_training"] == {"frozen_tensors": len(frozen), "moved": []} and len(frozen) > 8
+    saved = load_file(tmp_path / "run/model.safetensors")
+    given = tensors_of(checkpoints["student_a"])
+    assert all(torch.equal(saved[name], given[name]) for name in frozen)
+    assert not torch.equal(saved["fc1.weight"], given["fc1.weight"])
+
+    def meddle(model, *rest):
+        with torch.no_grad():
+            model.gru.weight_ih_l0[0, 0] += 1e-3
+        return {}
+
+    monkeypatch.setattr("emocap.training.run", meddle)
+    with pytest.raises(RuntimeError, match="Training moved frozen tensors: gru.weight_ih_l0"):
+        main([*command, "--output_dir", str(tmp_path / "meddled")])
+
+
+def test_a_student_of_other_emotions_is_refused(checkpoints, tiny_table_dir, tmp_path, capsys, monkeypatch):
+    shutil.copytree(checkpoints["student_a"], tmp_path / "student")
+    config = json.loads((tmp_path / "student/config.json").read_text())
+    config["id2label"]["0"] = "amused"
+    config["label2id"] = {name: int(index) for index, name in config["id2label"].items()}
+    (tmp_path / "student/config.json").write_text(json.dumps(config))
+    no_weights(monkeypatch)
+    with pytest.raises(SystemExit):
+        main(["finetune", "--dataset", tiny_table_dir, "--student", str(tmp_path / "student"), "--output_dir",
+              str(tmp_path / "run")])  # fmt: skip
+    assert "only in the data set ['happy'], only in the checkpoint ['amused']" in capsys.readouterr().err
