@@ -105,18 +105,11 @@ def ridge_head(
 def pooled_outputs(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """What enters the head, `(batch, width)`. With late fusion, the mean over the modalities that a row has: the
     logits, averaged there, are linear in it."""
-    seen = []
-    hook = head_of(model).register_forward_hook(lambda _, given, __: seen.append(given[0]))
-    try:
-        model(**batch)
-    finally:
-        hook.remove()
-    pooled = seen[0]
-    if pooled.ndim == 2:
-        return pooled
-    masks = [batch["attention_mask"], batch["visual_attention_mask"]]
-    present = torch.stack([mask.amax(1) for mask in masks]).to(pooled.dtype)[..., None]
-    return (pooled * present).sum(0) / present.sum(0).clamp_min(1)
+    pooled = model.pooled_outputs(**{name: values for name, values in batch.items() if name != "labels"})
+    if "pooled_mask" not in pooled:
+        return pooled["pooled_output"]
+    present = pooled["pooled_mask"].to(pooled["pooled_output"].dtype).unsqueeze(-1)
+    return (pooled["pooled_output"] * present).sum(1) / present.sum(1).clamp_min(1)
 
 
 def on_device(batch: dict[str, torch.Tensor], device: str) -> dict[str, torch.Tensor]:

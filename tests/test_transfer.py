@@ -246,7 +246,6 @@ def test_ridge_with_no_penalty_finds_a_linear_giver(checkpoints, tiny_table):
     weight, bias = ridge_head(model, processor, giver, processor, tiny_table["train"], penalty=1e-9)
     torch.testing.assert_close(weight, giver.classifier.weight.detach(), atol=1e-2, rtol=1e-2)
     torch.testing.assert_close(bias, giver.classifier.bias.detach(), atol=1e-2, rtol=1e-2)
-    assert not model.classifier._forward_hooks
 
 
 def test_a_random_head_starts_at_the_prior(checkpoints, tiny_table):
@@ -382,7 +381,6 @@ def test_pooled_outputs_give_the_logits(checkpoints, tiny_table, fusion):
     with torch.no_grad():
         pooled = pooled_outputs(model, batch)
         torch.testing.assert_close(model.classifier(pooled), model(**batch).logits, atol=1e-5, rtol=1e-5)
-    assert not model.classifier._forward_hooks
 
 
 def test_ridge_reads_the_data_that_the_student_was_trained_on(checkpoints, tiny_table_dir, tmp_path):
