@@ -2,11 +2,12 @@
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, VisualBertModel, VisualBertPreTrainedModel
+from transformers import AutoConfig, AutoModel, VisualBertPreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 from transformers.utils import logging
 
+from .body_emocap import EmocapTeacherBody
 from .configuration_emocap_teacher import EmocapTeacherConfig
 from .freezing_emocap import keep_frozen_in_eval
 from .losses_emocap import multi_label_loss
@@ -63,10 +64,13 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
     config: EmocapTeacherConfig
     config_class = EmocapTeacherConfig
     accepts_loss_kwargs = False  # the loss is a mean: Trainer has to divide by the accumulation steps itself
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
 
     def __init__(self, config: EmocapTeacherConfig):
         super().__init__(config)
-        self.visual_bert = VisualBertModel(config, add_pooling_layer=config.pooling == "pooler")
+        self.visual_bert = EmocapTeacherBody(config, add_pooling_layer=config.pooling == "pooler")
         self.region_normalizer = RegionNormalizer(config.visual_embedding_dim)
         dropout = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
         self.dropout = nn.Dropout(dropout)
@@ -111,7 +115,8 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
             visual_attention_mask: int64 `(batch, regions)`, 1 for regions; all 0 in rows without a photo.
             labels: float `(batch, num_labels)`, multi-hot or shares in 0..1.
             pooled_output, pooled_mask: what `pooled_outputs` gave for the batch, instead of the inputs above.
-            output_attentions, output_hidden_states, return_dict: as everywhere in transformers.
+            output_attentions: return attention probabilities; attention is then eager, whatever `attn_implementation`.
+            output_hidden_states, return_dict: as everywhere in transformers.
 
         Returns:
             `SequenceClassifierOutput` with `loss` (the configuration's, when `labels` are given; in training with
@@ -184,10 +189,15 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
     def encode(
         self, input_ids, attention_mask, token_type_ids, visual_embeds, visual_attention_mask, **wanted
     ) -> BaseModelOutputWithPooling:
-        """One pass of the body."""
+        """One pass of the body. A row that has nothing to see looks at its first token: what attention makes of no
+        token at all differs between implementations."""
+        seen = attention_mask.any(1)
+        if visual_attention_mask is not None:
+            seen = seen | visual_attention_mask.any(1)
+        first = attention_mask[:, :1].masked_fill(~seen[:, None], 1)
         return self.visual_bert(
             input_ids=input_ids,
-            attention_mask=attention_mask,
+            attention_mask=torch.cat((first, attention_mask[:, 1:]), dim=1),
             token_type_ids=token_type_ids,
             visual_embeds=visual_embeds,
             visual_attention_mask=visual_attention_mask,
@@ -234,7 +244,8 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
         with torch.no_grad():  # as VisualBERT's own special_visual_initialize
             embeddings.visual_token_type_embeddings.weight.copy_(embeddings.token_type_embeddings.weight)
             embeddings.visual_position_embeddings.weight.copy_(embeddings.position_embeddings.weight)
-        logger.info(f"Body from {model_name_or_path}: new tensors {sorted(new)}, unused tensors {sorted(unused)}.")
+        new = [f"visual_bert.{name}" for name in new] + ["classifier.weight", "classifier.bias"]
+        logger.warning(f"Body from {model_name_or_path}: new tensors {sorted(new)}, unused tensors {sorted(unused)}.")
         return model
 
     @classmethod
