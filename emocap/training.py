@@ -1,5 +1,6 @@
 """Training of teacher, student and fine-tuned models with `Trainer`, from arguments to a finished run's folder."""
 
+import shutil
 from pathlib import Path
 
 import datasets
@@ -28,6 +29,7 @@ from emocap.cards import write_model_card
 from emocap.data.pairs import FixedSizeColumn, PairDataset, label_matrix
 from emocap.data.schema import NUM_REGIONS, label_names, split_of
 from emocap.data.storage import load_table, write_json
+from emocap.frozen import PooledPairs, only_head_trains
 from emocap.inference import check_features, check_labels, evaluate, load_config, prepare_table
 from emocap.metrics import compute_metrics, prior_probabilities
 from emocap.models import (
@@ -174,8 +176,7 @@ def run(
     )
     if training_args.early_stopping_patience and training_args.load_best_model_at_end:
         trainer.add_callback(EarlyStoppingCallback(training_args.early_stopping_patience))
-    resume = training_args.resume_from_checkpoint
-    trainer.train(resume_from_checkpoint={"true": True, "false": None}.get(str(resume).lower(), resume))
+    train(trainer)
     trainer.compute_metrics = None  # it belongs to the validation split
     split = "test" if "test" in pairs else "validation"
     logits = trainer.predict(pairs[split]).predictions
@@ -191,6 +192,22 @@ def run(
 
             publish(training_args.output_dir, training_args.hub_model_id or Path(training_args.output_dir).name)
     return metrics
+
+
+def train(trainer: EmocapTrainer) -> None:
+    """Trains, or goes on from a checkpoint; from the outputs of a frozen body where the head alone learns."""
+    args, resume = trainer.args, trainer.args.resume_from_checkpoint
+    scratch = Path(args.output_dir) / ".pooled_outputs"
+    try:
+        if args.cache_frozen_outputs and only_head_trains(trainer.model):
+            for name in ("train_dataset", "eval_dataset"):
+                pairs = getattr(trainer, name)
+                autocast = trainer.accelerator.autocast
+                pooled = PooledPairs(trainer.model, pairs, scratch / name, args.eval_batch_size, autocast)
+                setattr(trainer, name, pooled)
+        trainer.train(resume_from_checkpoint={"true": True, "false": None}.get(str(resume).lower(), resume))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def finish(output_dir: Path, metrics: dict, kind: str, arguments: tuple) -> None:

@@ -174,7 +174,7 @@ def test_saving_and_loading_gives_the_same_model(tmp_path):
     assert type(loaded) is EmocapStudentForMultiLabelClassification
     assert torch.equal(loaded.image_mean.flatten(), torch.tensor([0.1, 0.2, 0.3])), "a buffer that is not saved"
     assert torch.equal(loaded.image_std.flatten(), torch.tensor([0.5, 0.6, 0.7]))
-    assert torch.equal(loaded(**inputs).logits, student(**inputs).logits)
+    torch.testing.assert_close(loaded(**inputs).logits, student(**inputs).logits)  # memory lies another way: sums too
 
 
 def test_whatever_tensor_a_checkpoint_lacks_comes_back_finite(tmp_path):
