@@ -22,6 +22,7 @@ from emocap.models import (
     EmocapProcessor,
     EmocapRegionConfig,
     EmocapRegionExtractor,
+    EmocapRegionImageProcessor,
     EmocapStudentConfig,
     EmocapStudentForMultiLabelClassification,
     EmocapTeacherConfig,
@@ -38,6 +39,7 @@ __all__ = [
     "EmocapProcessor",
     "EmocapRegionConfig",
     "EmocapRegionExtractor",
+    "EmocapRegionImageProcessor",
     "EmocapStudentConfig",
     "EmocapStudentForMultiLabelClassification",
     "EmocapTeacherConfig",
@@ -57,9 +59,10 @@ for config_class, model_class in (
     AutoModel.register(config_class, model_class, exist_ok=True)
     AutoModelForSequenceClassification.register(config_class, model_class, exist_ok=True)
     AutoProcessor.register(config_class, EmocapProcessor, exist_ok=True)
-for config_class, model_class in ((EmocapRegionConfig, EmocapRegionExtractor), (BottomUpConfig, BottomUpDetector)):
+for config_class, model_class, processor_class in (
+    (EmocapRegionConfig, EmocapRegionExtractor, EmocapRegionImageProcessor),
+    (BottomUpConfig, BottomUpDetector, BottomUpImageProcessor),
+):
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     AutoModel.register(config_class, model_class, exist_ok=True)
-AutoImageProcessor.register(
-    BottomUpConfig, image_processor_classes={"torchvision": BottomUpImageProcessor}, exist_ok=True
-)
+    AutoImageProcessor.register(config_class, image_processor_classes={"torchvision": processor_class}, exist_ok=True)

@@ -1,7 +1,11 @@
 """Fixtures shared by the whole suite."""
 
 import io
+import json
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -182,3 +186,47 @@ def tiny_student(tmp_path_factory) -> str:
     EmocapStudentForMultiLabelClassification(config).save_pretrained(folder)
     EmocapProcessor(make_tokenizer(), image_size=16).save_pretrained(folder)
     return folder
+
+
+WITHOUT_EMOCAP = """
+import sys
+
+class NotInstalled:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "emocap":
+            raise ModuleNotFoundError("No module named 'emocap'", name="emocap")
+
+sys.meta_path.insert(0, NotInstalled())
+try:
+    import emocap
+except ModuleNotFoundError:
+    pass
+else:
+    raise AssertionError("emocap is still there")
+"""
+
+
+@pytest.fixture
+def run_without_emocap(tmp_path) -> Callable[[str, object], object]:
+    """Runs code in a fresh interpreter that finds no emocap.
+
+    It takes the code and a JSON value, which is its `sys.argv[1]`, and gives the JSON that the code prints after
+    RESULT.
+    """
+
+    def run(code: str, argument: object) -> object:
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        environment |= {"HF_HOME": str(tmp_path / "hf_home"), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [sys.executable, "-c", WITHOUT_EMOCAP + code, json.dumps(argument)],
+            cwd=tmp_path,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.rpartition("RESULT")[2])
+
+    return run

@@ -5,6 +5,7 @@ from .configuration_emocap_regions import EmocapRegionConfig
 from .configuration_emocap_student import EmocapStudentConfig
 from .configuration_emocap_teacher import EmocapTeacherConfig
 from .image_processing_bottom_up import BottomUpImageProcessor
+from .image_processing_emocap_regions import EmocapRegionImageProcessor
 from .modeling_bottom_up import BottomUpDetector
 from .modeling_emocap_regions import EmocapRegionExtractor, RegionOutput
 from .modeling_emocap_student import EmocapStudentForMultiLabelClassification
@@ -18,6 +19,7 @@ __all__ = [
     "EmocapProcessor",
     "EmocapRegionConfig",
     "EmocapRegionExtractor",
+    "EmocapRegionImageProcessor",
     "EmocapStudentConfig",
     "EmocapStudentForMultiLabelClassification",
     "EmocapTeacherConfig",

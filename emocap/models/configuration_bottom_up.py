@@ -1,18 +1,20 @@
 """Configuration of the bottom-up detector, read from its published `config.yaml` or from `config.json`."""
 
 import os
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.utils import cached_file
 
+from .remote_code_emocap import CodeCarryingConfig
+
 __all__ = ["BottomUpConfig"]
 
 
 @strict
-class BottomUpConfig(PreTrainedConfig):
+class BottomUpConfig(CodeCarryingConfig, PreTrainedConfig):
     """Configuration of [`BottomUpDetector`]; the defaults are those of `unc-nlp/frcnn-vg-finetuned`.
 
     `from_pretrained` reads `config.json`, and where a folder or repository has none, the published `config.yaml`.
@@ -49,6 +51,11 @@ class BottomUpConfig(PreTrainedConfig):
     """
 
     model_type = "emocap_bottom_up"
+    auto_classes: ClassVar[dict[str, str]] = {
+        "AutoConfig": "configuration_bottom_up.BottomUpConfig",
+        "AutoModel": "modeling_bottom_up.BottomUpDetector",
+        "AutoImageProcessor": "image_processing_bottom_up.BottomUpImageProcessor",
+    }
 
     shortest_edge: int = 800
     longest_edge: int = 1333

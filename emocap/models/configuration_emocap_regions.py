@@ -1,13 +1,17 @@
 """Configuration of the region extractor."""
 
+from typing import ClassVar
+
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+
+from .remote_code_emocap import CodeCarryingConfig
 
 __all__ = ["EmocapRegionConfig"]
 
 
 @strict
-class EmocapRegionConfig(PreTrainedConfig):
+class EmocapRegionConfig(CodeCarryingConfig, PreTrainedConfig):
     """Configuration of [`EmocapRegionExtractor`], a Faster R-CNN (Ren et al. 2015) with a small backbone.
 
     Args:
@@ -23,6 +27,11 @@ class EmocapRegionConfig(PreTrainedConfig):
     """
 
     model_type = "emocap_regions"
+    auto_classes: ClassVar[dict[str, str]] = {
+        "AutoConfig": "configuration_emocap_regions.EmocapRegionConfig",
+        "AutoModel": "modeling_emocap_regions.EmocapRegionExtractor",
+        "AutoImageProcessor": "image_processing_emocap_regions.EmocapRegionImageProcessor",
+    }
 
     backbone_channels: list[int] | tuple[int, ...] = (24, 48, 64)
     anchor_sizes: list[int] | tuple[int, ...] = (12, 24, 48)

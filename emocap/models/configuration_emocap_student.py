@@ -1,15 +1,18 @@
 """Configuration of the student."""
 
+from typing import ClassVar
+
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from .losses_emocap import check_loss
+from .remote_code_emocap import CodeCarryingConfig
 
 __all__ = ["EmocapStudentConfig"]
 
 
 @strict
-class EmocapStudentConfig(PreTrainedConfig):
+class EmocapStudentConfig(CodeCarryingConfig, PreTrainedConfig):
     """Configuration of [`EmocapStudentForMultiLabelClassification`]; the defaults are the study's.
 
     Args:
@@ -35,6 +38,12 @@ class EmocapStudentConfig(PreTrainedConfig):
     """
 
     model_type = "emocap_student"
+    auto_classes: ClassVar[dict[str, str]] = {
+        "AutoConfig": "configuration_emocap_student.EmocapStudentConfig",
+        "AutoModel": "modeling_emocap_student.EmocapStudentForMultiLabelClassification",
+        "AutoModelForSequenceClassification": "modeling_emocap_student.EmocapStudentForMultiLabelClassification",
+        "AutoProcessor": "processing_emocap.EmocapProcessor",
+    }
 
     vocab_size: int = 30522
     pad_token_id: int | None = 0

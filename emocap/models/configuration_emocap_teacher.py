@@ -1,15 +1,18 @@
 """Configuration of the teacher: VisualBERT's, and what lies above the body."""
 
+from typing import ClassVar
+
 from huggingface_hub.dataclasses import strict
 from transformers import VisualBertConfig
 
 from .losses_emocap import check_loss
+from .remote_code_emocap import CodeCarryingConfig
 
 __all__ = ["EmocapTeacherConfig"]
 
 
 @strict
-class EmocapTeacherConfig(VisualBertConfig):
+class EmocapTeacherConfig(CodeCarryingConfig, VisualBertConfig):
     """Configuration of [`EmocapTeacherForMultiLabelClassification`].
 
     Takes every field of [`~transformers.VisualBertConfig`]; the defaults that differ are BERT's own `pad_token_id` 0
@@ -33,6 +36,12 @@ class EmocapTeacherConfig(VisualBertConfig):
     """
 
     model_type = "emocap_teacher"
+    auto_classes: ClassVar[dict[str, str]] = {
+        "AutoConfig": "configuration_emocap_teacher.EmocapTeacherConfig",
+        "AutoModel": "modeling_emocap_teacher.EmocapTeacherForMultiLabelClassification",
+        "AutoModelForSequenceClassification": "modeling_emocap_teacher.EmocapTeacherForMultiLabelClassification",
+        "AutoProcessor": "processing_emocap.EmocapProcessor",
+    }
 
     visual_embedding_dim: int = 2048
     pad_token_id: int | None = 0

@@ -63,6 +63,9 @@ class BottomUpImageProcessor(TorchvisionBackend):
         return (pixels - mean) / std
 
 
+BottomUpImageProcessor.register_for_auto_class("AutoImageProcessor")
+
+
 def resized_size(height: int, width: int, shortest_edge: int, longest_edge: int) -> tuple[int, int]:
     """Height and width of a photo whose short side becomes `shortest_edge`, its long side `longest_edge` at most.
 

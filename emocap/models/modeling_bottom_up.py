@@ -72,17 +72,26 @@ class BottomUpDetector(PreTrainedModel):
         """
         if not photos:
             raise ValueError("There is no photo to extract regions from; give at least one.")
-        processor = BottomUpImageProcessor(
-            size={"shortest_edge": self.config.shortest_edge, "longest_edge": self.config.longest_edge},
-            image_mean=self.config.image_mean,
-            image_std=self.config.image_std,
-        )
+        processor = self.image_processor()
         step = 1 if self.device.type == "cpu" else len(photos)
         outputs = [
             self(**processor(list(photos[start : start + step]), device=self.device)).to_tuple()
             for start in range(0, len(photos), step)
         ]
         return RegionOutput(*map(torch.cat, zip(*outputs, strict=True)))
+
+    def image_processor(self) -> BottomUpImageProcessor:
+        """What makes this detector's inputs of photos; saved with it."""
+        return BottomUpImageProcessor(
+            size={"shortest_edge": self.config.shortest_edge, "longest_edge": self.config.longest_edge},
+            image_mean=self.config.image_mean,
+            image_std=self.config.image_std,
+        )
+
+    def save_pretrained(self, save_directory, **kwargs) -> None:
+        """As everywhere in transformers, and the image processor beside it."""
+        super().save_pretrained(save_directory, **kwargs)
+        self.image_processor().save_pretrained(save_directory)
 
     @torch.no_grad()
     def forward(self, pixel_values: torch.Tensor, image_sizes: torch.LongTensor | None = None) -> RegionOutput:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import nn
@@ -15,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .configuration_emocap_regions import EmocapRegionConfig
-from .photo_emocap import resize_to_array
+from .image_processing_emocap_regions import EmocapRegionImageProcessor
 
 __all__ = ["EmocapRegionExtractor", "RegionOutput"]
 
@@ -121,8 +120,16 @@ class EmocapRegionExtractor(PreTrainedModel):
 
     def extract(self, photos: Sequence[Image.Image]) -> RegionOutput:
         """Regions of PIL photos of any size and mode."""
-        pixels = np.stack([resize_to_array(photo, self.config.image_size) for photo in photos])
-        return self(torch.from_numpy(pixels).to(self.device))
+        return self(self.image_processor()(photos)["pixel_values"].to(self.device))
+
+    def image_processor(self) -> EmocapRegionImageProcessor:
+        """What makes this extractor's inputs of photos; saved with it."""
+        return EmocapRegionImageProcessor(size=self.config.image_size)
+
+    def save_pretrained(self, save_directory, **kwargs) -> None:
+        """As everywhere in transformers, and the image processor beside it."""
+        super().save_pretrained(save_directory, **kwargs)
+        self.image_processor().save_pretrained(save_directory)
 
 
 class RebuiltAnchorGenerator(AnchorGenerator):

@@ -121,6 +121,9 @@ class EmocapProcessor(ProcessorMixin):
         return ["input_ids", "attention_mask", *photo]
 
 
+EmocapProcessor.register_for_auto_class()
+
+
 def load_region_extractor(name_or_path: str) -> PreTrainedModel:
     """A region extractor in evaluation mode: the published bottom-up detector, as published or saved again, or the
     small one.
