@@ -48,6 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_regions(commands)
     add_label(commands)
     add_evaluate(commands)
+    add_calibrate(commands)
     add_predict(commands)
     add_report(commands)
     add_publish(commands)
@@ -132,7 +133,26 @@ def add_evaluate(commands) -> None:
         "--modalities", choices=["both", "text", "image"], help="what the model sees (what it was trained to read)"
     )
     command.add_argument("--batch_size", type=int, default=64, help="pairs a step (%(default)s)")
-    command.add_argument("--output", metavar="FILE", help="write the metrics there as JSON")
+    command.add_argument(
+        "--num_resamples", type=int, default=1000, help="bootstrap draws behind the intervals; 0: none (%(default)s)"
+    )
+    command.add_argument(
+        "--output", metavar="FILE", help="write the metrics there as JSON, and FILE_details.json beside it"
+    )
+
+
+def add_calibrate(commands) -> None:
+    command = add_command(
+        commands,
+        "calibrate",
+        "fit temperature and thresholds into a model's configuration",
+        run_calibrate,
+    )
+    command.add_argument("model", metavar="MODEL", help="folder of a teacher or student; its config.json changes")
+    command.add_argument("--dataset", required=True, help="folder or Hub id of a table with human labels")
+    command.add_argument("--split", default="validation", help="split to fit on (%(default)s)")
+    command.add_argument("--label_column", default="labels", help="column of the truth (%(default)s)")
+    command.add_argument("--batch_size", type=int, default=64, help="pairs a step (%(default)s)")
 
 
 def add_predict(commands) -> None:
@@ -242,7 +262,7 @@ def run_label(arguments: argparse.Namespace) -> None:
 
 
 def run_evaluate(arguments: argparse.Namespace) -> None:
-    from emocap.data.storage import load_table, write_json
+    from emocap.data.storage import load_table
     from emocap.inference import evaluate_checkpoint
 
     metrics = evaluate_checkpoint(
@@ -252,11 +272,26 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         label_column=arguments.label_column,
         batch_size=arguments.batch_size,
         modalities=arguments.modalities,
+        num_resamples=arguments.num_resamples,
+        output=arguments.output,
     )
-    if arguments.output:
-        Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
-        write_json(arguments.output, metrics)
     print_metrics(metrics)
+
+
+def run_calibrate(arguments: argparse.Namespace) -> None:
+    from emocap.data.storage import load_table
+    from emocap.inference import calibrate
+
+    config = calibrate(
+        arguments.model,
+        load_table(arguments.dataset),
+        arguments.split,
+        label_column=arguments.label_column,
+        batch_size=arguments.batch_size,
+    )
+    print(f"temperature {config.temperature}")
+    for label, threshold in enumerate(config.thresholds):
+        print(f"{config.id2label[label]:16}{threshold:9.4f}")
 
 
 def run_predict(arguments: argparse.Namespace) -> None:
@@ -294,14 +329,19 @@ def run_publish(arguments: argparse.Namespace) -> None:
 
 
 def print_metrics(metrics: dict[str, object]) -> None:
-    """One line a metric, the prior (and the ceiling, where known) beside it."""
-    has_ceiling = "ceiling/map_macro" in metrics
-    print(f"{'':16}{'model':>9}{'prior':>9}{'ceiling':>9}" if has_ceiling else f"{'':16}{'model':>9}{'prior':>9}")
-    for name, value in metrics.items():
-        if "/" not in name and isinstance(value, float):
-            others = [metrics.get(f"{prefix}/{name}") for prefix in ("prior", "ceiling")]
-            print(f"{name:16}{value:9.4f}" + "".join(f"{other:9.4f}" for other in others if other is not None))
-    print(f"{metrics['num_examples']} images, split '{metrics['split']}', truth '{metrics['truth']}'")
+    """One line a metric, beside it the prior, ceiling and people, where known, and its interval."""
+    from emocap.metrics import METRIC_KEYS
+
+    shown = [prefix for prefix in ("prior", "ceiling", "human") if f"{prefix}/map_macro" in metrics]
+    print(f"{'':20}{'model':>9}" + "".join(f"{prefix:>9}" for prefix in shown))
+    for name in METRIC_KEYS:
+        if isinstance(value := metrics.get(name), float):
+            row = [value, *(metrics.get(f"{prefix}/{name}") for prefix in shown)]
+            bounds = [metrics.get(f"{name}_low"), metrics.get(f"{name}_high")]
+            interval = "" if None in bounds else "   {:.4f} to {:.4f}".format(*bounds)
+            print(f"{name:20}" + "".join("        -" if cell is None else f"{cell:9.4f}" for cell in row) + interval)
+    print(f"{metrics['num_examples']} images, split '{metrics['split']}', truth '{metrics['truth']}'", end="; ")
+    print(f"decisions at {metrics['decisions']} thresholds; to the right 95 % intervals over images")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,9 @@
 """Probabilities of every emotion for the rows of a table, and what an evaluation makes of them."""
 
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
 import datasets
 import numpy as np
 import torch
@@ -7,23 +11,34 @@ from datasets import DatasetDict
 from datasets.utils.logging import tqdm
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
+from emocap.calibration import fit_decisions, fit_thresholds, temper
 from emocap.data.pairs import PairDataset, has_photos, label_matrix, with_pixels
 from emocap.data.schema import NUM_REGIONS, label_names
-from emocap.metrics import compute_metrics, compute_with_prior, prior_probabilities
+from emocap.data.storage import write_json
+from emocap.evaluation_details import describe, details_path, human_metrics
+from emocap.metrics import (
+    compute_metrics,
+    compute_with_prior,
+    intervals,
+    prior_probabilities,
+    resampled_metrics,
+)
 from emocap.models import EmocapProcessor
 
 __all__ = [
+    "calibrate",
     "check_features",
     "check_labels",
     "evaluate",
     "evaluate_checkpoint",
     "load_config",
     "load_model",
-    "per_label_average_precision",
     "predict",
+    "predict_logits",
     "predict_probabilities",
     "prepare_table",
     "score_table",
+    "write_metrics",
 ]
 
 CEILINGS = {
@@ -98,18 +113,23 @@ def prepare_table(table: datasets.Dataset, processor: EmocapProcessor) -> datase
     return table
 
 
-@torch.inference_mode()
 def predict_probabilities(model: torch.nn.Module, pairs: PairDataset, batch_size: int = 64) -> np.ndarray:
-    """Probabilities of every pair, float32 `(pairs, L)`; batches go by caption length, so little is padding."""
+    """Probabilities of every pair at the model's temperature, float64 `(pairs, L)`."""
+    return temper(predict_logits(model, pairs, batch_size), model.config.temperature)
+
+
+@torch.inference_mode()
+def predict_logits(model: torch.nn.Module, pairs: PairDataset, batch_size: int = 64) -> np.ndarray:
+    """Logits of every pair, float32 `(pairs, L)`; batches go by caption length, so little is padding."""
     order = np.argsort(np.diff(pairs.token_starts), kind="stable")
-    probabilities = np.empty((len(pairs), model.config.num_labels), dtype=np.float32)
+    all_logits = np.empty((len(pairs), model.config.num_labels), dtype=np.float32)
     for start in tqdm(range(0, len(order), batch_size), desc="Scoring", unit="batch"):
         chosen = order[start : start + batch_size]
         batch = pairs.__getitems__(chosen)
         batch.pop("labels", None)
         logits = model(**{name: values.to(model.device) for name, values in batch.items()}).logits
-        probabilities[chosen] = logits.float().sigmoid().cpu().numpy()
-    return probabilities
+        all_logits[chosen] = logits.float().cpu().numpy()
+    return all_logits
 
 
 def score_table(
@@ -134,8 +154,10 @@ def evaluate(
     train: datasets.Dataset,
     label_column: str = "labels",
     prior_column: str | None = None,
-) -> dict[str, float | None]:
-    """Every metric of one split beside its prior and, where the process is known, its ceilings.
+    thresholds: Sequence[float] | None = None,
+    num_resamples: int = 1000,
+) -> dict[str, float | str | None]:
+    """Every metric of one split beside its prior, its interval and, where they are known, its ceilings and people.
 
     Args:
         probabilities: float `(rows, L)` for the rows of `table`.
@@ -143,16 +165,39 @@ def evaluate(
         train: the training split, on which the prior is fitted.
         label_column: the truth.
         prior_column: the labels of `train`; by default `label_column`. A table of pseudo-labels has no others.
+        thresholds: from which each emotion counts as predicted; 0.5 by default. Where they are given, prior and
+            ceilings decide at thresholds fitted on `train`, as the model's were fitted on its validation rows.
+        num_resamples: bootstrap draws behind the 95 % intervals `KEY_low` and `KEY_high`; 0: no intervals.
+
+    Returns:
+        The contract's keys, plain and under `prior/`; `ceiling/`, `ceiling_text/`, `ceiling_image/` where the process
+        is known; `human/` where votes are, see `human_metrics`; and `decisions`, "fitted" or "0.5".
     """
     labels = label_matrix(table, label_column)
-    votes = np.asarray(table.with_format("numpy")["votes"][:]) if "votes" in table.features else None
-    prior = prior_probabilities(label_matrix(train, prior_column or label_column))
-    metrics = compute_with_prior(probabilities, labels, prior, votes)
+    train_labels = label_matrix(train, prior_column or label_column)
+    votes = known_votes(table)
+    prior = prior_probabilities(train_labels)
+    metrics = compute_with_prior(probabilities, labels, prior, votes, thresholds)
+    if num_resamples:
+        resampled = resampled_metrics(probabilities, labels, votes, thresholds, num_resamples=num_resamples)
+        metrics |= intervals(resampled)
     for prefix, column in CEILINGS.items():
         if column in table.features:
-            ceiling = compute_metrics(label_matrix(table, column), labels, votes)
+            cut = None if thresholds is None else fit_thresholds(label_matrix(train, column), train_labels)
+            ceiling = compute_metrics(label_matrix(table, column), labels, votes, cut)
             metrics |= {f"{prefix}{key}": value for key, value in ceiling.items() if key != "num_examples"}
-    return {key: None if value != value else value for key, value in metrics.items()}  # JSON knows no NaN
+    if votes is not None and "num_annotators" in table.features:
+        people = human_metrics(votes, np.asarray(table.with_format("numpy")["num_annotators"][:]))
+        metrics |= {f"human/{key}": value for key, value in people.items()}
+    metrics = {key: None if value != value else value for key, value in metrics.items()}  # JSON knows no NaN
+    return metrics | {"decisions": "0.5" if thresholds is None else "fitted"}
+
+
+def known_votes(table: datasets.Dataset) -> np.ndarray | None:
+    """Votes int32 `(rows, L)`, or None where the table has none."""
+    if "votes" not in table.features or table.with_format("arrow")["votes"][:].null_count:
+        return None
+    return np.asarray(table.with_format("numpy")["votes"][:])
 
 
 def evaluate_checkpoint(
@@ -163,8 +208,13 @@ def evaluate_checkpoint(
     label_column: str = "labels",
     batch_size: int = 64,
     modalities: str | None = None,
-) -> dict[str, float]:
-    """Metrics of a checkpoint on one split; labels and features are checked before the model is loaded."""
+    num_resamples: int = 1000,
+    output: str | Path | None = None,
+) -> dict[str, float | str | None]:
+    """Metrics of a checkpoint on one split; labels and features are checked before the model is loaded.
+
+    With `output` they are written there as JSON, and what the report draws beside them, see `details_path`.
+    """
     if split not in tables or "train" not in tables:
         missing = split if split not in tables else "train"
         raise ValueError(
@@ -178,8 +228,52 @@ def evaluate_checkpoint(
             raise ValueError(f"The {name} split is empty; add rows or choose another split.")
     model, processor = load_model(model_name_or_path)
     probabilities = score_table(model, processor, tables[split], batch_size, modalities)
-    metrics = evaluate(probabilities, tables[split], tables["train"], label_column)
-    return metrics | {"split": split, "truth": label_column}
+    metrics = evaluate(
+        probabilities,
+        tables[split],
+        tables["train"],
+        label_column,
+        thresholds=config.thresholds,
+        num_resamples=num_resamples,
+    )
+    metrics |= {"split": split, "truth": label_column}
+    if output is not None:
+        write_metrics(output, metrics, describe(probabilities, tables[split], label_column, config.thresholds))
+    return metrics
+
+
+def write_metrics(path: str | Path, metrics: dict[str, float | str | None], details: dict[str, object]) -> None:
+    """metrics.json and, beside it, its details."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, metrics)
+    write_json(details_path(path), details)
+
+
+def calibrate(
+    folder: str, tables: DatasetDict, split: str = "validation", *, label_column: str = "labels", batch_size: int = 64
+) -> PreTrainedConfig:
+    """Fits temperature and thresholds of a saved model on one split and writes them into its config.json.
+
+    Raises:
+        FileNotFoundError: `folder` is no local checkpoint.
+        ValueError: the split is missing, or labels or features do not fit the model.
+    """
+    if not (Path(folder) / "config.json").is_file():
+        raise FileNotFoundError(f"There is no checkpoint in '{folder}'; give a local folder: its config.json changes.")
+    if split not in tables:
+        raise ValueError(f"The data set has no split '{split}' (splits: {', '.join(tables)}).")
+    config = load_config(folder)
+    check_labels(config, label_names(tables), folder)
+    check_features(config, tables[split], folder)
+    labels = label_matrix(tables[split], label_column)
+    model, processor = load_model(folder)
+    pairs = PairDataset(prepare_table(tables[split], processor), processor, modalities=config.modalities or "both")
+    fit_decisions(config, pairs, predict_logits(model, pairs, batch_size), labels)
+    # the file itself is edited, so that nothing else in it changes
+    content = json.loads((Path(folder) / "config.json").read_text("utf-8"))
+    content |= {"temperature": config.temperature, "thresholds": config.thresholds}
+    write_json(Path(folder) / "config.json", content)
+    return config
 
 
 @torch.inference_mode()
@@ -190,14 +284,7 @@ def predict(model_name_or_path: str, caption: str | None = None, image: str | No
     if (modalities == "text" and not caption) or (modalities == "image" and not image):
         raise ValueError(f"'{model_name_or_path}' was trained on {modalities} alone; give it that.")
     inputs = processor(images=image if modalities != "text" else None, text=caption if modalities != "image" else None)
-    scores = model(**inputs.to(model.device)).logits[0].float().sigmoid().tolist()
+    logits = model(**inputs.to(model.device)).logits[0].float().cpu().numpy()
+    scores = temper(logits, model.config.temperature).tolist()
     rows = [{"label": model.config.id2label[label], "score": round(score, 4)} for label, score in enumerate(scores)]
     return sorted(rows, key=lambda row: -row["score"])
-
-
-def per_label_average_precision(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Average precision of each emotion, float64 `(L,)`; NaN where no row is positive."""
-    scores = [
-        compute_metrics(probabilities[:, [label]], labels[:, [label]])["map_macro"] for label in range(labels.shape[1])
-    ]
-    return np.array(scores)

@@ -8,18 +8,16 @@ from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
-import numpy as np
 import torch
 import yaml
 from datasets import DatasetDict
 from transformers import BertTokenizer, VisualBertConfig, VisualBertModel, set_seed
 
 from emocap.arguments import finetune_parser, parse_arguments, student_parser, teacher_parser
-from emocap.data.pairs import label_matrix
 from emocap.data.scenes import load_scenes
 from emocap.data.schema import NUM_REGIONS, label_names
-from emocap.data.storage import load_table, save_table, write_json
-from emocap.inference import evaluate_checkpoint, load_model, per_label_average_precision, score_table
+from emocap.data.storage import load_table, save_table
+from emocap.inference import evaluate_checkpoint
 from emocap.labelling import label_tables
 from emocap.regions import SCENES_DETECTOR, extract_regions
 from emocap.report import format_table, results_rows, write_report
@@ -72,8 +70,7 @@ def quickstart(output_dir: str) -> None:
         )
     with stage("Measuring the student on the target's human labels"):
         on_target = output / "student_on_target"
-        on_target.mkdir(exist_ok=True)
-        write_json(on_target / "metrics.json", evaluate_checkpoint(str(runs["student"]), tables))
+        evaluate_checkpoint(str(runs["student"]), tables, output=on_target / "metrics.json")
         shutil.copy(runs["student"] / "trainer_state.json", on_target)
     for strategy in ("scratch", "anb", "anb+"):
         with stage(f"Fine-tuning the student onto the target: {strategy}"):
@@ -87,15 +84,12 @@ def quickstart(output_dir: str) -> None:
                 strategy=strategy,
             )
     with stage("Writing the report"):
-        per_label, prevalence = label_precisions(runs, tables)
         runs["student"] = on_target
         write_report(
             output / "report.html",
             title="emocap quickstart",
             runs=runs,
             examples=labelled_examples(labelled["train"]),
-            per_label=per_label,
-            prevalence=prevalence,
         )
     print(format_table(results_rows(runs)))
     print(f"Report: {output / 'report.html'}")
@@ -145,20 +139,6 @@ def make_tokenizer(captions: list[str], vocab_size: int) -> BertTokenizer:
     words = [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if len(word) > 1]
     vocabulary = [*pieces, *words][:vocab_size]
     return BertTokenizer(vocab={piece: index for index, piece in enumerate(vocabulary)})
-
-
-def label_precisions(
-    runs: dict[str, Path], tables: DatasetDict
-) -> tuple[dict[str, dict[str, float | None]], dict[str, float]]:
-    """Average precision of each emotion for each model on the target's test split, and each emotion's prevalence."""
-    names, truth = label_names(tables), label_matrix(tables["test"], "labels")
-    per_label = {}
-    for run, folder in runs.items():
-        scores = per_label_average_precision(score_table(*load_model(str(folder)), tables["test"]), truth)
-        per_label[run] = {
-            name: None if np.isnan(score) else float(score) for name, score in zip(names, scores, strict=True)
-        }
-    return per_label, dict(zip(names, truth.mean(0).tolist(), strict=True))
 
 
 def labelled_examples(table) -> list[dict[str, object]]:

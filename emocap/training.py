@@ -25,12 +25,14 @@ from emocap.arguments import (
     TeacherArguments,
     arguments_to_dict,
 )
+from emocap.calibration import fit_decisions, temper
 from emocap.cards import write_model_card
 from emocap.data.pairs import FixedSizeColumn, PairDataset, label_matrix
 from emocap.data.schema import NUM_REGIONS, label_names, split_of
 from emocap.data.storage import load_table, write_json
+from emocap.evaluation_details import describe
 from emocap.frozen import PooledPairs, only_head_trains
-from emocap.inference import check_features, check_labels, evaluate, load_config, prepare_table
+from emocap.inference import check_features, check_labels, evaluate, load_config, prepare_table, write_metrics
 from emocap.metrics import compute_metrics, prior_probabilities
 from emocap.models import (
     EmocapProcessor,
@@ -178,15 +180,18 @@ def run(
         trainer.add_callback(EarlyStoppingCallback(training_args.early_stopping_patience))
     train(trainer)
     trainer.compute_metrics = None  # it belongs to the validation split
+    fit_decisions(model.config, pairs["validation"], trainer.predict(pairs["validation"]).predictions, truth)
     split = "test" if "test" in pairs else "validation"
     logits = trainer.predict(pairs[split]).predictions
-    probabilities = pairs[split].mean_over_captions(sigmoid(logits))
-    metrics = evaluate(probabilities, splits[split], splits["train"], columns[split], truth_column(splits["train"]))
+    probabilities = pairs[split].mean_over_captions(temper(logits, model.config.temperature))
+    prior_column, thresholds = truth_column(splits["train"]), model.config.thresholds
+    metrics = evaluate(probabilities, splits[split], splits["train"], columns[split], prior_column, thresholds)
     metrics |= {"split": split, "truth": columns[split]}
     trainer.save_model()
     trainer.save_state()
     if trainer.is_world_process_zero():
-        finish(Path(training_args.output_dir), metrics, kind, arguments)
+        details = describe(probabilities, splits[split], columns[split], thresholds)
+        finish(Path(training_args.output_dir), metrics, details, kind, arguments)
         if publish_after:
             from emocap.hub import publish
 
@@ -210,10 +215,10 @@ def train(trainer: EmocapTrainer) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def finish(output_dir: Path, metrics: dict, kind: str, arguments: tuple) -> None:
+def finish(output_dir: Path, metrics: dict, details: dict, kind: str, arguments: tuple) -> None:
     """Metrics, arguments and card beside the checkpoint; the copy of the arguments in torch's own format goes."""
     (output_dir / "training_args.bin").unlink(missing_ok=True)
-    write_json(output_dir / "metrics.json", metrics)
+    write_metrics(output_dir / "metrics.json", metrics, details)
     write_json(output_dir / "run_arguments.json", {"kind": kind, **arguments_to_dict(*arguments)})
     write_model_card(output_dir)
 

@@ -109,7 +109,7 @@ def _per_row(probabilities, labels, true, predicted, votes) -> dict[str, np.ndar
         **{f"top{k}_accuracy": hits[:, :k].any(axis=1).astype(float) for k in (1, 2, 3)},
         "precision_at_3": hits.sum(axis=1) / best.shape[1],
         "recall_at_3": hits.sum(axis=1) / np.maximum(num_true, 1),
-        "lrap": single._row_ranking_precisions(probabilities, true),
+        "lrap": single.row_ranking_precisions(probabilities, true),
         "jaccard": both / np.maximum(either, 1),
         "brier": ((probabilities - labels) ** 2).mean(axis=1),
         "bce": -(labels * np.log(clipped) + (1 - labels) * np.log1p(-clipped)).mean(axis=1),

@@ -100,7 +100,7 @@ def compute_metrics(
     metrics = {
         **_top_k(probabilities, true),
         **_average_precisions(probabilities, true),
-        "lrap": float(_row_ranking_precisions(probabilities, true).mean()),
+        "lrap": float(row_ranking_precisions(probabilities, true).mean()),
         **_threshold_metrics(probabilities >= _checked_thresholds(thresholds, probabilities.shape[1]), true),
         "brier": float(np.mean((probabilities - labels) ** 2)),
         "ece": _expected_calibration_error(probabilities, labels),
@@ -267,7 +267,7 @@ def _average_precision(scores: np.ndarray, true: np.ndarray) -> float:
     return _mean(positives_at_least / at_least)
 
 
-def _row_ranking_precisions(probabilities: np.ndarray, true: np.ndarray) -> np.ndarray:
+def row_ranking_precisions(probabilities: np.ndarray, true: np.ndarray) -> np.ndarray:
     """What each row adds to `lrap`, `(N,)`."""
     num_true = true.sum(axis=1)
     precisions = np.zeros(len(true))

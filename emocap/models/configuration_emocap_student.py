@@ -32,6 +32,8 @@ class EmocapStudentConfig(CodeCarryingConfig, PreTrainedConfig):
             Scoring leaves out what the model never learned to read.
         label_prevalence: share of the training images that carry each emotion, in the order of `id2label`, or None
             before any training. Class-wise thresholds for pseudo-labels follow it, and losses that weigh emotions.
+        temperature: probabilities are `sigmoid(logits / temperature)`; None: 1. Fitted on validation rows.
+        thresholds: probability from which each emotion counts as predicted, in the order of `id2label`; None: 0.5.
         loss: `"bce"`, `"asl"` or `"db"`, see `multi_label_loss`; what `forward` returns when labels are given.
         pos_weight: with `"bce"`, positives of each emotion weigh as much as its negatives, but at most this; None: 1.
         label_smoothing: how far labels move toward `label_prevalence`, from 0 to below 1.
@@ -60,6 +62,8 @@ class EmocapStudentConfig(CodeCarryingConfig, PreTrainedConfig):
     initializer_range: float = 0.02
     modalities: str | None = None
     label_prevalence: list[float] | None = None
+    temperature: float | int | None = None
+    thresholds: list[float] | None = None
     loss: str = "bce"
     pos_weight: float | int | None = None
     label_smoothing: float | int = 0.0

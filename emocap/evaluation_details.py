@@ -1,0 +1,138 @@
+"""What an evaluation says beside its figures: people as a yardstick, and what the report draws."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+
+from emocap.data.pairs import label_matrix
+from emocap.data.schema import label_names
+from emocap.metrics import compute_metrics
+from emocap.metrics.metrics import BCE_CLIP, ECE_BINS, THRESHOLD, row_ranking_precisions
+
+__all__ = ["average_precisions", "describe", "details_path", "human_metrics"]
+
+HUMAN_DRAWS = 20
+NOT_FOR_PEOPLE = ("brier", "ece", "bce", "entropy_correlation", "map_micro")
+"""A person answers yes or no: figures of graded probabilities, or of their order across pictures, say nothing."""
+
+NUM_EXAMPLES = 12
+
+
+def human_metrics(votes: np.ndarray, num_annotators: np.ndarray, seed: int = 0) -> dict[str, float]:
+    """How well one annotator predicts the others: leave one out, on the metrics of `compute_metrics`.
+
+    Of each image with two annotators or more, one is left out and predicts what any of the rest named; `jsd` and
+    `soft_f1` compare with the rest's votes. The table keeps how many named each emotion and not who named which
+    together, so the annotator left out is drawn emotion by emotion: one of n, of whom v named it, did so with
+    probability v / n, and v minus that answer is left to the rest. Each emotion's figures are those of real people;
+    those that look across one picture's emotions (`top1_accuracy` to `recall_at_3`, `lrap`, `jaccard`, `jsd`,
+    `soft_f1`) take a person's emotions as independent given the picture.
+
+    Args:
+        votes: int `(N, L)`, annotators who named each emotion.
+        num_annotators: int `(N,)`.
+        seed: of the draws.
+
+    Returns:
+        Means over 20 draws, and `num_examples`, the images with two annotators or more; empty where there is none.
+    """
+    enough = num_annotators >= 2
+    votes, totals = votes[enough], num_annotators[enough, None]
+    if not len(votes):
+        return {}
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for _ in range(HUMAN_DRAWS):
+        named = rng.random(votes.shape) < votes / totals
+        rest = votes - named
+        drawn.append(compute_metrics(named.astype(float), (rest > 0).astype(float), rest))
+    return {key: float(np.mean([own[key] for own in drawn])) for key in drawn[0] if key not in NOT_FOR_PEOPLE} | {
+        "num_examples": len(votes)
+    }
+
+
+def details_path(metrics_path: str | Path) -> Path:
+    """Where the details of a metrics file lie: metrics_details.json beside metrics.json, which stays flat."""
+    path = Path(metrics_path)
+    return path.with_name(f"{path.stem}_details.json")
+
+
+def describe(
+    probabilities: np.ndarray,
+    table: Dataset,
+    label_column: str = "labels",
+    thresholds: Sequence[float] | None = None,
+) -> dict[str, object]:
+    """What the report draws of one evaluation, as plain lists.
+
+    Args:
+        probabilities: float `(N, L)` for the rows of `table`.
+        table: the split.
+        label_column: the truth.
+        thresholds: as in `compute_metrics`.
+
+    Returns:
+        - `emotions`: the names;
+        - `average_precision`: of each, None where no row is positive; `prevalence`: the share of rows that carry it;
+        - `reliability`: for each bin of probability with entries, `[mean probability, share true, entries]`;
+        - `confusion` `[a][b]`: of the rows where a is true and not predicted, how many predict b, which is false;
+          `missed` `[a]`: how many such rows there are;
+        - `examples`: the rows that the model ranks best and worst (`lrap` of the row; ties by binary cross-entropy),
+          `{"image_id", "kind", "predicted", "truth"}`, emotions by falling probability.
+    """
+    labels, names = label_matrix(table, label_column), label_names(table)
+    true = labels >= THRESHOLD
+    cut = THRESHOLD if thresholds is None else np.asarray(thresholds)
+    predicted = probabilities >= cut
+    missed, wrong = true & ~predicted, predicted & ~true
+    return {
+        "emotions": names,
+        "average_precision": average_precisions(probabilities, labels),
+        "prevalence": [round(float(share), 6) for share in true.mean(axis=0)],
+        "reliability": _reliability(probabilities, labels),
+        "confusion": (missed.T.astype(np.int64) @ wrong).tolist(),
+        "missed": missed.sum(axis=0).tolist(),
+        "examples": _examples(probabilities, labels, names, table["image_id"][:]),
+    }
+
+
+def average_precisions(probabilities: np.ndarray, labels: np.ndarray) -> list[float | None]:
+    """Average precision of each emotion; None where no row is positive."""
+    scores = [
+        compute_metrics(probabilities[:, [label]], labels[:, [label]])["map_macro"] for label in range(labels.shape[1])
+    ]
+    return [None if score != score else round(score, 6) for score in scores]
+
+
+def _reliability(probabilities: np.ndarray, labels: np.ndarray) -> list[list[float]]:
+    bins = np.maximum(np.ceil(probabilities * ECE_BINS).astype(np.intp) - 1, 0).ravel()
+    counts = np.bincount(bins, minlength=ECE_BINS)
+    means = [np.bincount(bins, weights=values.ravel(), minlength=ECE_BINS) for values in (probabilities, labels)]
+    return [
+        [round(float(means[0][index] / count), 6), round(float(means[1][index] / count), 6), int(count)]
+        for index, count in enumerate(counts)
+        if count
+    ]
+
+
+def _examples(
+    probabilities: np.ndarray, labels: np.ndarray, names: Sequence[str], image_ids: Sequence[str]
+) -> list[dict[str, object]]:
+    true = labels >= THRESHOLD
+    clipped = np.clip(probabilities, BCE_CLIP, 1 - BCE_CLIP)
+    entropy = -(labels * np.log(clipped) + (1 - labels) * np.log1p(-clipped)).mean(axis=1)
+    rows = np.flatnonzero(true.any(axis=1))
+    ranked = rows[np.lexsort((entropy[rows], -row_ranking_precisions(probabilities, true)[rows]))]
+    number = min(NUM_EXAMPLES, len(ranked) // 2)
+    chosen = [("best", row) for row in ranked[:number]] + [("worst", row) for row in ranked[::-1][:number]]
+    return [
+        {
+            "image_id": image_ids[row],
+            "kind": kind,
+            "predicted": [names[label] for label in np.argsort(-probabilities[row], kind="stable")[:4]],
+            "truth": [names[label] for label in np.flatnonzero(true[row])],
+        }
+        for kind, row in chosen
+    ]
