@@ -1,13 +1,14 @@
 """Model and data set cards, filled from a run's own files."""
 
 import json
+import math
 from importlib import resources
 from pathlib import Path
 
-from datasets import DatasetDict
 from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData
 
 from emocap.data.storage import load_table
+from emocap.label_statistics import STATISTICS_FILE
 
 __all__ = ["dataset_card", "model_card", "write_model_card"]
 
@@ -39,6 +40,14 @@ TRAINING_KEYS = (
     "num_layers",
     "head_init",
 )
+
+
+READS = {
+    "both": "picture and caption",
+    "text": "captions alone",
+    "image": "pictures alone",
+    None: "picture and caption, but was never trained",
+}
 
 
 def write_model_card(folder: Path, repo_id: str | None = None) -> None:
@@ -92,15 +101,16 @@ def model_card(folder: Path, repo_id: str | None = None) -> ModelCard:
 
 
 def dataset_card(folder: Path, repo_id: str) -> DatasetCard:
-    """The card of a saved table, from the table itself and its data_report.json."""
+    """The card of a saved table, from the table itself and the statistics of its pseudo-labels."""
     tables = load_table(folder)
-    report_path = folder / "data_report.json"  # the built-in corpus has none: nothing went wrong in drawing it
-    report = json.loads(report_path.read_text("utf-8")) if report_path.is_file() else {}
+    path = folder / STATISTICS_FILE  # beside every labelled table
+    statistics = json.loads(path.read_text("utf-8")) if path.is_file() else None
     features = next(iter(tables.values())).features
     data = DatasetCardData(
         language="en",
+        license="cc-by-4.0" if statistics and statistics["licenses"] else None,
         pretty_name=repo_id.rpartition("/")[2],
-        tags=["emotion", "image-text", "emocap"],
+        tags=["emotion", "image-text", "emocap", *(["pseudo-labels"] if statistics else [])],
         task_categories=["image-classification", "text-classification"],
     )
     return DatasetCard.from_template(
@@ -109,8 +119,10 @@ def dataset_card(folder: Path, repo_id: str) -> DatasetCard:
         title=repo_id.rpartition("/")[2],
         repo_id=repo_id,
         splits={name: len(split) for name, split in tables.items()},
-        selection=report.get("selection"),
-        emotions=emotion_counts(tables) if "selection" in report else {},
+        statistics=statistics,
+        reads=statistics and READS[statistics["selection"]["modalities"]],
+        emotions=emotion_rows(statistics) if statistics else [],
+        pairs=frequent_pairs(statistics) if statistics else [],
         columns={name: " ".join(str(feature).split())[:120] for name, feature in features.items()},
     )
 
@@ -137,11 +149,29 @@ def training_table(arguments: dict[str, object]) -> str:
     return "\n".join(lines)
 
 
-def emotion_counts(tables: DatasetDict) -> dict[str, int]:
-    """Images that carry each emotion, over all splits, most frequent first."""
-    names = next(iter(tables.values())).features["emotions"].feature.names
-    counts = dict.fromkeys(names, 0)
-    for split in tables.values():
-        for value in split.with_format("arrow")["emotions"][:].combine_chunks().flatten().value_counts().to_pylist():
-            counts[names[value["values"]]] += value["counts"]
-    return dict(sorted(counts.items(), key=lambda item: -item[1]))
+def emotion_rows(statistics: dict[str, object]) -> list[tuple[str, dict]]:
+    """Each emotion's statistics with its histogram drawn, the most frequent first."""
+    rows = [(name, own | {"drawing": sparkline(own["histogram"])}) for name, own in statistics["emotions"].items()]
+    return sorted(rows, key=lambda row: -row[1]["images"])
+
+
+def sparkline(counts: list[int]) -> str:
+    """Counts as a row of blocks, their heights as square roots; an empty bin is a low line."""
+    highest = max(counts)
+    return "".join("_▁▂▃▄▅▆▇█"[math.ceil(8 * math.sqrt(count / highest)) if highest else 0] for count in counts)
+
+
+def frequent_pairs(statistics: dict[str, object], number: int = 10) -> list[dict[str, object]]:
+    """The pairs of emotions that the most images carry, and how much more often than by chance."""
+    names, together = list(statistics["emotions"]), statistics["co_occurrence"]
+    pairs = [
+        {
+            "names": f"{names[first]}, {names[second]}",
+            "images": both,
+            "lift": both * statistics["images"] / (together[first][first] * together[second][second]),
+        }
+        for first, row in enumerate(together)
+        for second, both in enumerate(row[:first])
+        if both
+    ]
+    return sorted(pairs, key=lambda pair: -pair["images"])[:number]

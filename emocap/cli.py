@@ -120,6 +120,22 @@ def add_label(commands) -> None:
     command.add_argument("--labels_per_image", type=int, default=4, help="best emotions kept an image (%(default)s)")
     command.add_argument("--images_per_label", type=int, metavar="P", help="best images selected an emotion (all)")
     command.add_argument("--threshold", type=float, help="keep only emotions above this probability (none)")
+    command.add_argument(
+        "--label_shares",
+        choices=["prevalence", "balanced"],
+        help="prevalence: each emotion's best images, as large a share as carry it in the teacher's training set; "
+        "balanced: the same share for each, --labels_per_image on average. An image may then carry any number (none)",
+    )
+    command.add_argument("--min_confidence", type=float, help="no labels for images whose best score is lower (none)")
+    command.add_argument(
+        "--max_disagreement",
+        type=float,
+        help="no labels for images whose scores vary more than this over their captions: standard deviation, mean "
+        "over the emotions (none)",
+    )
+    command.add_argument(
+        "--bf16", action=argparse.BooleanOptionalAction, help="score in bfloat16 (on GPUs that have it)"
+    )
     command.add_argument("--batch_size", type=int, default=64, help="pairs a step (%(default)s)")
 
 
@@ -257,7 +273,11 @@ def run_label(arguments: argparse.Namespace) -> None:
         labels_per_image=arguments.labels_per_image,
         images_per_label=arguments.images_per_label,
         threshold=arguments.threshold,
+        label_shares=arguments.label_shares,
+        min_confidence=arguments.min_confidence,
+        max_disagreement=arguments.max_disagreement,
         batch_size=arguments.batch_size,
+        bf16=arguments.bf16,
     )
 
 

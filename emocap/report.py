@@ -11,6 +11,7 @@ from pathlib import Path
 import jinja2
 from PIL import Image
 
+from emocap.axes import axis_ticks, tick_labels
 from emocap.data.storage import read_text
 from emocap.models.photo_emocap import to_rgb
 
@@ -288,8 +289,8 @@ def _line_chart(curves: dict[str, list[tuple[float, float]]], title: str, size: 
     if not points:
         return None
     (width, height), left, top, bottom = size, 42, 10, 34
-    x_ticks = _ticks(min(0.0, *(x for x, _ in points)), max(x for x, _ in points))
-    y_ticks = _ticks(min(y for _, y in points), max(y for _, y in points))
+    x_ticks = axis_ticks(min(0.0, *(x for x, _ in points)), max(x for x, _ in points))
+    y_ticks = axis_ticks(min(y for _, y in points), max(y for _, y in points))
 
     def x_of(value: float) -> float:
         return round(left + (value - x_ticks[0]) / (x_ticks[-1] - x_ticks[0]) * (width - left - 12), 1)
@@ -312,26 +313,10 @@ def _line_chart(curves: dict[str, list[tuple[float, float]]], title: str, size: 
         "left": left,
         "right": width - 12,
         "base": height - bottom,
-        "x_ticks": list(zip(map(x_of, x_ticks), _tick_labels(x_ticks), strict=True)),
-        "y_ticks": list(zip(map(y_of, y_ticks), _tick_labels(y_ticks), strict=True)),
+        "x_ticks": list(zip(map(x_of, x_ticks), tick_labels(x_ticks), strict=True)),
+        "y_ticks": list(zip(map(y_of, y_ticks), tick_labels(y_ticks), strict=True)),
         "lines": lines,
     }
-
-
-def _ticks(low: float, high: float, number: int = 4) -> list[float]:
-    """About `number` round steps that span low..high; at least two values."""
-    if high - low < 1e-9 * max(abs(low), abs(high), 1e-9):
-        low, high = low - (abs(low) or 1) / 10, high + (abs(high) or 1) / 10
-    rough = (high - low) / number
-    power = 10 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [float(f"{index * step:.12g}") for index in range(first, last + 1)]
-
-
-def _tick_labels(ticks: list[float]) -> list[str]:
-    decimals = max(len(f"{value:.12g}".partition(".")[2]) for value in ticks)
-    return [f"{value:.{decimals}f}" for value in ticks]
 
 
 def _precision_charts(
@@ -353,7 +338,7 @@ def _precision_charts(
         for emotion in emotions
     ]
     known = [value for row in table for value in (row["prevalence"], *row["scores"]) if value is not None]
-    ticks = _ticks(0.0, max(known, default=0.0) or 1.0, number=5)
+    ticks = axis_ticks(0.0, max(known, default=0.0) or 1.0, number=5)
     legend = [{"name": name, "colour": colours[name] % NUM_COLOURS} for name in names]
     parts = math.ceil(len(table) / EMOTIONS_A_CHART)
     length = math.ceil(len(table) / parts) if parts else 0
@@ -393,7 +378,7 @@ def _bar_chart(table: list[dict], legend: list[dict], ticks: list[float]) -> dic
         "left": left,
         "thick": thick - 1,
         "base": base,
-        "x_ticks": list(zip(map(x_of, ticks), _tick_labels(ticks), strict=True)),
+        "x_ticks": list(zip(map(x_of, ticks), tick_labels(ticks), strict=True)),
         "groups": groups,
     }
 

@@ -184,10 +184,16 @@ def check_output_dir(output_dir: str | os.PathLike) -> Path:
     return folder
 
 
-def save_table(table: DatasetDict, output_dir: str | os.PathLike, report: DataReport | None = None) -> None:
+def save_table(
+    table: DatasetDict,
+    output_dir: str | os.PathLike,
+    report: DataReport | None = None,
+    files: dict[str, str] | None = None,
+) -> None:
     """Writes the table to a temporary folder and renames it, so that `output_dir` is whole or as it was before.
 
-    Splits without rows are left out: `datasets` would write them and not read them back.
+    Splits without rows are left out: `datasets` would write them and not read them back. `files` are texts by name
+    that belong beside the table.
     """
     folder = check_output_dir(output_dir)
     for name, split in table.items():
@@ -195,9 +201,15 @@ def save_table(table: DatasetDict, output_dir: str | os.PathLike, report: DataRe
             report.counts[f"rows in {name}"] = len(split)
     temporary = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
-    DatasetDict({name: split for name, split in table.items() if len(split)}).save_to_disk(str(temporary))
-    if report is not None:
-        write_json(temporary / "data_report.json", report.to_dict())
+    try:
+        DatasetDict({name: split for name, split in table.items() if len(split)}).save_to_disk(str(temporary))
+        if report is not None:
+            write_json(temporary / "data_report.json", report.to_dict())
+        for name, text in (files or {}).items():
+            (temporary / name).write_text(text, encoding="utf-8", errors="replace")
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)  # a full disk needs the room
+        raise
     shutil.rmtree(folder, ignore_errors=True)
     temporary.replace(folder)
 
