@@ -19,7 +19,7 @@ from transformers import initialization as init
 
 from .configuration_bottom_up import BottomUpConfig
 from .image_processing_bottom_up import BottomUpImageProcessor
-from .modeling_emocap_regions import RegionOutput
+from .modeling_emocap_regions import RegionOutput, pad_rows
 
 __all__ = ["BottomUpDetector"]
 
@@ -372,11 +372,6 @@ def decode_boxes(deltas: torch.Tensor, boxes: torch.Tensor, weights: Sequence[fl
     centres = deltas[..., :2] * sides + centres
     sides = deltas[..., 2:].clamp(max=MAX_LOG_SCALE).exp() * sides
     return torch.cat((centres - 0.5 * sides, centres + 0.5 * sides), dim=-1)
-
-
-def pad_rows(values: torch.Tensor, rows: int) -> torch.Tensor:
-    """`values` followed by zeros up to `rows` rows."""
-    return torch.cat((values, values.new_zeros(rows - len(values), *values.shape[1:])))
 
 
 def folded(module: nn.Module, dtype: torch.dtype) -> nn.Module:

@@ -23,8 +23,8 @@ class EmocapProcessor(ProcessorMixin):
         tokenizer: a fast BERT tokenizer.
         max_length: tokens kept of a caption, `[CLS]` and `[SEP]` included; the study's 32.
         image_size: side in pixels of the student's photos, or None.
-        region_extractor: folder or Hub id of the teacher's region extractor, loaded when the first photo comes, or
-            None.
+        region_extractor: the teacher's region extractor as `load_region_extractor` takes it, loaded when the first
+            photo comes, or None.
     """
 
     attributes = ["tokenizer"]
@@ -125,12 +125,19 @@ EmocapProcessor.register_for_auto_class()
 
 
 def load_region_extractor(name_or_path: str) -> PreTrainedModel:
-    """A region extractor in evaluation mode: the published bottom-up detector, as published or saved again, or the
-    small one.
+    """A region extractor in evaluation mode: the published bottom-up detector, as published or saved again, or an
+    [`EmocapRegionExtractor`].
+
+    Args:
+        name_or_path: folder or Hub id, or `torchvision:` and a detector's name, such as
+            `torchvision:fasterrcnn_resnet50_fpn_v2`, for torchvision's own weights, downloaded once.
 
     Raises:
         ValueError: the checkpoint is of another family.
     """
+    family, _, architecture = name_or_path.partition(":")
+    if family == "torchvision" and architecture:
+        return EmocapRegionExtractor.from_torchvision(architecture, weights="DEFAULT")
     kind = BottomUpConfig.get_config_dict(name_or_path)[0].get("model_type")
     for model_class in (BottomUpDetector, EmocapRegionExtractor):
         if model_class.config_class.model_type == kind:
