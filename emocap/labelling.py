@@ -116,6 +116,7 @@ def label_tables(
         "teacher": teacher,
         "revision": getattr(config, "_commit_hash", None) or f"sha256:{digest}",  # a folder has no commit
         "modalities": config.modalities,
+        "temperature": config.temperature,
     }
     selection = {**origin, **selection}
     if not labelled:
@@ -192,7 +193,7 @@ def scorer(
             deviations = probabilities - means[rows][pairs.row_of_pair]
             spreads[rows] = np.sqrt(pairs.mean_over_captions(deviations**2)).mean(axis=1)
             # a row without a caption gave a pair too, which no caption stands for
-            probabilities = probabilities[captions[rows][pairs.row_of_pair] > 0]
+            probabilities = probabilities[captions[rows][pairs.row_of_pair] > 0].astype(np.float32)
         unread = np.ones(len(shard), dtype=bool)
         unread[rows] = False
         own = [

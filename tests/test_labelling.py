@@ -107,7 +107,8 @@ def test_the_command_writes_table_and_settings(tmp_path, tiny_table_dir, tiny_te
     selection = report["selection"]
     assert re.fullmatch("sha256:[0-9a-f]{16}", selection.pop("revision"))
     assert selection == {
-        "teacher": tiny_teacher, "modalities": None, "labels_per_image": 2, "images_per_label": 3, "threshold": None,
+        "teacher": tiny_teacher, "modalities": None, "temperature": None,
+        "labels_per_image": 2, "images_per_label": 3, "threshold": None,
         "label_shares": None, "min_confidence": None, "max_disagreement": None,
     }  # fmt: skip
     assert report["counts"]["rows in test"] == 21
@@ -341,6 +342,21 @@ def test_bad_settings_are_refused_before_the_teacher_is_loaded(
     monkeypatch.setattr(labelling, "load_model", None)
     with pytest.raises(ValueError, match=message):
         label_tables(tiny_table, tiny_teacher, str(tmp_path / "out"), **options)
+
+
+def test_the_teachers_temperature_comes_before_the_mean_over_captions(tmp_path, tiny_table, tiny_teacher):
+    model = AutoModel.from_pretrained(tiny_teacher)
+    model.config.temperature = 0.25
+    model.save_pretrained(tmp_path / "teacher")
+    EmocapProcessor.from_pretrained(tiny_teacher).save_pretrained(tmp_path / "teacher")
+    plain = label_tables(tiny_table, tiny_teacher, str(tmp_path / "plain"))["test"]
+    sharp = label_tables(tiny_table, str(tmp_path / "teacher"), str(tmp_path / "sharp"))["test"]
+    for before, after in zip(plain, sharp, strict=True):
+        own = np.array(before["caption_scores"])
+        if len(own):
+            odds = (own / (1 - own)) ** 4
+            np.testing.assert_allclose(after["emotion_scores"], (odds / (1 + odds)).mean(axis=0), atol=1e-5)
+    assert json.loads((tmp_path / "sharp/label_statistics.json").read_text())["selection"]["temperature"] == 0.25
 
 
 def test_bfloat16_scores_are_near(tmp_path, tiny_table, tiny_teacher):
