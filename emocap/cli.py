@@ -15,6 +15,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         if argv and argv[0] in ("train-teacher", "train-student", "finetune"):
             run_training(argv[0], argv[1:])
+        elif argv and argv[0] == "cross-validate":
+            run_cross_validate(argv[1:])
         else:
             arguments = make_parser().parse_args(argv)
             arguments.run(arguments)
@@ -38,6 +40,12 @@ def run_training(name: str, argv: list[str]) -> None:
         print_metrics(metrics)
 
 
+def run_cross_validate(argv: list[str]) -> None:
+    from emocap.cross_validation import cross_validate
+
+    print_metrics(cross_validate(argv))
+
+
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="emocap", description="Which emotions a picture with its caption raises in people."
@@ -56,6 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("train-teacher", "train a teacher on human labels"),
         ("train-student", "train a student"),
         ("finetune", "fine-tune onto the target: AnB, AnB+ and controls"),
+        ("cross-validate", "choose a teacher's settings and measure them, by nested cross-validation"),
     ):
         commands.add_parser(name, help=text, add_help=False)  # has a parser of its own, see `run_training`
     return parser
@@ -149,6 +158,14 @@ def add_evaluate(commands) -> None:
         "--modalities", choices=["both", "text", "image"], help="what the model sees (what it was trained to read)"
     )
     command.add_argument("--batch_size", type=int, default=64, help="pairs a step (%(default)s)")
+    command.add_argument(
+        "--controls",
+        action="store_true",
+        help="also one modality alone, shuffled pictures and captions, two logistic regressions and merged synonyms",
+    )
+    command.add_argument(
+        "--encoder", metavar="ID_OR_DIR", help="frozen encoder among the controls (the body that the run started from)"
+    )
     command.add_argument(
         "--num_resamples", type=int, default=1000, help="bootstrap draws behind the intervals; 0: none (%(default)s)"
     )
@@ -294,6 +311,8 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         modalities=arguments.modalities,
         num_resamples=arguments.num_resamples,
         output=arguments.output,
+        controls=arguments.controls,
+        encoder=arguments.encoder,
     )
     print_metrics(metrics)
 
@@ -352,7 +371,9 @@ def print_metrics(metrics: dict[str, object]) -> None:
     """One line a metric, beside it the prior, ceiling and people, where known, and its interval."""
     from emocap.metrics import METRIC_KEYS
 
-    shown = [prefix for prefix in ("prior", "ceiling", "human") if f"{prefix}/map_macro" in metrics]
+    shown = [
+        prefix for prefix in ("prior", "tfidf", "encoder", "ceiling", "human") if f"{prefix}/map_macro" in metrics
+    ]
     print(f"{'':20}{'model':>9}" + "".join(f"{prefix:>9}" for prefix in shown))
     for name in METRIC_KEYS:
         if isinstance(value := metrics.get(name), float):
@@ -362,6 +383,23 @@ def print_metrics(metrics: dict[str, object]) -> None:
             print(f"{name:20}" + "".join("        -" if cell is None else f"{cell:9.4f}" for cell in row) + interval)
     print(f"{metrics['num_examples']} images, split '{metrics['split']}', truth '{metrics['truth']}'", end="; ")
     print(f"decisions at {metrics['decisions']} thresholds; to the right 95 % intervals over images")
+    print_controls(metrics)
+
+
+def print_controls(metrics: dict[str, object]) -> None:
+    """One line a control: its map_macro and by how much the model is ahead, each with its interval."""
+    from emocap.controls import CONTROLS
+
+    def figure(key: str) -> str:
+        value, low, high = (metrics.get(f"{key}{end}") for end in ("", "_low", "_high"))
+        return f"{'':28}" if None in (value, low, high) else f"{value:8.4f} ({low:.4f} to {high:.4f})".ljust(28)
+
+    names = [name for name in CONTROLS if f"{name}/map_macro_low" in metrics]
+    if names:
+        print(f"{'control':20}{'map_macro':>9}{'':20}model ahead by")
+    for name in names:
+        gain = figure(f"{name}/map_macro_gain")
+        print(f"{name:20} {figure(f'{name}/map_macro')} {gain} {CONTROLS[name]}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from datasets import DatasetDict
 from datasets.utils.logging import tqdm
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
+from emocap.baselines import check_scikit_learn
 from emocap.calibration import fit_decisions, fit_thresholds, temper
 from emocap.data.pairs import PairDataset, has_photos, label_matrix, with_pixels
 from emocap.data.schema import NUM_REGIONS, label_names
@@ -210,11 +211,16 @@ def evaluate_checkpoint(
     modalities: str | None = None,
     num_resamples: int = 1000,
     output: str | Path | None = None,
+    controls: bool = False,
+    encoder: str | None = None,
 ) -> dict[str, float | str | None]:
     """Metrics of a checkpoint on one split; labels and features are checked before the model is loaded.
 
-    With `output` they are written there as JSON, and what the report draws beside them, see `details_path`.
+    With `output` they are written there as JSON, and what the report draws beside them, see `details_path`. With
+    `controls` those of `measure_controls` are among them; `encoder` is by default the body that the run started from.
     """
+    if controls:
+        check_scikit_learn()
     if split not in tables or "train" not in tables:
         missing = split if split not in tables else "train"
         raise ValueError(
@@ -237,6 +243,21 @@ def evaluate_checkpoint(
         num_resamples=num_resamples,
     )
     metrics |= {"split": split, "truth": label_column}
+    if controls:
+        from emocap.controls import body_of_run, measure_controls  # which scores with this module
+
+        encoder = encoder or body_of_run(model_name_or_path)
+        metrics |= measure_controls(
+            model,
+            processor,
+            tables,
+            split,
+            probabilities,
+            label_column,
+            encoder=encoder,
+            batch_size=batch_size,
+            num_resamples=num_resamples or 1000,
+        )
     if output is not None:
         write_metrics(output, metrics, describe(probabilities, tables[split], label_column, config.thresholds))
     return metrics
