@@ -17,6 +17,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             run_training(argv[0], argv[1:])
         elif argv and argv[0] == "cross-validate":
             run_cross_validate(argv[1:])
+        elif argv and argv[0] == "transfer-study":
+            run_study(argv[1:])
         else:
             arguments = make_parser().parse_args(argv)
             arguments.run(arguments)
@@ -46,6 +48,24 @@ def run_cross_validate(argv: list[str]) -> None:
     print_metrics(cross_validate(argv))
 
 
+def run_study(argv: list[str]) -> None:
+    from emocap.arguments import parse_study, study_parser
+
+    arguments, preset = parse_study(study_parser(), argv)
+    from emocap.transfer_report import study_table, write_study
+    from emocap.transfer_study import Study, transfer_study
+
+    if preset == "scenes" and arguments.source_dataset is None:
+        from emocap.study_corpus import scenes_corpus
+
+        for name, path in scenes_corpus(Path(arguments.output_dir, "corpus")).items():
+            setattr(arguments, name, path)
+    study = Study(arguments)
+    transfer_study(study)
+    print(study_table(write_study(study), arguments.metric))
+    print(f"Table and figure: {study.output_dir}")
+
+
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="emocap", description="Which emotions a picture with its caption raises in people."
@@ -65,8 +85,11 @@ def make_parser() -> argparse.ArgumentParser:
         ("train-student", "train a student"),
         ("finetune", "fine-tune onto the target: AnB, AnB+ and controls"),
         ("cross-validate", "choose a teacher's settings and measure them, by nested cross-validation"),
+        ("transfer-study", "every strategy, number of layers, size and seed in one table"),
     ):
-        commands.add_parser(name, help=text, add_help=False)  # has a parser of its own, see `run_training`
+        commands.add_parser(
+            name, help=text, add_help=False
+        )  # has a parser of its own, see `run_training`, `run_study`
     return parser
 
 

@@ -40,25 +40,7 @@ def quickstart(output_dir: str) -> None:
     runs = {name: output / name for name in ("teacher", "student", "scratch", "anb", "anb+")}
     for folder in runs.values():
         shutil.rmtree(folder, ignore_errors=True)
-    with stage("Drawing the corpus"):
-        save_table(load_scenes(**settings["scenes"]), output / "scenes")
-    with stage("Extracting region features"):
-        shutil.copytree(SCENES_DETECTOR, output / "extractor", dirs_exist_ok=True)
-        tables = extract_regions(load_table(output / "scenes"), str(output / "extractor"), output / "regions")
-    with stage("Training the teacher"):
-        make_body(tables, output / "body", settings["body"])
-        train(
-            teacher_parser,
-            train_teacher,
-            runs["teacher"],
-            settings["teacher"],
-            dataset=output / "regions",
-            model_name_or_path=output / "body",
-            region_extractor=output / "extractor",
-        )
-    with stage("Labelling the source pictures"):
-        source = DatasetDict({"train": tables["source"]})
-        labelled = label_tables(source, str(runs["teacher"]), output / "labelled", **settings["label"])
+    tables, labelled = make_corpus(output, settings)
     with stage("Training the student on the pseudo-labels"):
         train(
             student_parser,
@@ -93,6 +75,31 @@ def quickstart(output_dir: str) -> None:
         )
     print(format_table(results_rows(runs)))
     print(f"Report: {output / 'report.html'}")
+
+
+def make_corpus(output: Path, settings: dict[str, dict]) -> tuple[DatasetDict, DatasetDict]:
+    """The corpus with region features, and its source pictures labelled by a teacher of the target: folders `scenes`,
+    `extractor`, `regions`, `body`, `teacher` and `labelled` of `output`."""
+    with stage("Drawing the corpus"):
+        save_table(load_scenes(**settings["scenes"]), output / "scenes")
+    with stage("Extracting region features"):
+        shutil.copytree(SCENES_DETECTOR, output / "extractor", dirs_exist_ok=True)
+        tables = extract_regions(load_table(output / "scenes"), str(output / "extractor"), output / "regions")
+    with stage("Training the teacher"):
+        make_body(tables, output / "body", settings["body"])
+        train(
+            teacher_parser,
+            train_teacher,
+            output / "teacher",
+            settings["teacher"],
+            dataset=output / "regions",
+            model_name_or_path=output / "body",
+            region_extractor=output / "extractor",
+        )
+    with stage("Labelling the source pictures"):
+        source = DatasetDict({"train": tables["source"]})
+        labelled = label_tables(source, str(output / "teacher"), output / "labelled", **settings["label"])
+    return tables, labelled
 
 
 @contextmanager

@@ -334,6 +334,8 @@ def build_student(
         freeze_word_embeddings=model_args.freeze_word_embeddings,
         image_size=model_args.image_size,
         cnn_channels=model_args.cnn_channels,
+        gru_hidden_size=model_args.hidden_size,
+        fc_hidden_size=model_args.hidden_size,
         **label_fields(label_names(splits["train"])),
     )
     model = EmocapStudentForMultiLabelClassification(config)
