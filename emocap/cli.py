@@ -138,8 +138,18 @@ def add_regions(commands) -> None:
     command.add_argument("dataset", metavar="DATASET", help="folder or Hub id of a table of pairs")
     command.add_argument("--output_dir", required=True, help="folder for the table with features")
     how = command.add_mutually_exclusive_group(required=True)
-    how.add_argument("--extractor", metavar="ID_OR_DIR", help="region extractor; 'scenes' is the built-in one")
-    how.add_argument("--import", dest="features", metavar="FILE", help="features that exist already (safetensors)")
+    how.add_argument(
+        "--extractor",
+        metavar="ID_OR_DIR",
+        help="region extractor; 'scenes' is the built-in one, 'torchvision:NAME' one of torchvision's detectors, such "
+        "as torchvision:fasterrcnn_resnet50_fpn_v2",
+    )
+    how.add_argument(
+        "--import",
+        dest="features",
+        metavar="FILE_OR_DIR",
+        help="features that exist already: bottom-up attention's .tsv, .safetensors, or a folder of .npz files",
+    )
     command.add_argument("--batch_size", type=int, default=64, help="photos a step (%(default)s)")
 
 

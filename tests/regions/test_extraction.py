@@ -6,14 +6,11 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
-from safetensors.numpy import save_file
 
-from emocap.cli import main
 from emocap.data import shards
 from emocap.data.schema import pair_features
-from emocap.data.storage import load_table
 from emocap.models import EmocapRegionConfig, EmocapRegionExtractor
-from emocap.regions import extract_regions, extraction, import_regions
+from emocap.regions import extract_regions, extraction
 
 
 @pytest.fixture(scope="module", params=[36, 9])
@@ -93,44 +90,3 @@ def test_an_extractor_of_too_many_regions_is_refused(tmp_path, tiny_table):
     EmocapRegionExtractor(EmocapRegionConfig(backbone_channels=[8], num_regions=40)).save_pretrained(tmp_path / "wide")
     with pytest.raises(ValueError, match="gives 40 regions; a table holds 36"):
         extract_regions(tiny_table, str(tmp_path / "wide"), str(tmp_path / "out"))
-
-
-def test_features_from_a_file(tmp_path, tiny_table, tiny_table_dir):
-    rng = np.random.default_rng()
-    tensors, counts = {}, {}
-    for row, image_id in enumerate(tiny_table["train"]["image_id"][:]):
-        if row % 4:
-            counts[image_id] = int(rng.integers(1, 37))
-            tensors[f"{image_id}/features"] = rng.normal(size=(counts[image_id], 5)).astype(np.float16)
-            tensors[f"{image_id}/boxes"] = rng.random((counts[image_id], 4), dtype=np.float32)
-    save_file(tensors, tmp_path / "features.safetensors")
-    main(["regions", tiny_table_dir, "--import", str(tmp_path / "features.safetensors"),
-          "--output_dir", str(tmp_path / "out")])  # fmt: skip
-    result = load_table(tmp_path / "out")
-    for row in result["train"]:
-        count = counts.get(row["image_id"], 0)
-        assert row["num_regions"] == count
-        features = np.array(row["region_features"], dtype=np.float16).reshape(36, 5)
-        boxes = np.array(row["region_boxes"], dtype=np.float32).reshape(36, 4)
-        assert not features[count:].any() and not boxes[count:].any()
-        if count:
-            assert np.array_equal(features[:count], tensors[f"{row['image_id']}/features"])
-            assert np.array_equal(boxes[:count], tensors[f"{row['image_id']}/boxes"])
-    report = json.loads((tmp_path / "out" / "data_report.json").read_text())
-    assert report["counts"]["kept without regions"] == 15 + 20 + 21
-
-
-@pytest.mark.parametrize(
-    ("tensors", "message"),
-    [
-        ({"a.jpg/features": np.zeros((2, 4), np.float16), "a.jpg/boxes": np.zeros((2, 4), np.float32)}, "None of the"),
-        ({"a/features": np.zeros((2, 4)), "b/features": np.zeros((2, 5))}, r"widths \[4, 5\]"),
-        ({"train_000.jpg/features": np.zeros((37, 4))}, "more than 36 regions for 'train_000.jpg'"),
-        ({"train_000.jpg": np.zeros((3, 4))}, "expected one width"),
-    ],
-)
-def test_files_that_do_not_fit(tmp_path, tiny_table, tensors, message):
-    save_file(tensors, tmp_path / "features.safetensors")
-    with pytest.raises(ValueError, match=message):
-        import_regions(tiny_table, str(tmp_path / "features.safetensors"), str(tmp_path / "out"))
-    assert not (tmp_path / "out").exists()
