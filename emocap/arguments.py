@@ -127,6 +127,12 @@ class StudentArguments:
     freeze_word_embeddings: bool = field(
         default=True, metadata={"help": "Leave the pretrained word embeddings as they are."}
     )
+    word_projection_size: int | None = field(
+        default=None,
+        metadata={"help": "Width to which a learned layer brings the word embeddings (none: as they are)."},
+    )
+    gru_hidden_size: int = field(default=256, metadata={"help": "Hidden units of the GRU."})
+    gru_num_layers: int = field(default=1, metadata={"help": "Layers of the GRU."})
     image_size: int = field(default=224, metadata={"help": "Side in pixels to which photos are resized."})
     cnn_channels: list[int] = field(
         default_factory=lambda: [32, 64, 128, 256], metadata={"help": "Channels of the strided convolutions."}

@@ -202,7 +202,7 @@ def blocks_of(model: nn.Module) -> Iterator[list[nn.Module]]:
             yield [body.pooler]
     else:
         yield [model.word_embeddings]
-        yield [model.gru]
+        yield [model.gru] if model.word_projection is None else [model.word_projection, model.gru]
         for stage in model.cnn:
             yield [stage]
         yield [model.fc1]

@@ -19,6 +19,8 @@ class EmocapStudentConfig(CodeCarryingConfig, PreTrainedConfig):
         vocab_size: entries of the WordPiece vocabulary.
         pad_token_id: its padding entry.
         word_embedding_size: width of the word embeddings, BERT's 768.
+        word_projection_size: width to which a learned linear layer brings the word embeddings before the GRU reads
+            them; None: it reads them as they are.
         freeze_word_embeddings: whether training leaves the word embeddings as they are.
         gru_hidden_size: hidden units of the GRU.
         gru_num_layers: layers of the GRU.
@@ -50,6 +52,7 @@ class EmocapStudentConfig(CodeCarryingConfig, PreTrainedConfig):
     vocab_size: int = 30522
     pad_token_id: int | None = 0
     word_embedding_size: int = 768
+    word_projection_size: int | None = None
     freeze_word_embeddings: bool = False
     gru_hidden_size: int = 256
     gru_num_layers: int = 1

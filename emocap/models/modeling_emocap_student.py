@@ -5,11 +5,13 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from .configuration_emocap_student import EmocapStudentConfig
 from .freezing_emocap import keep_frozen_in_eval
 from .losses_emocap import multi_label_loss
+from .recurrence_emocap import CaptionGRU
 
 __all__ = ["EmocapStudentForMultiLabelClassification"]
 
@@ -23,15 +25,18 @@ class EmocapStudentForMultiLabelClassification(PreTrainedModel):
     config_class = EmocapStudentConfig
     base_model_prefix = "student"
     main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # the loss is a mean: Trainer has to divide by the accumulation steps itself
 
     def __init__(self, config: EmocapStudentConfig):
         super().__init__(config)
         self.word_embeddings = nn.Embedding(config.vocab_size, config.word_embedding_size, config.pad_token_id)
         self.word_embeddings.weight.requires_grad_(not config.freeze_word_embeddings)
-        self.gru = nn.GRU(config.word_embedding_size, config.gru_hidden_size, config.gru_num_layers, batch_first=True)
+        width = config.word_projection_size or config.word_embedding_size
+        self.word_projection = nn.Linear(config.word_embedding_size, width) if config.word_projection_size else None
+        self.gru = CaptionGRU(width, config.gru_hidden_size, config.gru_num_layers)
         channels = [3, *config.cnn_channels]
-        self.cnn = nn.Sequential(*map(convolution_stage, channels[:-1], channels[1:]))
+        self.cnn = nn.Sequential(*map(ConvolutionStage, channels[:-1], channels[1:]))
         self.register_buffer("image_mean", torch.tensor(config.image_mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("image_std", torch.tensor(config.image_std).view(1, 3, 1, 1), persistent=False)
         self.dropout = nn.Dropout(config.dropout)
@@ -41,7 +46,7 @@ class EmocapStudentForMultiLabelClassification(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.GRU):
+        if isinstance(module, CaptionGRU):
             for parameter in module.parameters():
                 init.uniform_(parameter, -(module.hidden_size**-0.5), module.hidden_size**-0.5)
         elif isinstance(module, nn.Conv2d):
@@ -84,6 +89,8 @@ class EmocapStudentForMultiLabelClassification(PreTrainedModel):
         pixel_mask: torch.LongTensor | None = None,
         labels: torch.FloatTensor | None = None,
         pooled_output: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> SequenceClassifierOutput | tuple[torch.Tensor, ...]:
         """Logits of every emotion.
@@ -95,54 +102,61 @@ class EmocapStudentForMultiLabelClassification(PreTrainedModel):
             pixel_mask: int64 `(batch,)`, 1 where the row has a photo; all by default.
             labels: float `(batch, num_labels)`, multi-hot or shares in 0..1.
             pooled_output: what `pooled_outputs` gave for the batch, instead of the inputs above.
+            output_attentions: refused, since there is no attention.
+            output_hidden_states: return what the GRU, the CNN and fc1 give, see `encode_pairs`.
             return_dict: as everywhere in transformers.
 
         Returns:
             `SequenceClassifierOutput` with `loss` (the configuration's, when `labels` are given) and `logits` float
             `(batch, num_labels)`.
         """
+        if output_attentions:
+            raise ValueError("The student has no attention: leave out output_attentions, or ask a teacher.")
+        hidden_states = None
         if pooled_output is None:
-            pooled_output = self.pooled_outputs(input_ids, attention_mask, pixel_values, pixel_mask)["pooled_output"]
+            hidden_states = self.encode_pairs(input_ids, attention_mask, pixel_values, pixel_mask)
+            pooled_output = hidden_states[-1]
         logits = self.fc2(self.dropout(pooled_output))
         loss = None if labels is None else multi_label_loss(logits, labels, self.config)
-        output = SequenceClassifierOutput(loss=loss, logits=logits)
+        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        output = SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=hidden_states if wanted else None)
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
-    def pooled_outputs(
+    def pooled_outputs(self, *args, **kwargs) -> dict[str, torch.Tensor]:
+        """What fc2 reads, `pooled_output` `(batch, fc_hidden_size)`: computed once where all below fc2 is frozen."""
+        return {"pooled_output": self.encode_pairs(*args, **kwargs)[-1]}
+
+    def encode_pairs(
         self,
         input_ids: torch.LongTensor,
         attention_mask: torch.LongTensor | None = None,
         pixel_values: torch.Tensor | None = None,
         pixel_mask: torch.LongTensor | None = None,
-    ) -> dict[str, torch.Tensor]:
-        """What fc2 reads, `pooled_output` `(batch, fc_hidden_size)`: computed once where all below fc2 is frozen."""
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What the GRU `(batch, gru_hidden_size)`, the CNN `(batch, cnn_channels[-1])` and fc1 with its ReLU
+        `(batch, fc_hidden_size)` make of `forward`'s inputs."""
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        joined = torch.cat(
-            (self.encode_text(input_ids, attention_mask), self.encode_photo(pixel_values, pixel_mask, len(input_ids))),
-            dim=1,
-        )
-        joined = F.dropout(joined, self.dropout.p, self.fc1.training)  # a frozen fc1 is in evaluation mode
-        return {"pooled_output": F.relu(self.fc1(joined))}
+        text = self.encode_text(input_ids, attention_mask)
+        photo = self.encode_photo(pixel_values, pixel_mask, input_ids.shape[0])
+        joined = F.dropout(torch.cat((text, photo), dim=1), self.dropout.p, self.fc1.training)  # frozen: in evaluation
+        return text, photo, F.relu(self.fc1(joined))
 
     def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """The GRU's last hidden state at each caption's last word, `(batch, gru_hidden_size)`; 0 without a caption."""
-        lengths = attention_mask.sum(1)
-        packed = nn.utils.rnn.pack_padded_sequence(
-            self.word_embeddings(input_ids), lengths.clamp_min(1).cpu(), batch_first=True, enforce_sorted=False
-        )
-        _, hidden = self.gru(packed)
-        return hidden[-1] * (lengths > 0).to(hidden.dtype).unsqueeze(1)
+        words = self.word_embeddings(input_ids)
+        if self.word_projection is not None:
+            words = self.word_projection(words)
+        return self.gru(words, attention_mask.sum(1))
 
     def encode_photo(self, pixel_values: torch.Tensor | None, pixel_mask: torch.Tensor | None, batch: int):
         """The CNN's channels averaged over the photo, `(batch, cnn_channels[-1])`; 0 without a photo."""
         weight = self.fc1.weight
         if pixel_values is None:
             return weight.new_zeros(batch, self.config.cnn_channels[-1])
-        pixels = pixel_values.to(weight.dtype)
-        if not pixel_values.is_floating_point():
-            pixels = pixels / 255
-        features = self.cnn((pixels - self.image_mean) / self.image_std).mean((2, 3))  # adaptive average pool to 1x1
+        unit = 1 if pixel_values.is_floating_point() else 255
+        pixels = (pixel_values.to(weight.dtype) - self.image_mean * unit) / (self.image_std * unit)
+        features = self.cnn(pixels).mean((2, 3))  # adaptive average pool to 1x1
         return features if pixel_mask is None else features * pixel_mask.to(features.dtype).unsqueeze(1)
 
     @torch.no_grad()
@@ -161,10 +175,15 @@ class EmocapStudentForMultiLabelClassification(PreTrainedModel):
         self.word_embeddings.weight.copy_(table)
 
 
-def convolution_stage(in_channels: int, out_channels: int) -> nn.Sequential:
+class ConvolutionStage(GradientCheckpointingLayer, nn.Sequential):
     """3x3 convolution of stride 2. Group norm, so that rows without a photo do not touch the others' statistics."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1, bias=False),
-        nn.GroupNorm(NORM_GROUPS, out_channels),
-        nn.ReLU(),
-    )
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.extend(
+            [
+                nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1, bias=False),
+                nn.GroupNorm(NORM_GROUPS, out_channels),
+                nn.ReLU(),
+            ]
+        )

@@ -41,8 +41,10 @@ def random_inputs(batch: int = 5, words: int = 8) -> dict[str, torch.Tensor]:
 def test_the_packed_gru_equals_each_caption_alone(layers):
     student, inputs = make_student(gru_num_layers=layers), random_inputs()
     together = student.encode_text(inputs["input_ids"], inputs["attention_mask"])
+    gru = torch.nn.GRU(32, 12, layers, batch_first=True)
+    gru.load_state_dict(student.gru.state_dict())
     for row, length in enumerate(inputs["attention_mask"].sum(1)):
-        states, _ = student.gru(student.word_embeddings(inputs["input_ids"][row, :length]).unsqueeze(0))
+        states, _ = gru(student.word_embeddings(inputs["input_ids"][row, :length]).unsqueeze(0))
         torch.testing.assert_close(together[row], states[0, -1])
 
 
@@ -174,6 +176,8 @@ def test_saving_and_loading_gives_the_same_model(tmp_path):
     assert type(loaded) is EmocapStudentForMultiLabelClassification
     assert torch.equal(loaded.image_mean.flatten(), torch.tensor([0.1, 0.2, 0.3])), "a buffer that is not saved"
     assert torch.equal(loaded.image_std.flatten(), torch.tensor([0.5, 0.6, 0.7]))
+    for name, values in student.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], values), name
     torch.testing.assert_close(loaded(**inputs).logits, student(**inputs).logits)  # memory lies another way: sums too
 
 
