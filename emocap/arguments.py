@@ -44,8 +44,9 @@ class DataArguments:
     label_column: str | None = field(
         default=None,
         metadata={
-            "help": "Targets of training: labels, soft_labels, emotions (multi-hot), emotion_scores (soft pseudo-"
-            "labels) or selected_for. By default labels, or emotions where there are no human labels."
+            "help": "Targets of training: labels, soft_labels; of pseudo-labels emotions (hard), emotion_scores "
+            "(soft), ranked_emotions (1, 1/2, 1/3, ... by rank) or selected_for. By default labels, or emotions where "
+            "there are no human labels."
         },
     )
     modalities: str = field(
@@ -59,6 +60,26 @@ class DataArguments:
         default=False,
         metadata={"help": "Train on the rows that `emocap label` selected among the best images of some emotion."},
     )
+    captions: str = field(
+        default="all",
+        metadata={
+            "help": "all: an epoch sees every pair; random: every image once, with one of its captions, drawn anew.",
+            "choices": ["all", "random"],
+        },
+    )
+    sampling: str = field(
+        default="shuffle",
+        metadata={
+            "help": "shuffle: every pair or image once an epoch; class_balanced: draw an emotion uniformly, then one "
+            "of the images selected_for it (without that column: that carry it), then a caption.",
+            "choices": ["shuffle", "class_balanced"],
+        },
+    )
+    mix_dataset: str | None = field(
+        default=None,
+        metadata={"help": "Folder or Hub id of a human-labelled table whose training rows train beside the others."},
+    )
+    mix_share: float = field(default=0.2, metadata={"help": "Share of mix_dataset's pairs in an epoch."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Keep the first N training rows."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Keep the first N rows to evaluate on."})
 
@@ -259,6 +280,28 @@ class EmocapTrainingArguments(TrainingArguments):
     """`TrainingArguments` with defaults that train well here, and what a new head needs."""
 
     output_dir: str | None = field(default=None, metadata={"help": "Folder for the checkpoint and its metrics."})
+    loss: str = field(
+        default="bce",
+        metadata={
+            "help": "bce: binary cross-entropy; asl: asymmetric loss, which counts easy negatives less; db: "
+            "distribution-balanced loss, which counts frequent emotions less too. asl and db gain on rare "
+            "emotions at the cost of calibrated probabilities.",
+            "choices": ["bce", "asl", "db"],
+        },
+    )
+    pos_weight: float | None = field(
+        default=None,
+        metadata={
+            "help": "bce: positives of each emotion weigh as much as its negatives, but at most this. By default 1."
+        },
+    )
+    label_smoothing: float = field(
+        default=0.0,
+        metadata={
+            "help": "How far targets move toward each emotion's share of the training rows, from 0 to below 1. (Not "
+            "label_smoothing_factor, which knows single-label classes alone.)"
+        },
+    )
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of AdamW."})
     head_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of new layers (head, new visual projection), if another."}
@@ -289,6 +332,14 @@ class EmocapTrainingArguments(TrainingArguments):
         default_factory=lambda: torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
         metadata={"help": "bfloat16 autocast; on by default on GPUs that have it."},
     )
+
+    def __post_init__(self):
+        from emocap.models.losses_emocap import check_loss
+
+        super().__post_init__()
+        check_loss(self.loss, self.pos_weight, self.label_smoothing)
+        if self.label_smoothing_factor:
+            raise ValueError("--label_smoothing_factor knows single-label classes alone; use --label_smoothing.")
 
 
 def teacher_parser() -> HfArgumentParser:

@@ -27,7 +27,8 @@ from emocap.metrics import (
     prior_threshold,
     resampled_metrics,
 )
-from emocap.training import train_teacher, truth_column
+from emocap.splits import truth_column
+from emocap.training import train_teacher
 
 __all__ = ["cross_validate", "fold_of"]
 

@@ -1,6 +1,5 @@
 """Training of teacher, student and fine-tuned models with `Trainer`, from arguments to a finished run's folder."""
 
-import shutil
 from pathlib import Path
 
 import datasets
@@ -13,7 +12,6 @@ from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
     PreTrainedTokenizerBase,
-    Trainer,
     set_seed,
 )
 
@@ -28,10 +26,9 @@ from emocap.arguments import (
 from emocap.calibration import fit_decisions, temper
 from emocap.cards import write_model_card
 from emocap.data.pairs import FixedSizeColumn, PairDataset, label_matrix
-from emocap.data.schema import NUM_REGIONS, label_names, split_of
-from emocap.data.storage import load_table, write_json
+from emocap.data.schema import NUM_REGIONS, label_names
+from emocap.data.storage import write_json
 from emocap.evaluation_details import describe
-from emocap.frozen import PooledPairs, only_head_trains
 from emocap.inference import check_features, check_labels, evaluate, load_config, prepare_table, write_metrics
 from emocap.metrics import compute_metrics, prior_probabilities
 from emocap.models import (
@@ -40,6 +37,9 @@ from emocap.models import (
     EmocapStudentForMultiLabelClassification,
     EmocapTeacherForMultiLabelClassification,
 )
+from emocap.sampling import MixedPairs, PairSampler, rows_of_labels
+from emocap.splits import load_splits, truth_column
+from emocap.trainer import EmocapTrainer, checkpoint_to_resume, frozen_outputs
 from emocap.transfer import check_frozen, check_transfer, load_source, transfer_model
 
 __all__ = ["EmocapTrainer", "finetune", "train_student", "train_teacher"]
@@ -108,37 +108,6 @@ def finetune(
     return metrics
 
 
-class EmocapTrainer(Trainer):
-    """`Trainer` with a learning rate of its own for new layers.
-
-    Args:
-        fresh: names of the parameters that train at `head_learning_rate`.
-    """
-
-    def __init__(self, *args, fresh: set[str] = frozenset(), **kwargs):
-        super().__init__(*args, **kwargs)
-        self.fresh = fresh
-
-    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-        model = self.model if model is None else model
-        if self.optimizer is None:
-            decayed = set(self.get_decay_parameter_names(model))
-            groups = {}
-            for name, parameter in model.named_parameters():
-                if parameter.requires_grad:
-                    groups.setdefault((name in self.fresh, name in decayed), []).append(parameter)
-            rates = {False: self.args.learning_rate, True: self.args.head_learning_rate or self.args.learning_rate}
-            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
-            self.optimizer = optimizer_class(
-                [
-                    {"params": parameters, "lr": rates[is_fresh], "weight_decay": self.args.weight_decay * is_decayed}
-                    for (is_fresh, is_decayed), parameters in groups.items()
-                ],
-                **options,
-            )
-        return self.optimizer
-
-
 def run(
     model: torch.nn.Module,
     processor: EmocapProcessor,
@@ -159,8 +128,7 @@ def run(
     }
     seen = data_args.modalities if pairs["train"].reads_photos else "text"
     model.config.modalities = seen if model.config.modalities in (None, seen) else "both"
-    prevalence = prior_probabilities(label_matrix(splits["train"], data_args.label_column))
-    model.config.label_prevalence = [round(share, 6) for share in prevalence.tolist()]
+    set_loss(model.config, splits, data_args, training_args)
     truth = label_matrix(splits["validation"], columns["validation"])
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
@@ -170,17 +138,20 @@ def run(
         model,
         training_args,
         data_collator=PairDataset.collate,
-        train_dataset=pairs["train"],
+        train_dataset=MixedPairs(pairs["train"], pairs["mix"]) if "mix" in pairs else pairs["train"],
         eval_dataset=pairs["validation"],
         processing_class=processor,
         compute_metrics=compute,
         fresh=fresh,
+        sampler=make_sampler(pairs, splits["train"], data_args, training_args),
     )
     if training_args.early_stopping_patience and training_args.load_best_model_at_end:
         trainer.add_callback(EarlyStoppingCallback(training_args.early_stopping_patience))
-    train(trainer)
-    trainer.compute_metrics = None  # it belongs to the validation split
-    fit_decisions(model.config, pairs["validation"], trainer.predict(pairs["validation"]).predictions, truth)
+    with frozen_outputs(trainer):
+        trainer.train(resume_from_checkpoint=checkpoint_to_resume(training_args))
+        trainer.compute_metrics = None  # it belongs to the validation split
+        logits = trainer.predict(trainer.eval_dataset).predictions
+    fit_decisions(model.config, pairs["validation"], logits, truth)
     split = "test" if "test" in pairs else "validation"
     logits = trainer.predict(pairs[split]).predictions
     probabilities = pairs[split].mean_over_captions(temper(logits, model.config.temperature))
@@ -199,20 +170,35 @@ def run(
     return metrics
 
 
-def train(trainer: EmocapTrainer) -> None:
-    """Trains, or goes on from a checkpoint; from the outputs of a frozen body where the head alone learns."""
-    args, resume = trainer.args, trainer.args.resume_from_checkpoint
-    scratch = Path(args.output_dir) / ".pooled_outputs"
-    try:
-        if args.cache_frozen_outputs and only_head_trains(trainer.model):
-            for name in ("train_dataset", "eval_dataset"):
-                pairs = getattr(trainer, name)
-                autocast = trainer.accelerator.autocast
-                pooled = PooledPairs(trainer.model, pairs, scratch / name, args.eval_batch_size, autocast)
-                setattr(trainer, name, pooled)
-        trainer.train(resume_from_checkpoint={"true": True, "false": None}.get(str(resume).lower(), resume))
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+def set_loss(config, splits: DatasetDict, data_args: DataArguments, training_args: EmocapTrainingArguments) -> None:
+    """Puts the run's loss into the model's configuration, and the prevalence of what it trains on."""
+    prevalence = prior_probabilities(label_matrix(splits["train"], data_args.label_column))
+    if "mix" in splits:
+        human = prior_probabilities(label_matrix(splits["mix"], truth_column(splits["mix"])))
+        prevalence = (1 - data_args.mix_share) * prevalence + data_args.mix_share * human
+    config.label_prevalence = [round(share, 6) for share in prevalence.tolist()]
+    config.loss, config.pos_weight = training_args.loss, training_args.pos_weight
+    config.label_smoothing = training_args.label_smoothing
+
+
+def make_sampler(
+    pairs: dict[str, PairDataset],
+    table: datasets.Dataset,
+    data_args: DataArguments,
+    training_args: EmocapTrainingArguments,
+) -> PairSampler:
+    """What draws the training pairs."""
+    return PairSampler(
+        pairs["train"],
+        captions=data_args.captions,
+        rows_of_labels=rows_of_labels(table) if data_args.sampling == "class_balanced" else None,
+        mix=pairs.get("mix"),
+        mix_share=data_args.mix_share,
+        pairs_a_step=training_args.train_batch_size
+        * training_args.gradient_accumulation_steps
+        * training_args.world_size,
+        seed=training_args.seed if training_args.data_seed is None else training_args.data_seed,
+    )
 
 
 def finish(output_dir: Path, metrics: dict, details: dict, kind: str, arguments: tuple) -> None:
@@ -221,57 +207,6 @@ def finish(output_dir: Path, metrics: dict, details: dict, kind: str, arguments:
     write_metrics(output_dir / "metrics.json", metrics, details)
     write_json(output_dir / "run_arguments.json", {"kind": kind, **arguments_to_dict(*arguments)})
     write_model_card(output_dir)
-
-
-def load_splits(data_args: DataArguments) -> DatasetDict:
-    """The splits of a run under the names train, validation and (where there is one) test, checked at the door.
-
-    Sets `data_args.label_column` where it was left open.
-
-    Raises:
-        ValueError: a split that is missing or empty, or rows without labels.
-    """
-    tables = load_table(data_args.dataset)
-    if data_args.train_split not in tables:
-        raise ValueError(
-            f"'{data_args.dataset}' has no split '{data_args.train_split}' (splits: {', '.join(tables)})."
-        )
-    splits = {"train": tables[data_args.train_split]}
-    for name, source in (("validation", data_args.eval_split), ("test", data_args.test_split)):
-        if source in tables and source != data_args.train_split:
-            splits[name] = tables[source]
-    if "validation" not in splits:
-        held_out = np.array(
-            [split_of(image_id, seed=1) == "validation" for image_id in splits["train"]["image_id"][:]]
-        )
-        splits["validation"] = splits["train"].select(np.flatnonzero(held_out))
-        splits["train"] = splits["train"].select(np.flatnonzero(~held_out))
-    if data_args.selected_only:
-        if "selected_for" not in splits["train"].features:
-            raise ValueError(
-                f"--selected_only needs the column 'selected_for', which '{data_args.dataset}' lacks: `emocap label` "
-                "writes it."
-            )
-        selected = splits["train"].with_format("arrow")["selected_for"][:]
-        chosen = np.flatnonzero([len(own) > 0 for own in selected.to_pylist()])
-        splits["train"] = splits["train"].select(chosen)
-    limits = {"train": data_args.max_train_samples}
-    for name, split in splits.items():
-        limit = limits.get(name, data_args.max_eval_samples)
-        splits[name] = split if limit is None else split.select(range(min(limit, len(split))))
-        if not len(splits[name]):
-            raise ValueError(f"The {name} split of '{data_args.dataset}' is empty; add rows or choose another split.")
-    data_args.label_column = data_args.label_column or truth_column(splits["train"])
-    label_names(splits["train"])
-    for name, split in splits.items():
-        label_matrix(split, data_args.label_column if name == "train" else truth_column(split))
-    return DatasetDict(splits)
-
-
-def truth_column(table: datasets.Dataset) -> str:
-    """The human labels, or the pseudo-labels where there are none."""
-    human = "labels" in table.features and table.with_format("arrow")["labels"][:].null_count == 0
-    return "labels" if human else "emotions"
 
 
 def check_start(model_name_or_path: str, splits: DatasetDict) -> None:

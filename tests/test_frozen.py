@@ -14,9 +14,9 @@ from emocap.cli import main
 from emocap.data.pairs import PairDataset, with_pixels
 from emocap.data.storage import load_table
 from emocap.frozen import PooledPairs, only_head_trains
+from emocap.heads import head_of
 from emocap.models import EmocapProcessor, EmocapStudentForMultiLabelClassification
 from emocap.models.modeling_emocap_teacher import EmocapTeacherForMultiLabelClassification
-from emocap.transfer import head_of
 
 BODIES = {
     "emocap_student": EmocapStudentForMultiLabelClassification,
@@ -122,7 +122,8 @@ def test_training_from_cached_outputs_ends_like_the_plain_way(start, tmp_path, t
             seen.clear()
     assert metrics["cached"].keys() == metrics["plain"].keys()
     for key, value in metrics["plain"].items():
-        assert metrics["cached"][key] == (pytest.approx(value, abs=1e-5) if isinstance(value, float) else value), key
+        near = 1e-4 if "correlation" in key else 1e-5  # a ratio of two small numbers
+        assert metrics["cached"][key] == (pytest.approx(value, abs=near) if isinstance(value, float) else value), key
     one, other = (load_file(tmp_path / way / "model.safetensors") for way in ("plain", "cached"))
     assert one.keys() == other.keys()
     for tensor in one:

@@ -19,7 +19,8 @@ from emocap.cli import main
 from emocap.data.pairs import PairDataset, label_matrix
 from emocap.inference import load_model, score_table
 from emocap.metrics import METRIC_KEYS, compute_with_prior
-from emocap.training import EmocapTrainer, load_splits
+from emocap.splits import load_splits
+from emocap.trainer import EmocapTrainer
 
 QUICK = ["--use_cpu", "--disable_tqdm", "true", "--num_train_epochs", "1"]
 STUDENT = ["--image_size", "16", "--cnn_channels", "8", "16"]

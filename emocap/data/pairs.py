@@ -143,9 +143,17 @@ def label_matrix(table: datasets.Dataset, column: str) -> np.ndarray:
     """Targets float32 `(rows, L)` from a column of shares (`labels`, `soft_labels`, `emotion_scores`) or of class ids
     (`emotions`, `selected_for`), which become multi-hot.
 
+    `ranked_emotions` reads `emotions` of a table with pseudo-labels, where they come best first, as graded targets:
+    1 for the best, 1/2, 1/3, 1/4 for those that follow, 0 for the rest.
+
     Raises:
         ValueError: no such column, or rows without labels.
     """
+    ranked = column == "ranked_emotions"
+    if ranked:
+        column = "emotions"
+        if "emotion_scores" not in table.features:
+            raise ValueError("ranked_emotions needs pseudo-labels, which come best first: run `emocap label`.")
     feature = table.features.get(column)
     if feature is None:
         raise ValueError(f"The data set has no column '{column}' for labels (columns: {', '.join(table.features)}).")
@@ -160,7 +168,10 @@ def label_matrix(table: datasets.Dataset, column: str) -> np.ndarray:
     if isinstance(feature.feature, ClassLabel):
         matrix = np.zeros((len(table), feature.feature.num_classes), dtype=np.float32)
         lengths = pa.compute.list_value_length(values).to_numpy()
-        matrix[np.repeat(np.arange(len(table)), lengths), values.flatten().to_numpy()] = 1
+        targets = 1.0
+        if ranked:
+            targets = 1 / (1 + np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths))
+        matrix[np.repeat(np.arange(len(table)), lengths), values.flatten().to_numpy()] = targets
         return matrix
     return values.flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(table), feature.length)
 

@@ -74,6 +74,6 @@ class EmocapStudentConfig(CodeCarryingConfig, PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        check_loss(self)
+        check_loss(self.loss, self.pos_weight, self.label_smoothing)
         if any(channels % 8 for channels in self.cnn_channels):
             raise ValueError(f"cnn_channels are {list(self.cnn_channels)}; each must be a multiple of 8 (group norm).")

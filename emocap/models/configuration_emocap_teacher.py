@@ -62,7 +62,7 @@ class EmocapTeacherConfig(CodeCarryingConfig, VisualBertConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        check_loss(self)
+        check_loss(self.loss, self.pos_weight, self.label_smoothing)
         if self.pooling not in ("pooler", "mean"):
             raise ValueError(f"pooling is '{self.pooling}'; it must be 'pooler' or 'mean'.")
         if self.fusion not in ("early", "late"):

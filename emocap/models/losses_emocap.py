@@ -86,18 +86,18 @@ def bounded_prior(logits: torch.Tensor, config) -> torch.Tensor | None:
     return logits.new_tensor(config.label_prevalence).clamp(PRIOR_BOUND, 1 - PRIOR_BOUND)
 
 
-def check_loss(config) -> None:
+def check_loss(loss: str, pos_weight: float | None, label_smoothing: float) -> None:
     """Refuses loss settings that do not go together.
 
     Raises:
         ValueError: an unknown loss, `pos_weight` beside another loss than `bce`, or a number out of range.
     """
-    if config.loss not in LOSSES:
-        raise ValueError(f"loss is '{config.loss}'; it must be one of {', '.join(LOSSES)}.")
-    if config.pos_weight is not None and (config.loss != "bce" or config.pos_weight <= 0):
+    if loss not in LOSSES:
+        raise ValueError(f"loss is '{loss}'; it must be one of {', '.join(LOSSES)}.")
+    if pos_weight is not None and (loss != "bce" or pos_weight <= 0):
         raise ValueError(
-            f"pos_weight is {config.pos_weight} with loss '{config.loss}'; it must be positive, and goes with 'bce' "
-            "alone: asl and db weigh positives and negatives by themselves."
+            f"pos_weight is {pos_weight} with loss '{loss}'; it must be positive, and goes with 'bce' alone: asl and "
+            "db weigh positives and negatives by themselves."
         )
-    if not 0 <= config.label_smoothing < 1:
-        raise ValueError(f"label_smoothing is {config.label_smoothing}; it must be at least 0 and below 1.")
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"Label smoothing is {label_smoothing}; it must be at least 0 and below 1.")
