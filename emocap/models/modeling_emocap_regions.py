@@ -198,7 +198,9 @@ class EmocapRegionExtractor(PreTrainedModel):
         with torch.autocast(device, enabled=False):
             logits, deltas = heads.box_predictor(features.to(heads.box_predictor.cls_score.weight.dtype))
         scores, class_ids = logits.float().softmax(-1)[:, 1:].max(-1)
-        own_deltas = deltas.float().unflatten(1, (-1, 4))[torch.arange(len(deltas)), class_ids + 1]
+        own_deltas = deltas.float().unflatten(1, (-1, 4))[
+            torch.arange(len(deltas), device=deltas.device), class_ids + 1
+        ]
         boxes = heads.box_coder.decode_single(own_deltas, torch.cat(proposals))
         counts = list(map(len, proposals))
         parts = zip(*(values.split(counts) for values in (features.float(), boxes, scores, class_ids)), strict=True)
