@@ -1,9 +1,132 @@
-"""Any photo that PIL opens as an upright 8-bit RGB picture."""
+"""Anything that holds a photo, as an upright 8-bit RGB picture."""
+
+import http.client
+import io
+import os
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
 
-__all__ = ["resize_to_array", "to_rgb"]
+__all__ = ["open_photo", "resize_to_array", "to_rgb"]
+
+FETCH_SECONDS = 20.0
+MAX_FETCHED_BYTES = 50 * 2**20
+
+
+def open_photo(photo: Image.Image | str | os.PathLike | np.ndarray | torch.Tensor) -> Image.Image:
+    """A decoded PIL image.
+
+    Args:
+        photo: a PIL image; a path; an http(s) URL, read within 20 s and 50 MiB; an array or tensor with 1, 3 or 4
+            channels or none, uint8 or other integers 0..255, bool, or floats 0..1. Where both its first and its last
+            axis could be the channels, an array is `(height, width, channels)` and a tensor
+            `(channels, height, width)`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be fetched or decoded, or is none of these.
+    """
+    if isinstance(photo, (np.ndarray, torch.Tensor)):
+        return photo_of_array(photo)
+    if isinstance(photo, Image.Image):
+        return decoded(photo, getattr(photo, "filename", "") or "PIL image")
+    if isinstance(photo, str) and "://" in photo:
+        return decoded(io.BytesIO(fetch(photo)), shown(photo))
+    if not isinstance(photo, (str, os.PathLike)):
+        raise ValueError(
+            f"A photo came as {type(photo).__name__}; expected a PIL image, a path, an http(s) URL, an array or a "
+            "tensor."
+        )
+    if not os.path.isfile(photo):
+        raise FileNotFoundError(f"There is no photo at '{photo}'.")
+    return decoded(photo, photo)
+
+
+def decoded(source: Image.Image | str | os.PathLike | io.BytesIO, name: str | os.PathLike) -> Image.Image:
+    try:
+        photo = source if isinstance(source, Image.Image) else Image.open(source)
+        photo.load()
+    except Exception as error:  # decoders raise whatever a damaged file makes them trip over
+        raise ValueError(f"The photo '{name}' cannot be read: {error}") from error
+    return photo
+
+
+def photo_of_array(values: np.ndarray | torch.Tensor) -> Image.Image:
+    """See `open_photo`."""
+    shape, is_tensor = tuple(values.shape), isinstance(values, torch.Tensor)
+    channel_axes = [axis for axis in (0, 2) if len(shape) == 3 and shape[axis] in (1, 3, 4)]
+    if 0 in shape or not (len(shape) == 2 or channel_axes):
+        raise ValueError(
+            f"An array of shape {shape} came as a photo; expected (height, width, channels), (channels, height, "
+            "width) or (height, width), with 1, 3 or 4 channels."
+        )
+    if is_tensor:
+        values = values.detach().cpu()
+        values = (values.float() if values.is_floating_point() else values).numpy()
+    if channel_axes and channel_axes[0 if is_tensor else -1] == 0:
+        values = values.transpose(1, 2, 0)
+    if values.dtype != np.uint8:
+        values = as_bytes(values)
+    return Image.fromarray(np.ascontiguousarray(values[..., 0] if values.shape[2:] == (1,) else values))
+
+
+def as_bytes(values: np.ndarray) -> np.ndarray:
+    """uint8 0..255 of floats 0..1, of bools, or of other integers 0..255."""
+    is_float = np.issubdtype(values.dtype, np.floating)
+    scale = 255 if is_float or values.dtype == bool else 1
+    if not (is_float or values.dtype == bool or np.issubdtype(values.dtype, np.integer)):
+        raise ValueError(f"A photo came as an array of {values.dtype}; expected uint8 0..255 or floats 0..1.")
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= 255 / scale):  # NaN fails too
+        raise ValueError(
+            f"A photo came as an array of {values.dtype} from {low} to {high}; expected uint8 0..255 or floats 0..1."
+        )
+    return np.rint(values.astype(np.float64) * scale).astype(np.uint8)
+
+
+def fetch(url: str) -> bytes:
+    """The bytes at an http(s) URL; redirects lead to http(s) only.
+
+    Raises:
+        ValueError: another scheme, no answer in time, too many bytes, or an error of the server.
+    """
+    if urllib.parse.urlsplit(url).scheme.lower() not in ("http", "https"):
+        raise ValueError(f"The photo '{shown(url)}' cannot be fetched: only http and https addresses are.")
+    opener = urllib.request.OpenerDirector()  # unlike build_opener's, without file, ftp and data
+    for handler in (
+        urllib.request.ProxyHandler,
+        urllib.request.UnknownHandler,
+        urllib.request.HTTPHandler,
+        urllib.request.HTTPSHandler,
+        urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.HTTPRedirectHandler,
+        urllib.request.HTTPErrorProcessor,
+    ):
+        opener.add_handler(handler())
+    request, deadline = urllib.request.Request(url, headers={"User-Agent": "emocap"}), time.monotonic() + FETCH_SECONDS
+    content = bytearray()
+    try:
+        with opener.open(request, timeout=FETCH_SECONDS) as response:
+            while piece := response.read1(2**16):
+                content += piece
+                if len(content) > MAX_FETCHED_BYTES:
+                    raise ValueError(f"it has more than {MAX_FETCHED_BYTES} bytes")
+                if time.monotonic() > deadline:  # a timeout of the socket starts anew with each piece
+                    raise ValueError(f"it takes more than {FETCH_SECONDS:g} s")
+    except (OSError, ValueError, http.client.HTTPException) as error:  # URLError is an OSError
+        raise ValueError(f"The photo '{shown(url)}' cannot be fetched: {error}") from None
+    return bytes(content)
+
+
+def shown(url: str) -> str:
+    """The URL without user, password and query, which may hold secrets."""
+    parts = urllib.parse.urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def to_rgb(photo: Image.Image) -> Image.Image:

@@ -1,7 +1,8 @@
 """From photos and captions to what teacher and student read."""
 
+import os
+import weakref
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,9 +12,13 @@ from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 from .configuration_bottom_up import BottomUpConfig
 from .modeling_bottom_up import BottomUpDetector
 from .modeling_emocap_regions import EmocapRegionExtractor
-from .photo_emocap import resize_to_array, to_rgb
+from .photo_emocap import open_photo, resize_to_array, to_rgb
 
 __all__ = ["EmocapProcessor", "load_region_extractor", "pad_tokens"]
+
+EXTRACTORS = weakref.WeakKeyDictionary()
+"""The loaded extractor of each processor. Outside of it, a copy, a pickle or a hash of the processor is the same
+before and after its first photo."""
 
 
 class EmocapProcessor(ProcessorMixin):
@@ -23,8 +28,9 @@ class EmocapProcessor(ProcessorMixin):
         tokenizer: a fast BERT tokenizer.
         max_length: tokens kept of a caption, `[CLS]` and `[SEP]` included; the study's 32.
         image_size: side in pixels of the student's photos, or None.
-        region_extractor: the teacher's region extractor as `load_region_extractor` takes it, loaded when the first
-            photo comes, or None.
+        region_extractor: the teacher's region extractor, loaded when the first photo comes, or None. In this order:
+            a folder; a folder inside the checkpoint that the processor was loaded from, which on the Hub has to start
+            with `./`; what `load_region_extractor` takes.
     """
 
     attributes = ["tokenizer"]
@@ -36,20 +42,34 @@ class EmocapProcessor(ProcessorMixin):
         self.max_length = max_length
         self.image_size = image_size
         self.region_extractor = region_extractor
-        self._extractor = None
+        self.name_or_path = ""
         super().__init__(tokenizer)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> "EmocapProcessor":
+        """As everywhere in transformers; `max_length` and `region_extractor` may be given anew."""
+        processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        processor.name_or_path = str(pretrained_model_name_or_path)
+        return processor
 
     def __call__(
         self,
-        images: Image.Image | str | Path | Sequence | None = None,
-        text: str | Sequence[str] | None = None,
-        return_tensors: str = "pt",
+        images: Image.Image | str | os.PathLike | np.ndarray | torch.Tensor | Sequence | None = None,
+        text: str | Sequence[str | None] | None = None,
+        return_tensors: str | None = "pt",
+        *,
+        max_length: int | None = None,
+        device: str | torch.device | None = None,
     ) -> BatchFeature:
         """Model inputs of a batch of pairs.
 
         Args:
-            images: one or several PIL images or paths; None in a list, or altogether, where there is no photo.
+            images: one or several photos: PIL images, paths, http(s) URLs, arrays or tensors (see `open_photo`); None
+                in a list, or altogether, where there is no photo.
             text: one or several captions; None or "" where there is no caption.
+            return_tensors: "pt", "np", or None for numpy arrays.
+            max_length: tokens kept of a caption; by default the processor's.
+            device: where the region extractor runs; by default where it is, at first the CPU.
 
         Returns:
             `input_ids`, `attention_mask` int64 `(batch, words)` padded to the longest caption; with photos, for a
@@ -57,10 +77,11 @@ class EmocapProcessor(ProcessorMixin):
             teacher `visual_embeds` float32 and `visual_attention_mask` int64 `(batch, regions[, dim])`.
 
         Raises:
-            ValueError: numbers of photos and captions differ, a pair has neither, or photos came without a way to
-                read them.
+            FileNotFoundError: there is no photo at a path.
+            ValueError: numbers of photos and captions differ, a pair has neither, a photo cannot be read, a caption
+                is no string, or photos came without a way to read them.
         """
-        photos = None if images is None else list(images) if isinstance(images, (list, tuple)) else [images]
+        photos = None if images is None else as_list(images)
         captions = [text] if text is None or isinstance(text, str) else list(text)
         if text is None and photos is not None:
             captions = [None] * len(photos)
@@ -69,49 +90,101 @@ class EmocapProcessor(ProcessorMixin):
         photos = photos or [None] * len(captions)
         if not photos:
             raise ValueError("There is no pair in the batch; give at least one photo or caption.")
+        for caption in captions:
+            if not (caption is None or isinstance(caption, str)):
+                raise ValueError(f"A caption came as {type(caption).__name__}; expected a string or None.")
         if any(photo is None and not caption for photo, caption in zip(photos, captions, strict=True)):
             raise ValueError("A pair has neither a photo nor a caption; give at least one of them.")
-        token_ids = self.encode_captions([caption or "" for caption in captions])
-        lengths = np.array([len(own) for own in token_ids])
-        flat = np.concatenate(token_ids)
-        inputs = pad_tokens(flat, lengths.cumsum() - lengths, lengths, self.tokenizer.pad_token_id)
+        inputs = self.encode_text(captions, max_length)
         if any(photo is not None for photo in photos):
-            inputs |= self.encode_photos([open_photo(photo) for photo in photos])
+            inputs |= self.encode_photos(photos, device)
         return BatchFeature(inputs, tensor_type=return_tensors)
 
-    def encode_captions(self, captions: Sequence[str]) -> list[list[int]]:
+    def encode_text(self, captions: Sequence[str | None], max_length: int | None = None) -> dict[str, np.ndarray]:
+        """`input_ids` and `attention_mask`, int64, padded to the longest caption; see `pad_tokens`."""
+        token_ids = self.encode_captions([caption or "" for caption in captions], max_length)
+        lengths = np.array([len(own) for own in token_ids])
+        flat = np.concatenate(token_ids)
+        return pad_tokens(flat, lengths.cumsum() - lengths, lengths, self.tokenizer.pad_token_id)
+
+    def encode_captions(self, captions: Sequence[str], max_length: int | None = None) -> list[list[int]]:
         """Token ids of each caption, unpadded; an empty caption gives `[CLS] [SEP]`."""
         return self.tokenizer(
-            list(captions), truncation=True, max_length=self.max_length, return_attention_mask=False
+            list(captions), truncation=True, max_length=max_length or self.max_length, return_attention_mask=False
         )["input_ids"]
 
-    def encode_photos(self, photos: Sequence[Image.Image | None]) -> dict[str, np.ndarray | torch.Tensor]:
-        """Pixels for a student, region features for a teacher; rows without a photo are masked."""
+    def encode_photos(
+        self, photos: Sequence[object], device: str | torch.device | None = None
+    ) -> dict[str, np.ndarray]:
+        """Pixels for a student, region features for a teacher; rows whose photo is None are masked."""
+        if self.image_size is None:
+            regions = self.encode_regions(photos, device)
+            return {name: regions[name] for name in ("visual_embeds", "visual_attention_mask")}
         present = np.array([photo is not None for photo in photos])
-        if self.image_size is not None:
-            pixels = np.zeros((len(photos), 3, self.image_size, self.image_size), dtype=np.uint8)
-            for row in np.flatnonzero(present):
-                pixels[row] = resize_to_array(photos[row], self.image_size)
-            return {"pixel_values": pixels, "pixel_mask": present.astype(np.int64)}
-        regions = self.load_extractor().extract([to_rgb(photo) for photo in photos if photo is not None])
-        features = regions.region_features.cpu()
-        visual_embeds = features.new_zeros((len(photos), *features.shape[1:]))
-        visual_embeds[torch.from_numpy(present)] = features
-        num_regions = torch.zeros(len(photos), dtype=torch.long)
-        num_regions[torch.from_numpy(present)] = regions.num_regions.cpu()
-        mask = torch.arange(features.shape[1]) < num_regions[:, None]
-        return {"visual_embeds": visual_embeds, "visual_attention_mask": mask.long()}
+        pixels = np.zeros((len(photos), 3, self.image_size, self.image_size), dtype=np.uint8)
+        for row in np.flatnonzero(present):
+            pixels[row] = resize_to_array(open_photo(photos[row]), self.image_size)
+        return {"pixel_values": pixels, "pixel_mask": present.astype(np.int64)}
+
+    def encode_regions(
+        self, photos: Sequence[object], device: str | torch.device | None = None
+    ) -> dict[str, np.ndarray]:
+        """`visual_embeds` float32 `(batch, regions, dim)`, `visual_attention_mask` int64 `(batch, regions)` and
+        `region_boxes` float32 `(batch, regions, 4)`, relative x1 y1 x2 y2; rows whose photo is None are masked."""
+        extractor = self.load_extractor()
+        if device is not None:
+            extractor.to(device)
+        regions = extractor.extract([to_rgb(open_photo(photo)) for photo in photos if photo is not None])
+        rows = np.flatnonzero([photo is not None for photo in photos])
+
+        def lay_out(values: torch.Tensor, dtype: type) -> np.ndarray:
+            laid = np.zeros((len(photos), *values.shape[1:]), dtype=dtype)
+            laid[rows] = values.cpu().to(torch.promote_types(values.dtype, torch.float32)).numpy()
+            return laid
+
+        visual_embeds = lay_out(regions.region_features, np.float32)
+        counts = lay_out(regions.num_regions, np.int64)
+        mask = np.arange(visual_embeds.shape[1]) < counts[:, None]
+        return {
+            "visual_embeds": visual_embeds,
+            "visual_attention_mask": mask.astype(np.int64),
+            "region_boxes": lay_out(regions.region_boxes, np.float32),
+        }
 
     def load_extractor(self) -> PreTrainedModel:
-        """The region extractor, loaded once."""
-        if self._extractor is None:
+        """The region extractor, loaded once.
+
+        Raises:
+            ValueError: the processor names none, or a checkpoint of another family.
+            OSError: what it names is neither a folder, nor inside the checkpoint, nor a Hub id within reach.
+        """
+        if self not in EXTRACTORS:
             if self.region_extractor is None:
                 raise ValueError(
                     "This processor has neither image_size (student) nor region_extractor (teacher), so it reads no "
                     "photos. Its model was trained on captions, or on imported features without an extractor."
                 )
-            self._extractor = load_region_extractor(self.region_extractor)
-        return self._extractor
+            source, subfolder = self.locate_extractor()
+            try:
+                EXTRACTORS[self] = load_region_extractor(source, subfolder)
+            except OSError as error:
+                raise OSError(
+                    f"The region extractor '{self.region_extractor}' is neither a folder here, nor inside the "
+                    f"checkpoint '{self.name_or_path}', nor a Hub id within reach. Set the processor's "
+                    "`region_extractor` to the extractor that the teacher was trained with."
+                ) from error
+        return EXTRACTORS[self]
+
+    def locate_extractor(self) -> tuple[str, str]:
+        """Folder or Hub id of the region extractor, and its folder within."""
+        name, checkpoint = str(self.region_extractor), self.name_or_path
+        if os.path.isdir(name):
+            return name, ""
+        if checkpoint and os.path.isdir(os.path.join(checkpoint, name)):
+            return os.path.join(checkpoint, name), ""
+        if checkpoint and name.startswith("./") and not os.path.isdir(checkpoint):
+            return checkpoint, os.path.normpath(name)
+        return name, ""
 
     @property
     def model_input_names(self) -> list[str]:
@@ -124,13 +197,14 @@ class EmocapProcessor(ProcessorMixin):
 EmocapProcessor.register_for_auto_class()
 
 
-def load_region_extractor(name_or_path: str) -> PreTrainedModel:
+def load_region_extractor(name_or_path: str, subfolder: str = "") -> PreTrainedModel:
     """A region extractor in evaluation mode: the published bottom-up detector, as published or saved again, or an
     [`EmocapRegionExtractor`].
 
     Args:
         name_or_path: folder or Hub id, or `torchvision:` and a detector's name, such as
             `torchvision:fasterrcnn_resnet50_fpn_v2`, for torchvision's own weights, downloaded once.
+        subfolder: where the extractor lies within a folder or Hub repository.
 
     Raises:
         ValueError: the checkpoint is of another family.
@@ -138,10 +212,10 @@ def load_region_extractor(name_or_path: str) -> PreTrainedModel:
     family, _, architecture = name_or_path.partition(":")
     if family == "torchvision" and architecture:
         return EmocapRegionExtractor.from_torchvision(architecture, weights="DEFAULT")
-    kind = BottomUpConfig.get_config_dict(name_or_path)[0].get("model_type")
+    kind = BottomUpConfig.get_config_dict(name_or_path, subfolder=subfolder)[0].get("model_type")
     for model_class in (BottomUpDetector, EmocapRegionExtractor):
         if model_class.config_class.model_type == kind:
-            return model_class.from_pretrained(name_or_path).eval()
+            return model_class.from_pretrained(name_or_path, subfolder=subfolder).eval()
     raise ValueError(f"'{name_or_path}' is a '{kind}' checkpoint, which extracts no region features.")
 
 
@@ -157,5 +231,8 @@ def pad_tokens(flat: np.ndarray, starts: np.ndarray, lengths: np.ndarray, pad_to
     return {"input_ids": input_ids.astype(np.int64), "attention_mask": mask.astype(np.int64)}
 
 
-def open_photo(photo: Image.Image | str | Path | None) -> Image.Image | None:
-    return Image.open(photo) if isinstance(photo, (str, Path)) else photo
+def as_list(images: object) -> list:
+    """The photos of a batch: one that came alone, a sequence, or an array with an axis of photos before its three."""
+    is_array = isinstance(images, (np.ndarray, torch.Tensor))
+    alone = images.ndim <= 3 if is_array else isinstance(images, (Image.Image, str, os.PathLike))
+    return [images] if alone else list(images)
