@@ -1,6 +1,7 @@
 """emocap: which emotions a picture with its caption raises in people.
 
-Importing the package registers its models, so that `AutoConfig`, `AutoModel` and `AutoProcessor` know them.
+Importing the package registers its models, so that `AutoConfig`, `AutoModel`, `AutoProcessor` and
+`pipeline("emotion-recognition")` know them.
 """
 
 from transformers import (
@@ -10,6 +11,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoProcessor,
 )
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from emocap.data.coco import load_coco
 from emocap.data.oasis import load_oasis
@@ -27,6 +29,7 @@ from emocap.models import (
     EmocapStudentForMultiLabelClassification,
     EmocapTeacherConfig,
     EmocapTeacherForMultiLabelClassification,
+    EmotionRecognitionPipeline,
 )
 from emocap.pseudo_labels import select_pseudo_labels
 
@@ -44,6 +47,7 @@ __all__ = [
     "EmocapStudentForMultiLabelClassification",
     "EmocapTeacherConfig",
     "EmocapTeacherForMultiLabelClassification",
+    "EmotionRecognitionPipeline",
     "load_coco",
     "load_oasis",
     "load_scenes",
@@ -66,3 +70,7 @@ for config_class, model_class, processor_class in (
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     AutoModel.register(config_class, model_class, exist_ok=True)
     AutoImageProcessor.register(config_class, image_processor_classes={"torchvision": processor_class}, exist_ok=True)
+if "emotion-recognition" not in PIPELINE_REGISTRY.supported_tasks:
+    PIPELINE_REGISTRY.register_pipeline(
+        "emotion-recognition", pipeline_class=EmotionRecognitionPipeline, pt_model=AutoModel, type="multimodal"
+    )

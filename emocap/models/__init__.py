@@ -10,6 +10,7 @@ from .modeling_bottom_up import BottomUpDetector
 from .modeling_emocap_regions import EmocapRegionExtractor, RegionOutput
 from .modeling_emocap_student import EmocapStudentForMultiLabelClassification
 from .modeling_emocap_teacher import EmocapTeacherForMultiLabelClassification
+from .pipeline_emocap import EmotionRecognitionPipeline
 from .processing_emocap import EmocapProcessor
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
     "EmocapStudentForMultiLabelClassification",
     "EmocapTeacherConfig",
     "EmocapTeacherForMultiLabelClassification",
+    "EmotionRecognitionPipeline",
     "RegionOutput",
 ]

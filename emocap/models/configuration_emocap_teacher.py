@@ -35,6 +35,8 @@ class EmocapTeacherConfig(CodeCarryingConfig, VisualBertConfig):
         loss: `"bce"`, `"asl"` or `"db"`, see `multi_label_loss`; what `forward` returns when labels are given.
         pos_weight: with `"bce"`, positives of each emotion weigh as much as its negatives, but at most this; None: 1.
         label_smoothing: how far labels move toward `label_prevalence`, from 0 to below 1.
+        temperature: probabilities are `sigmoid(logits / temperature)` where it was fitted, else `sigmoid(logits)`.
+        thresholds: probability from which on each emotion counts as present, in the order of `id2label`; None: 0.5.
     """
 
     model_type = "emocap_teacher"
@@ -43,6 +45,13 @@ class EmocapTeacherConfig(CodeCarryingConfig, VisualBertConfig):
         "AutoModel": "modeling_emocap_teacher.EmocapTeacherForMultiLabelClassification",
         "AutoModelForSequenceClassification": "modeling_emocap_teacher.EmocapTeacherForMultiLabelClassification",
         "AutoProcessor": "processing_emocap.EmocapProcessor",
+    }
+    pipelines: ClassVar[dict[str, dict]] = {
+        "emotion-recognition": {
+            "impl": "pipeline_emocap.EmotionRecognitionPipeline",
+            "pt": ["AutoModel"],
+            "type": "multimodal",
+        }
     }
 
     visual_embedding_dim: int = 2048
@@ -58,6 +67,8 @@ class EmocapTeacherConfig(CodeCarryingConfig, VisualBertConfig):
     loss: str = "bce"
     pos_weight: float | int | None = None
     label_smoothing: float | int = 0.0
+    temperature: float | int | None = None
+    thresholds: list[float | int] | None = None
     problem_type: str | None = "multi_label_classification"
 
     def __post_init__(self, **kwargs):

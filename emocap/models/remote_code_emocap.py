@@ -31,9 +31,7 @@ class CodeCarryingConfig:
         super().__post_init__(**kwargs)
         self.auto_map = dict(self.auto_classes)
         if self.pipelines:
-            self.custom_pipelines = ShippedPipelines(
-                {task: dict(description) for task, description in self.pipelines.items()}
-            )
+            self.custom_pipelines = ShippedPipelines(self.pipelines)
 
     def save_pretrained(self, save_directory, **kwargs) -> None:
         """As everywhere in transformers, and the code beside it."""
@@ -44,10 +42,14 @@ class CodeCarryingConfig:
 
 class ShippedPipelines(dict):
     """`custom_pipelines` of a checkpoint. A task that is registered, as by `import emocap`, is not looked for here:
-    transformers would ask for `trust_remote_code` although the code is at hand."""
+    transformers would ask for `trust_remote_code` although the code is at hand. What is looked up is a copy:
+    transformers writes classes into it, which JSON does not know."""
 
     def __contains__(self, task: object) -> bool:
         return super().__contains__(task) and task not in PIPELINE_REGISTRY.supported_tasks
+
+    def __getitem__(self, task: str) -> dict:
+        return dict(super().__getitem__(task))
 
 
 def copy_code(modules: list[str], folder: Path, checkpoint: str) -> None:

@@ -29,6 +29,7 @@ import json
 import numpy as np, torch
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForSequenceClassification, AutoProcessor
+from transformers import pipeline
 
 torch.set_num_threads(1)
 folders = json.loads(sys.argv[1])
@@ -44,6 +45,12 @@ for name in ("teacher", "student"):
     assert type(config).__name__ == type(model.config).__name__
     model.save_pretrained(folders[name] + "_again")
     processor.save_pretrained(folders[name] + "_again")
+    pair = {"image": photo, "text": captions[0]}
+    pipe = pipeline(model=folders[name], trust_remote_code=True)
+    found[f"{name} pipeline"] = pipe(pair)
+    assert found[f"{name} pipeline"] == pipeline("emotion-recognition", folders[name], trust_remote_code=True)(pair)
+    assert len(pipe(pair, explain=True)[0]["explanation"]["boxes"])
+    pipe.save_pretrained(folders[name] + "_piped")
 for name in ("regions", "bottom_up"):
     extractor = AutoModel.from_pretrained(folders[name], trust_remote_code=True).eval()
     inputs = AutoImageProcessor.from_pretrained(folders[name], trust_remote_code=True)(photo)
@@ -90,16 +97,23 @@ def test_without_emocap_everything_loads_and_gives_the_same_numbers(checkpoints,
         expected = AutoModel.from_pretrained(checkpoints[name]).eval()(**inputs).logits
         for auto_class in ("AutoModel", "AutoModelForSequenceClassification"):
             torch.testing.assert_close(torch.tensor(found[f"{name} {auto_class}"]), expected)
+        names = AutoConfig.from_pretrained(checkpoints[name]).id2label
+        scores = {names[label]: score for label, score in enumerate(expected[0].sigmoid())}
+        ranked = [row["score"] for row in found[f"{name} pipeline"]]
+        assert ranked == sorted(ranked, reverse=True)
+        for row in found[f"{name} pipeline"]:
+            assert row["score"] == pytest.approx(scores.pop(row["label"]).item(), abs=1e-6)
+        assert not scores
     for name in ("regions", "bottom_up"):
         expected = AutoModel.from_pretrained(checkpoints[name]).eval().extract([photo]).region_boxes
         torch.testing.assert_close(torch.tensor(found[name]), expected)
     for name in ("teacher", "student"):  # saved anew from there, nothing is lost
-        first, second = Path(checkpoints[name]), Path(checkpoints[name] + "_again")
-        assert {path.name for path in first.iterdir()} == {path.name for path in second.iterdir()}
-        for path in first.glob("*.py"):
-            assert path.read_bytes() == (second / path.name).read_bytes()
-        maps = [json.loads((folder / "config.json").read_text())["auto_map"] for folder in (first, second)]
-        assert maps[0] == maps[1]
+        first = Path(checkpoints[name])
+        for suffix in ("_again", "_piped"):
+            second = Path(checkpoints[name] + suffix)
+            assert {path.name for path in first.iterdir()} == {path.name for path in second.iterdir()}
+            for path in [*first.glob("*.py"), first / "config.json"]:
+                assert path.read_bytes() == (second / path.name).read_bytes()
 
 
 @pytest.mark.parametrize("name", ["teacher", "student", "regions", "bottom_up"])
@@ -108,7 +122,9 @@ def test_a_checkpoint_holds_the_code_that_it_names_and_no_more(checkpoints, name
     named, seen = set(), set()
     for file in folder.glob("*.json"):
         if file.name != "tokenizer.json":
-            named |= set(json.loads(file.read_text()).get("auto_map", {}).values())
+            content = json.loads(file.read_text())
+            named |= set(content.get("auto_map", {}).values())
+            named |= {pipeline["impl"] for pipeline in content.get("custom_pipelines", {}).values()}
     waiting = {reference.split(".")[0] for reference in named}
     while waiting:  # what they import, by the syntax tree
         module = waiting.pop()

@@ -1,0 +1,202 @@
+"""`pipeline("emotion-recognition")`: from photos and captions to emotions with their probabilities."""
+
+import os
+import types
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from transformers import Pipeline
+from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
+
+from .explaining_emocap import explain as explain_pair
+from .photo_emocap import open_photo
+
+__all__ = ["EmotionRecognitionPipeline"]
+
+DEFAULT_THRESHOLD = 0.5
+
+
+class EmotionRecognitionPipeline(Pipeline):
+    """Emotions that a photo with its caption raises in people, each with its probability.
+
+    ```python
+    pipe = pipeline("emotion-recognition", model="me/emocap-student", trust_remote_code=True)
+    pipe({"image": "party.jpg", "text": "a birthday party"}, top_k=3)
+    ```
+
+    A pair is a dict with `image`, `text` or both: a PIL image, path, http(s) URL, array or tensor, and a string. A
+    string by itself is a caption, an image or array by itself a photo. What the model was not trained to read
+    (`config.modalities`) is left out. A list gives a list; a generator, a `datasets.Dataset` or one of its columns
+    gives an iterator that runs batch by batch.
+
+    Args, here or at each call:
+        top_k: the most probable emotions; None: all.
+        threshold: only emotions at least that probable: a number, or "config" for the configuration's `thresholds`
+            (0.5 where it has none).
+        explain: True, or the name of an emotion: adds `explanation` to the row of the most probable emotion, or of
+            that one, which is then always among the rows. See `explain` in `explaining_emocap.py`.
+        batch_size: pairs that go through the model together.
+        num_workers: processes that open (and, for a student, resize) the photos.
+
+    Returns:
+        For each pair a list of `{"label", "score"}`, most probable first. Scores are `sigmoid(logits / temperature)`
+        with the configuration's `temperature`, where it has one.
+
+    Raises:
+        ValueError: a pair with nothing that the model reads, unknown keys, an unreadable photo, or a bad option.
+    """
+
+    _load_processor = True
+    _load_tokenizer = False
+    _load_image_processor = False
+    _load_video_processor = False
+    _load_feature_extractor = False
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if self.processor is None:
+            raise ValueError("emotion-recognition needs `processor`, such as AutoProcessor.from_pretrained(...).")
+        if self.model.config.model_type not in ("emocap_teacher", "emocap_student"):
+            raise ValueError(
+                f"emotion-recognition takes an emocap teacher or student, not a '{self.model.config.model_type}'."
+            )
+        self.model.eval()
+
+    def _sanitize_parameters(self, **parameters) -> tuple[dict, dict, dict]:
+        parameters.pop("local_files_only", None)  # `pipeline` passes it on
+        unknown = set(parameters) - {"top_k", "threshold", "explain"}
+        if unknown:
+            raise TypeError(f"emotion-recognition knows top_k, threshold and explain, not {sorted(unknown)}.")
+        top_k, threshold = parameters.get("top_k"), parameters.get("threshold")
+        if not (top_k is None or (isinstance(top_k, int) and top_k >= 1)):
+            raise ValueError(f"top_k is {top_k!r}; expected a whole number from 1, or None for all emotions.")
+        if not (threshold is None or threshold == "config" or is_probability(threshold)):
+            raise ValueError(f"threshold is {threshold!r}; expected a number in 0..1, 'config' or None.")
+        explain, known = parameters.get("explain"), list(self.model.config.id2label.values())
+        if not (explain is None or isinstance(explain, bool) or explain in known):
+            raise ValueError(f"explain is {explain!r}; expected True, False or one of {', '.join(known)}.")
+        chosen = {"explain": explain} if "explain" in parameters else {}
+        return {}, chosen, {name: parameters[name] for name in ("top_k", "threshold") if name in parameters}
+
+    def __call__(self, inputs, **kwargs):
+        """See the class."""
+        if isinstance(inputs, (list, tuple)):
+            return super().__call__(list(inputs), **kwargs) if len(inputs) else []
+        if isinstance(inputs, (Mapping, str, os.PathLike, Image.Image, np.ndarray, torch.Tensor, Dataset)):
+            return super().__call__(inputs, **kwargs)
+        if isinstance(inputs, Iterator) and not isinstance(inputs, types.GeneratorType):
+            inputs = (pair for pair in inputs)
+        elif hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__"):  # a data set or one of its columns
+            inputs = Rows(inputs)
+        return super().__call__(inputs, **kwargs)
+
+    def preprocess(self, pair) -> dict[str, Image.Image | str | None]:
+        """The photo, opened, and the caption of one pair; None for what is missing or not read."""
+        if not isinstance(pair, Mapping):
+            pair = {"text": pair} if isinstance(pair, str) else {"image": pair}
+        if not pair or set(pair) - {"image", "text"}:
+            raise ValueError(
+                f"A pair came with {sorted(map(str, pair)) or 'nothing'}; expected 'image', 'text' or both. Rename a "
+                "data set's columns with rename_columns, and choose them with select_columns."
+            )
+        modalities = self.model.config.modalities
+        text = None if modalities == "image" else pair.get("text")
+        image = None if modalities == "text" else pair.get("image")
+        if image is None and not text:
+            reads = "an image, a text or both" if modalities in (None, "both") else f"{modalities} alone"
+            raise ValueError(f"A pair has nothing that the model reads, which is {reads}.")
+        return {"image": None if image is None else open_photo(image), "text": text}
+
+    def collate(self, pairs: list[dict]) -> dict[str, object]:
+        """Model inputs of pairs; a teacher's photos stay as they are, since regions are found beside the model."""
+        photos, captions = ([pair[name] for pair in pairs] for name in ("image", "text"))
+        if all(photo is None for photo in photos):
+            photos = None
+        if self.processor.image_size is not None or photos is None:
+            return dict(self.processor(images=photos, text=captions))
+        tokens = self.processor.encode_text(captions)
+        return {name: torch.from_numpy(values) for name, values in tokens.items()} | {"photos": photos}
+
+    def _forward(self, inputs: dict[str, object], explain: bool | str | None = None) -> dict[str, object]:
+        photos = inputs.pop("photos", None)
+        if photos is not None:
+            regions = self.processor.encode_regions(photos, self.device)
+            inputs |= {name: torch.from_numpy(values).to(self.device) for name, values in regions.items()}
+        boxes = {name: inputs.pop(name) for name in ("region_boxes",) if name in inputs}
+        logits = self.model(**inputs).logits.float()
+        explanations = [None] * len(logits)
+        if explain:
+            top = logits.argmax(1).tolist()
+            labels = top if explain is True else [self.model.config.label2id[explain]] * len(logits)
+            for row, label in enumerate(labels):
+                pair = {name: values[row : row + 1] for name, values in (inputs | boxes).items()}
+                explanations[row] = {"label": self.model.config.id2label[label]}
+                explanations[row] |= explain_pair(self.model, pair, label, self.processor.tokenizer)
+        return {"logits": logits, "explanations": explanations}
+
+    def postprocess(self, outputs: dict[str, object], top_k: int | None = None, threshold=None) -> list[dict]:
+        """Rows of one pair."""
+        config, explanation = self.model.config, outputs["explanations"]
+        explanation = explanation[0] if isinstance(explanation, list) else explanation
+        scores = (outputs["logits"][0] / (config.temperature or 1.0)).sigmoid()
+        wanted = torch.zeros_like(scores) if threshold is None else self.thresholds(threshold).to(scores)
+        order = scores.argsort(descending=True, stable=True)
+        order = order[scores[order] >= wanted[order]][:top_k].tolist()
+        explained = config.label2id[explanation["label"]] if explanation else None
+        if explanation and explained not in order:
+            order = sorted([*order, explained], key=lambda label: -scores[label])
+        rows = [{"label": config.id2label[label], "score": scores[label].item()} for label in order]
+        if explanation:
+            rows[order.index(explained)]["explanation"] = explanation
+        return rows
+
+    def thresholds(self, threshold: float | str) -> torch.Tensor:
+        """The threshold of each emotion, `(num_labels,)`."""
+        config = self.model.config
+        if threshold != "config" or config.thresholds is None:
+            return torch.full((config.num_labels,), DEFAULT_THRESHOLD if threshold == "config" else threshold)
+        if len(config.thresholds) != config.num_labels:
+            raise ValueError(
+                f"The configuration has {len(config.thresholds)} thresholds for {config.num_labels} labels."
+            )
+        return torch.tensor(config.thresholds)
+
+    def run_single(self, inputs, preprocess_params, forward_params, postprocess_params) -> list[dict]:
+        outputs = self.forward(self.collate([self.preprocess(inputs, **preprocess_params)]), **forward_params)
+        return self.postprocess(outputs, **postprocess_params)
+
+    def get_iterator(
+        self, inputs, num_workers: int, batch_size: int, preprocess_params, forward_params, postprocess_params
+    ) -> Iterator[list[dict]]:
+        if hasattr(inputs, "__len__"):
+            pairs = PipelineDataset(inputs, self.preprocess, preprocess_params)
+        else:
+            pairs, num_workers = PipelineIterator(inputs, self.preprocess, preprocess_params), min(num_workers, 1)
+        batches = DataLoader(pairs, batch_size=batch_size, num_workers=num_workers, collate_fn=self.collate)
+        outputs = PipelineIterator(batches, self.forward, forward_params, loader_batch_size=batch_size)
+        return PipelineIterator(outputs, self.postprocess, postprocess_params)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+        """Saves model and processor, with their code and this pipeline's."""
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory)
+
+
+class Rows(Dataset):
+    """Anything with a length and rows, as torch's loader wants it."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, row: int):
+        return self.rows[row]
+
+
+def is_probability(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
