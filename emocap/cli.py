@@ -225,8 +225,16 @@ def add_predict(commands) -> None:
     command = add_command(commands, "predict", "emotions of one picture, caption or both", run_predict)
     command.add_argument("model", metavar="MODEL", help="folder or Hub id of a teacher or student")
     command.add_argument("--caption", metavar="TEXT", help="the caption")
-    command.add_argument("--image", metavar="FILE", help="the picture")
+    command.add_argument("--image", metavar="FILE_OR_URL", help="the picture")
     command.add_argument("--top_k", type=int, default=5, help="emotions shown (%(default)s)")
+    command.add_argument(
+        "--explain",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="EMOTION",
+        help="add the weights of words and picture parts for the most probable emotion, or for this one",
+    )
 
 
 def add_report(commands) -> None:
@@ -369,14 +377,21 @@ def run_calibrate(arguments: argparse.Namespace) -> None:
 def run_predict(arguments: argparse.Namespace) -> None:
     if not arguments.caption and not arguments.image:
         raise ValueError("Give --caption, --image or both.")
-    if arguments.image and not Path(arguments.image).is_file():
-        raise FileNotFoundError(f"There is no picture at '{arguments.image}'.")
-    from emocap.data.storage import photo_problem
+    if arguments.top_k < 1:
+        raise ValueError(f"--top_k is {arguments.top_k}; give a whole number from 1.")
+    if arguments.image and "://" not in arguments.image:
+        if not Path(arguments.image).is_file():
+            raise FileNotFoundError(f"There is no picture at '{arguments.image}'.")
+        from emocap.data.storage import photo_problem
+
+        if problem := photo_problem(arguments.image):
+            raise ValueError(f"The picture '{arguments.image}' cannot be read: {problem}.")
     from emocap.inference import predict
 
-    if arguments.image and (problem := photo_problem(arguments.image)):
-        raise ValueError(f"The picture '{arguments.image}' cannot be read: {problem}.")
-    for row in predict(arguments.model, arguments.caption, arguments.image)[: arguments.top_k]:
+    for row in predict(
+        arguments.model, arguments.caption, arguments.image, top_k=arguments.top_k, explain=arguments.explain
+    ):
+        row.get("explanation", {}).pop("saliency", None)  # the boxes' weights once more
         print(json.dumps(row))
 
 

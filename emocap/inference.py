@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from datasets import DatasetDict
 from datasets.utils.logging import tqdm
-from transformers import AutoConfig, AutoModel, PreTrainedConfig
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, pipeline
 
 from emocap.baselines import check_scikit_learn
 from emocap.calibration import fit_decisions, fit_thresholds, temper
@@ -297,15 +297,32 @@ def calibrate(
     return config
 
 
-@torch.inference_mode()
-def predict(model_name_or_path: str, caption: str | None = None, image: str | None = None) -> list[dict]:
-    """`{"label", "score"}` of every emotion for one pair, most probable first."""
-    model, processor = load_model(model_name_or_path)
-    modalities = model.config.modalities or "both"
+def predict(
+    model_name_or_path: str,
+    caption: str | None = None,
+    image: str | None = None,
+    *,
+    top_k: int | None = None,
+    explain: bool | str = False,
+) -> list[dict]:
+    """The emotions of one pair by the pipeline, most probable first, with four digits.
+
+    Args:
+        model_name_or_path: folder or Hub id of a teacher or student.
+        caption: the caption.
+        image: path or http(s) URL of the picture.
+        top_k: rows; None: every emotion.
+        explain: see [`EmotionRecognitionPipeline`].
+
+    Raises:
+        ValueError: what the model was trained to read is missing, or it has no such emotion to explain.
+    """
+    config = load_config(model_name_or_path)
+    modalities, names = config.modalities, list(config.id2label.values())
+    if isinstance(explain, str) and explain not in names:
+        raise ValueError(f"'{model_name_or_path}' has no emotion '{explain}', only {', '.join(names)}.")
     if (modalities == "text" and not caption) or (modalities == "image" and not image):
         raise ValueError(f"'{model_name_or_path}' was trained on {modalities} alone; give it that.")
-    inputs = processor(images=image if modalities != "text" else None, text=caption if modalities != "image" else None)
-    logits = model(**inputs.to(model.device)).logits[0].float().cpu().numpy()
-    scores = temper(logits, model.config.temperature).tolist()
-    rows = [{"label": model.config.id2label[label], "score": round(score, 4)} for label, score in enumerate(scores)]
-    return sorted(rows, key=lambda row: -row["score"])
+    pipe = pipeline("emotion-recognition", model=model_name_or_path)
+    rows = pipe({"image": image or None, "text": caption}, top_k=top_k, explain=explain)
+    return [row | {"score": round(row["score"], 4)} for row in rows]

@@ -242,6 +242,8 @@ def test_a_checkpoint_of_another_family(refused, out, tiny_table_dir, tiny_bert,
 
 def test_predict_needs_something_to_look_at(refused, tmp_path, tiny_student):
     assert "Give --caption, --image or both" in refused("predict", tiny_student)
+    assert "has no emotion 'envy'" in refused("predict", tiny_student, "--caption", "rain", "--explain", "envy")
+    assert "--top_k is 0" in refused("predict", tiny_student, "--caption", "rain", "--top_k", "0")
     gone = tmp_path / "gone.jpg"
     assert f"There is no picture at '{gone}'" in refused("predict", tiny_student, "--image", gone)
     (tmp_path / "text.jpg").write_text("no photo")
@@ -292,6 +294,21 @@ def test_predict_prints_the_best_emotions(capsys, tmp_path, tiny_student):
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(rows) == 3 and rows == sorted(rows, key=lambda row: -row["score"])
     assert all(row["label"] in ("happy", "sad", "excited", "curious", "angry") for row in rows)
+
+
+def test_predict_explains_what_it_prints(capsys, tmp_path, tiny_student):
+    Image.new("RGB", (30, 20), "red").save(tmp_path / "red.png")
+    pair = ["--caption", "the dog", "--image", str(tmp_path / "red.png"), "--top_k", "2"]
+    main(["predict", tiny_student, *pair, "--explain"])
+    first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    explanation = first["explanation"]
+    assert explanation["tokens"] == ["the", "dog"] and "explanation" not in second
+    assert sum([*explanation["token_weights"], *explanation["box_weights"]]) == pytest.approx(
+        explanation["logit"] - explanation["baseline_logit"], abs=2e-3
+    )
+    main(["predict", tiny_student, *pair, "--explain", "sad"])
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["label"] for row in rows if "explanation" in row] == ["sad"]
 
 
 def test_data_socratis_and_publish_of_nothing(refused, tmp_path, capsys):

@@ -39,8 +39,6 @@ class EmocapStudentConfig(CodeCarryingConfig, PreTrainedConfig):
         loss: `"bce"`, `"asl"` or `"db"`, see `multi_label_loss`; what `forward` returns when labels are given.
         pos_weight: with `"bce"`, positives of each emotion weigh as much as its negatives, but at most this; None: 1.
         label_smoothing: how far labels move toward `label_prevalence`, from 0 to below 1.
-        temperature: probabilities are `sigmoid(logits / temperature)` where it was fitted, else `sigmoid(logits)`.
-        thresholds: probability from which on each emotion counts as present, in the order of `id2label`; None: 0.5.
     """
 
     model_type = "emocap_student"
@@ -79,8 +77,6 @@ class EmocapStudentConfig(CodeCarryingConfig, PreTrainedConfig):
     loss: str = "bce"
     pos_weight: float | int | None = None
     label_smoothing: float | int = 0.0
-    temperature: float | int | None = None
-    thresholds: list[float | int] | None = None
     problem_type: str | None = "multi_label_classification"
 
     def __post_init__(self, **kwargs):

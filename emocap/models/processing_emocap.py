@@ -41,7 +41,7 @@ class EmocapProcessor(ProcessorMixin):
     ):
         self.max_length = max_length
         self.image_size = image_size
-        self.region_extractor = region_extractor
+        self.region_extractor = None if region_extractor is None else str(region_extractor)
         self.name_or_path = ""
         super().__init__(tokenizer)
 
@@ -51,6 +51,15 @@ class EmocapProcessor(ProcessorMixin):
         processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         processor.name_or_path = str(pretrained_model_name_or_path)
         return processor
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> list[str]:
+        """As everywhere in transformers; an extractor that lies inside the checkpoint comes along."""
+        files = super().save_pretrained(save_directory, **kwargs)
+        if self.region_extractor and self.locate_extractor()[0] != self.region_extractor:
+            target = os.path.join(save_directory, self.region_extractor)
+            if not os.path.isdir(target):
+                self.load_extractor().save_pretrained(target)
+        return files
 
     def __call__(
         self,
@@ -177,7 +186,7 @@ class EmocapProcessor(ProcessorMixin):
 
     def locate_extractor(self) -> tuple[str, str]:
         """Folder or Hub id of the region extractor, and its folder within."""
-        name, checkpoint = str(self.region_extractor), self.name_or_path
+        name, checkpoint = self.region_extractor, self.name_or_path
         if os.path.isdir(name):
             return name, ""
         if checkpoint and os.path.isdir(os.path.join(checkpoint, name)):
