@@ -239,8 +239,15 @@ def add_predict(commands) -> None:
 
 def add_report(commands) -> None:
     command = add_command(commands, "report", "tables and figures from finished runs", run_report)
-    command.add_argument("runs", nargs="+", metavar="NAME=DIR", help="a name and a finished run's folder")
+    command.add_argument(
+        "runs",
+        nargs="+",
+        metavar="NAME=DIR",
+        help="a name and a finished run's folder; a name that comes again is another seed of that run",
+    )
     command.add_argument("--output", metavar="FILE", help="write the self-contained HTML page there")
+    command.add_argument("--dataset", help="folder or Hub id of the table measured on: shows best and worst examples")
+    command.add_argument("--study", metavar="DIR", help="folder of a transfer study: shows its curves")
     command.add_argument("--title", default="emocap", help="title of the page (%(default)s)")
     command.add_argument("--readme", metavar="FILE", help="put the table into this markdown file")
     command.add_argument("--block", default="results", help="between its '<!-- BLOCK -->' comments (%(default)s)")
@@ -396,14 +403,18 @@ def run_predict(arguments: argparse.Namespace) -> None:
 
 
 def run_report(arguments: argparse.Namespace) -> None:
+    from emocap.data.storage import load_table
     from emocap.report import format_table, markdown_table, results_rows, update_block, write_report
 
     if any("=" not in run for run in arguments.runs):
         raise ValueError("Give each run as NAME=DIR, such as teacher=runs/teacher.")
-    runs = {name: Path(folder) for name, _, folder in (run.partition("=") for run in arguments.runs)}
+    runs = {}
+    for name, _, folder in (run.partition("=") for run in arguments.runs):
+        runs.setdefault(name, []).append(Path(folder))
     rows = results_rows(runs)
     if arguments.output:
-        write_report(Path(arguments.output), title=arguments.title, runs=runs)
+        tables = load_table(arguments.dataset) if arguments.dataset else None
+        write_report(Path(arguments.output), title=arguments.title, runs=runs, tables=tables, study=arguments.study)
     if arguments.readme:
         update_block(Path(arguments.readme), arguments.block, markdown_table(rows))
     print(format_table(rows))

@@ -72,6 +72,7 @@ def quickstart(output_dir: str) -> None:
             title="emocap quickstart",
             runs=runs,
             examples=labelled_examples(labelled["train"]),
+            tables=tables,
         )
     print(format_table(results_rows(runs)))
     print(f"Report: {output / 'report.html'}")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from emocap.cli import main
 from emocap.metrics import METRIC_KEYS
 from emocap.report import COLUMNS, format_table, markdown_table, results_rows, write_report
 
@@ -77,6 +78,18 @@ def make_run(folder, seed, *, split="test", truth="labels", ceilings=True, epoch
     (folder / "metrics.json").write_text(json.dumps(metrics))
     (folder / "trainer_state.json").write_text(json.dumps({"log_history": history}))
     return folder, metrics
+
+
+def give_details(folders, per_label, prevalence, **more):
+    """metrics_details.json for the runs in `per_label`: average precision and prevalence of each emotion."""
+    for name, scores in per_label.items():
+        emotions = list(scores)
+        details = {
+            "emotions": emotions,
+            "average_precision": [scores[emotion] for emotion in emotions],
+            "prevalence": [prevalence[emotion] for emotion in emotions],
+        }
+        (folders[name] / "metrics_details.json").write_text(json.dumps(details | more))
 
 
 def write(tmp_path, runs, **options):
@@ -248,7 +261,8 @@ def test_bars_follow_prevalence_and_scale_with_average_precision(tmp_path, runs)
     prevalence = {name: rng.random() for name in emotions}
     per_label = {run: {name: rng.random() for name in emotions} for run in ("anb", "teacher")}
     per_label["teacher"]["emotion 4"] = None
-    page = Page(write(tmp_path, folders, per_label=per_label, prevalence=prevalence))
+    give_details(folders, per_label, prevalence)
+    page = Page(write(tmp_path, folders))
     ordered = sorted(emotions, key=lambda name: -prevalence[name])
     figures = dict(page.tables)["precisions"]
     assert [cell[0] for cell in figures[0]] == ["emotion", "prior", "teacher", "anb"]
@@ -301,14 +315,9 @@ def test_hostile_text_stays_text_everywhere(tmp_path, runs):
     folders = {HOSTILE: folders["teacher"], "a|b": make_run(tmp_path / "other", 6, truth=HOSTILE, split=HOSTILE)[0]}
     photo = Image.new("RGB", (8, 8))
     example = {"image": photo, "caption": HOSTILE + "\ud83d", "emotions": [HOSTILE, "joy"], "truth": [HOSTILE]}
-    write_report(
-        tmp_path / "report.html",
-        title=HOSTILE,
-        runs=folders,
-        examples=[example],
-        per_label={HOSTILE: {HOSTILE: 0.5}, "a|b": {HOSTILE: 0.1}},
-        prevalence={HOSTILE: 0.3},
-    )
+    mistakes = {"confusion": [[3]], "missed": [4], "reliability": [[0.1, 0.2, 50]]}
+    give_details(folders, {HOSTILE: {HOSTILE: 0.5}, "a|b": {HOSTILE: 0.1}}, {HOSTILE: 0.3}, **mistakes)
+    write_report(tmp_path / "report.html", title=HOSTILE, runs=folders, examples=[example])
     html = (tmp_path / "report.html").read_text("utf-8")
     page = Page(html)
     assert "<script" not in html and "onerror" not in {name for _, own, _ in page.elements for name in own}
@@ -324,7 +333,10 @@ def test_hostile_text_stays_text_everywhere(tmp_path, runs):
 def test_page_is_self_contained_responsive_and_accessible(tmp_path, runs):
     folders, _ = runs
     example = {"image": Image.new("RGB", (9, 9)), "caption": "c", "emotions": ["joy"], "truth": None}
-    html = write(tmp_path, folders, examples=[example], per_label={"anb": {"joy": 0.5}}, prevalence={"joy": 0.2})
+    give_details(
+        folders, {"anb": {"joy": 0.5}}, {"joy": 0.2}, confusion=[[3]], missed=[4], reliability=[[0.1, 0.2, 50]]
+    )
+    html = write(tmp_path, folders, examples=[example])
     page = Page(html)
     assert "<script" not in html and not re.search(r"https?://", html.replace("http://www.w3.org/2000/svg", ""))
     assert "url(" not in html and "@import" not in html and "prefers-color-scheme: dark" in html
@@ -333,7 +345,7 @@ def test_page_is_self_contained_responsive_and_accessible(tmp_path, runs):
     ids = [own["id"] for _, own, _ in page.elements if "id" in own]
     assert len(ids) == len(set(ids))
     figures = [own for own in page.all("svg") if own.get("aria-hidden") != "true"]
-    assert len(figures) == 3 + 1 + 1
+    assert len(figures) == 3 + 1 + 1 + 1 + 1  # losses, ranking, bars, reliability, mistakes
     kinds = {own["id"]: tag for tag, own, _ in page.elements if tag in ("title", "desc") and "id" in own}
     for figure in figures:
         assert figure["role"] == "img" and [kinds[name] for name in figure["aria-labelledby"].split()] == [
@@ -370,3 +382,79 @@ def test_errors_name_the_file_and_the_remedy(tmp_path, runs):
     with pytest.raises(ValueError, match="holds a list; expected an object"):
         write(tmp_path, folders)
     assert not (tmp_path / "report.html").exists()
+
+
+def test_intervals_stand_under_their_figures_and_people_beside_models(tmp_path):
+    bounds = {"map_macro_low": 0.41, "map_macro_high": 0.52, "prior/map_macro_low": 0.1, "prior/map_macro_high": 0.2}
+    folder, metrics = make_run(tmp_path / "run", 1, **bounds, **{"human/f1_micro": 0.375})
+    html = write(tmp_path, {"run": folder})
+    (table,) = Page(html).result_tables()
+    assert table[2][1][0] == f"{metrics['map_macro']:.3f}0.410 to 0.520" and table[1][1][0].endswith("0.100 to 0.200")
+    human = next(row for row in table if row[0][0] == "one annotator")
+    assert [text for text, _ in human][5] == "0.375" and human[1][0] == "–"
+    assert "left out of the crowd" in html
+
+
+def test_a_name_given_again_is_another_seed(tmp_path, capsys):
+    made = [make_run(tmp_path / f"seed{seed}", seed) for seed in range(3)]
+    main(["report", *(f"teacher={folder}" for folder, _ in made), "--output", str(tmp_path / "report.html")])
+    assert "teacher (3 seeds)" in capsys.readouterr().out
+    (table,) = Page((tmp_path / "report.html").read_text("utf-8")).result_tables()
+    row = next(row for row in table if row[0][0] == "teacher (3 seeds)")
+    for column, key in enumerate(COLUMNS, start=1):
+        values = [metrics[key] for _, metrics in made]
+        assert row[column][0] == f"{np.mean(values):.3f}± {np.std(values, ddof=1):.3f}"
+    other, _ = make_run(tmp_path / "other", 4, split="validation")
+    with pytest.raises(ValueError, match=r"'teacher' differ in split"):
+        results_rows({"teacher": [made[0][0], other]})
+
+
+def test_controls_are_a_table_with_the_models_lead(tmp_path):
+    keys = {"map_macro": 0.3, "map_macro_low": 0.25, "map_macro_high": 0.35, "map_macro_gain": 0.1,
+            "map_macro_gain_low": 0.06, "map_macro_gain_high": 0.14}  # fmt: skip
+    folder, _ = make_run(tmp_path / "run", 1, **{f"shuffled_images/{key}": value for key, value in keys.items()})
+    tables = dict(Page(write(tmp_path, {"run": folder})).tables)
+    name, score, lead, meaning = (cell[0] for cell in tables["controls"][1])
+    assert (name, score, lead) == ("shuffled images", "0.3000.250 to 0.350", "0.1000.060 to 0.140")
+    assert "another row's picture" in meaning
+
+
+def test_mistakes_reliability_and_examples_are_drawn_from_the_details(tmp_path, tiny_table):
+    folder, _ = make_run(tmp_path / "run", 1)
+    pseudo, _ = make_run(tmp_path / "pseudo", 2, truth="emotions")
+    ids = tiny_table["test"]["image_id"][:]
+    details = {
+        "confusion": [[0, 7, 1], [2, 0, 0], [0, 0, 0]],
+        "missed": [10, 4, 0],
+        "reliability": [[0.1, 0.2, 50], [0.5, 0.4, 30], [0.9, 0.1, 9]],
+        "examples": [
+            {"image_id": ids[0], "kind": "best", "predicted": ["joy", "awe"], "truth": ["joy"]},
+            {"image_id": "not there", "kind": "best", "predicted": [], "truth": []},
+            {"image_id": ids[1], "kind": "worst", "predicted": ["awe"], "truth": ["sad"]},
+        ],
+    }
+    scores = {"joy": 0.5, "awe": 0.4, "sad": None}
+    give_details(
+        {"run": folder, "pseudo": pseudo}, {"run": scores, "pseudo": scores}, dict.fromkeys(scores, 0.1), **details
+    )
+    page = Page(write(tmp_path, {"pseudo": pseudo, "run": folder}, tables=tiny_table))
+    tables = dict(page.tables)
+    assert [[cell[0] for cell in row] for row in tables["mistakes"][1:]] == [
+        ["joy", "awe", "7", "10"], ["awe", "joy", "2", "4"], ["joy", "sad", "1", "10"]
+    ]  # fmt: skip
+    opacities = [float(own["fill-opacity"]) for own in page.all("rect") if "fill-opacity" in own]
+    assert opacities == [0.7, 0.5, 0.1]
+    curves = [own["points"].split() for own in page.all("polyline")]
+    assert len(curves[-1]) == 2  # the bin with nine answers is left out
+    captions = [text for path, text in page.text if path[-1:] == ("blockquote",)]
+    assert captions == [(tiny_table["test"][row]["captions"] or [""])[0] for row in (0, 1)]
+    assert [text for path, text in page.text if path[-1:] == ("h3",)][-2:] == ["best", "worst"]
+
+
+def test_a_studys_curves_are_an_image(tmp_path, runs):
+    folders, _ = runs
+    with pytest.raises(FileNotFoundError, match=r"figure\.svg'.*transfer-study"):
+        write(tmp_path, folders, study=tmp_path)
+    (tmp_path / "figure.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>")
+    html = write(tmp_path, folders, study=tmp_path)
+    assert "<script" not in html and "data:image/svg+xml;base64," in html
