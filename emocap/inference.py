@@ -166,8 +166,8 @@ def evaluate(
         train: the training split, on which the prior is fitted.
         label_column: the truth.
         prior_column: the labels of `train`; by default `label_column`. A table of pseudo-labels has no others.
-        thresholds: from which each emotion counts as predicted; 0.5 by default. Where they are given, prior and
-            ceilings decide at thresholds fitted on `train`, as the model's were fitted on its validation rows.
+        thresholds: from which each emotion counts as predicted; 0.5 by default. Where they are given, the prior
+            decides at its own best on `train`, and a ceiling at the best for these very rows, being an upper bound.
         num_resamples: bootstrap draws behind the 95 % intervals `KEY_low` and `KEY_high`; 0: no intervals.
 
     Returns:
@@ -184,8 +184,9 @@ def evaluate(
         metrics |= intervals(resampled)
     for prefix, column in CEILINGS.items():
         if column in table.features:
-            cut = None if thresholds is None else fit_thresholds(label_matrix(train, column), train_labels)
-            ceiling = compute_metrics(label_matrix(table, column), labels, votes, cut)
+            best = label_matrix(table, column)
+            cut = None if thresholds is None else fit_thresholds(best, labels)
+            ceiling = compute_metrics(best, labels, votes, cut)
             metrics |= {f"{prefix}{key}": value for key, value in ceiling.items() if key != "num_examples"}
     if votes is not None and "num_annotators" in table.features:
         people = human_metrics(votes, np.asarray(table.with_format("numpy")["num_annotators"][:]))
