@@ -158,7 +158,7 @@ class StudentArguments:
     cnn_channels: list[int] = field(
         default_factory=lambda: [32, 64, 128, 256], metadata={"help": "Channels of the strided convolutions."}
     )
-    hidden_size: int = field(default=256, metadata={"help": "gru_cnn: width of the GRU and of fc1."})
+    fc_hidden_size: int = field(default=256, metadata={"help": "Width of fc1."})
 
 
 @dataclass

@@ -272,8 +272,7 @@ def build_student(
         gru_num_layers=model_args.gru_num_layers,
         image_size=model_args.image_size,
         cnn_channels=model_args.cnn_channels,
-        gru_hidden_size=model_args.hidden_size,
-        fc_hidden_size=model_args.hidden_size,
+        fc_hidden_size=model_args.fc_hidden_size,
         **label_fields(label_names(splits["train"])),
     )
     model = EmocapStudentForMultiLabelClassification(config)

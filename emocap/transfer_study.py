@@ -29,7 +29,8 @@ from emocap.data.schema import label_names, split_of
 from emocap.data.storage import load_table, write_json
 from emocap.metrics import compute_metrics, prior_probabilities
 from emocap.models import EmocapProcessor
-from emocap.training import build_student, truth_column
+from emocap.splits import truth_column
+from emocap.training import build_student
 from emocap.transfer import STRATEGIES, check_frozen, check_num_layers, transfer_model
 from emocap.transfer_runs import Part, Recipe, fit, part_probabilities
 
@@ -146,7 +147,8 @@ class Study:
                 freeze_word_embeddings=arguments.freeze_word_embeddings,
                 image_size=arguments.image_size,
                 cnn_channels=arguments.cnn_channels,
-                hidden_size=arguments.hidden_size,
+                gru_hidden_size=arguments.hidden_size,
+                fc_hidden_size=arguments.hidden_size,
             )
             model, processor = build_student(flags, self.sides["target"].splits)
             processor.max_length = arguments.max_length or processor.max_length
