@@ -150,7 +150,15 @@ def add_regions(commands) -> None:
         metavar="FILE_OR_DIR",
         help="features that exist already: bottom-up attention's .tsv, .safetensors, or a folder of .npz files",
     )
-    command.add_argument("--batch_size", type=int, default=64, help="photos a step (%(default)s)")
+    command.add_argument("--batch_size", type=int, default=16, help="photos a step on a GPU (%(default)s)")
+    command.add_argument(
+        "--dtype",
+        choices=["auto", "float32", "bfloat16", "float16"],
+        default="auto",
+        help="what the network computes in; auto: bfloat16 for large networks where the processor is fast in it "
+        "(float16 on older GPUs), else float32",
+    )
+    command.add_argument("--num_workers", type=int, help="threads that decode photos ahead (the process's cores)")
 
 
 def add_label(commands) -> None:
@@ -318,7 +326,14 @@ def run_regions(arguments: argparse.Namespace) -> None:
     if arguments.features:
         import_regions(tables, arguments.features, arguments.output_dir)
     else:
-        extract_regions(tables, arguments.extractor, arguments.output_dir, arguments.batch_size)
+        extract_regions(
+            tables,
+            arguments.extractor,
+            arguments.output_dir,
+            arguments.batch_size,
+            dtype=arguments.dtype,
+            num_workers=arguments.num_workers,
+        )
 
 
 def run_label(arguments: argparse.Namespace) -> None:

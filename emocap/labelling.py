@@ -5,6 +5,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -106,7 +107,7 @@ def label_tables(
     labelled, report = DatasetDict(), DataReport()
     for name, split in tables.items():
         score = scorer(model, processor, teacher, batch_size, bf16)
-        new = map_in_shards(split, score, columns, work_dir / name, settings)
+        new = map_in_shards(split, partial(map, score), columns, work_dir / name, settings)
         split, new = without_unread_rows(without_old_labels(split), new, report)
         if not len(split):
             continue

@@ -1,11 +1,15 @@
 """Region features of every photo of a table."""
 
+import hashlib
 import itertools
+import json
+import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import torch
@@ -14,103 +18,172 @@ from datasets.utils.logging import tqdm
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from emocap.data.ranks import Ranks, launched_ranks
 from emocap.data.schema import NUM_REGIONS, region_columns
-from emocap.data.shards import map_in_shards
+from emocap.data.shards import job_fingerprint, map_in_shards
 from emocap.data.storage import DataReport, check_output_dir, load_table, save_table
-from emocap.models.photo_emocap import to_rgb
 from emocap.models.processing_emocap import load_region_extractor
+from emocap.regions.photos import decode_ahead, why_without_regions
 
-__all__ = ["SCENES_DETECTOR", "extract_regions"]
+__all__ = ["DTYPES", "SCENES_DETECTOR", "extract_regions"]
 
 logger = logging.get_logger(__name__)
 
 SCENES_DETECTOR = Path(__file__).parent / "scenes_detector"
 """The built-in extractor, trained on the built-in corpus; `--extractor scenes` names it."""
 
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
-def extract_regions(tables: DatasetDict, extractor: str, output_dir: str, batch_size: int = 64) -> DatasetDict:
+SMALL_NETWORK = 10_000_000
+"""Parameters below which a network gains nothing from bfloat16: the built-in one stays the same on every machine."""
+
+SHARD_SIZES = {"cpu": 64, "cuda": 512}
+"""Photos that a kill loses at most: minutes of a large detector's work on a CPU, seconds on a GPU, which also wants
+many photos to find batches of one shape among them."""
+
+
+def extract_regions(
+    tables: DatasetDict,
+    extractor: str,
+    output_dir: str,
+    batch_size: int = 16,
+    *,
+    dtype: str = "auto",
+    num_workers: int | None = None,
+) -> DatasetDict:
     """Runs a region extractor over the photos of every split and saves the table with the new columns.
 
-    Rows without a photo get zeros and `num_regions` 0; photos that cannot be read are listed in data_report.json. A
-    killed job goes on where it was.
+    Threads decode photos ahead of the model. Rows without a photo get zeros and `num_regions` 0; photos that cannot be
+    read are listed in data_report.json. A killed job goes on where it was, a finished one is not done again, and the
+    processes of `accelerate launch` or torchrun share the work.
+
+    What is the same, bit for bit: on a CPU a photo's regions depend on the photo, the weights and `dtype` alone,
+    because photos go through the network one at a time (which fills the cores); so neither `batch_size`, nor
+    `num_workers`, nor the number of processes, nor a stop changes a byte. On a GPU the batches are photos of like
+    shape among 512 neighbours of the table; they depend on the rows and `batch_size` alone, so that workers, processes
+    and stops change nothing, and `batch_size` changes last bits.
 
     Args:
         tables: a table of pairs.
         extractor: folder or Hub id of an extractor, or "scenes" for the built-in one.
-        output_dir: where the table goes.
-        batch_size: photos a step.
+        output_dir: where the table goes. It replaces a table of other settings there once it is whole.
+        batch_size: photos a step on a GPU.
+        dtype: what the network computes in; features are stored in float16 in any case. "auto" is float32 for networks
+            of less than ten million parameters, otherwise bfloat16 where the processor has instructions for it
+            (AVX512-BF16, AMX; GPUs from 2020 on), float16 on older GPUs and float32 on other CPUs. The choice is
+            written to data_report.json.
+        num_workers: threads that decode; by default the cores of this process.
+
+    Raises:
+        ValueError: a count below 1, an unknown dtype, no photos, or an extractor of too many regions.
     """
     check_output_dir(output_dir)
+    num_workers = default_workers() if num_workers is None else num_workers
+    check_arguments(tables, batch_size, dtype, num_workers)
     source = str(SCENES_DETECTOR) if extractor == "scenes" else extractor
     model = load_region_extractor(source)
     if model.config.num_regions > NUM_REGIONS:
         raise ValueError(f"'{extractor}' gives {model.config.num_regions} regions; a table holds {NUM_REGIONS}.")
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-
-    def extract(shard: Dataset) -> pa.Table:
-        starts = tqdm(range(0, len(shard), batch_size), desc="Regions", unit="batch")
-        return pa.concat_tables(
-            [
-                regions_of_batch(model, shard.select(range(start, min(start + batch_size, len(shard)))))
-                for start in starts
-            ]
-        )
-
-    settings = {"extractor": source, "config": model.config.to_json_string(), "weights": weights_fingerprint(model)}
-    report = DataReport()
-    report.extra["extractor"] = extractor
     dim = model.config.feature_dim
-    return map_splits(tables, extract, dim, output_dir, settings, report, {}, "no readable photo")
+    ranks = launched_ranks()
+    device = pick_device(ranks)
+    compute_dtype = pick_dtype(dtype, model, device)
+    settings = {"dtype": str(compute_dtype).removeprefix("torch."), "device": device.type}
+    if device.type != "cpu":
+        settings["batch_size"] = batch_size
+    report = DataReport()
+    report.extra |= {"extractor": extractor, "revision": getattr(model.config, "_commit_hash", None), **settings}
+    settings |= {"config": config_fields(model), "weights": weights_hash(model)}
+    model.to(device)
+    if compute_dtype != torch.float32:
+        model.to(memory_format=torch.channels_last)
+    step = 1 if device.type == "cpu" else batch_size
+    extract = partial(regions_of_shards, model, step, num_workers, compute_dtype, ranks.is_first)
+    shard_size = SHARD_SIZES[device.type]
+    return map_splits(tables, extract, dim, output_dir, settings, report, why_without_regions, shard_size, ranks)
 
 
 def map_splits(
     tables: DatasetDict,
-    function: Callable[[Dataset], pa.Table],
+    function: Callable[[list[Dataset]], Iterable[pa.Table]],
     dim: int,
     output_dir: str,
     settings: dict[str, object],
     report: DataReport,
-    reasons: Mapping[str, str],
-    otherwise: str,
+    explain: Callable[[Dataset], list[str]],
+    shard_size: int = 1000,
+    ranks: Ranks = Ranks(),  # noqa: B008 - frozen
 ) -> DatasetDict:
-    """Runs the job over every split, saves the table with the new columns and lists the rows that got none.
+    """Runs a job over every split, saves the table with the new columns and lists the rows that got none.
 
     Args:
+        function: see `map_in_shards`.
+        dim: width of the features.
+        settings: what the result depends on beside the rows; if `output_dir` holds that very result, nothing is done.
         report: what the job has to say already; saved beside the table.
-        reasons: why a row, by its image id, has no regions.
-        otherwise: why the remaining rows without regions have none.
+        explain: why each of the given rows has no regions.
     """
     output, joined = Path(output_dir), {}
     work_dir = output.with_name(f".{output.name}.regions")
+    fingerprint = job_fingerprint(settings, tables.values(), sorted(tables))
+    if ranks.first_decides([is_result_of(output, fingerprint)])[0]:
+        if ranks.is_first:
+            print(f"'{output_dir}' holds these regions already: same photos, same settings. Nothing to do.")
+        ranks.wait_for_all()
+        return load_table(output_dir)
     for name, split in tables.items():
-        new = map_in_shards(split, function, Features(region_columns(dim)), work_dir / name, settings)
+        new = map_in_shards(
+            split, function, Features(region_columns(dim)), work_dir / name, settings, shard_size, ranks
+        )
         kept = split.remove_columns([column for column in new.column_names if column in split.column_names])
         joined[name] = concatenate_datasets([kept, new], axis=1)
-        for image_id in itertools.compress(split["image_id"][:], np.asarray(new["num_regions"][:]) == 0):
-            report.problem(image_id, reasons.get(image_id, otherwise), "kept without regions")
-    save_table(DatasetDict(joined), output_dir, report)
-    shutil.rmtree(work_dir, ignore_errors=True)
+        joined[name]._fingerprint = job_fingerprint(settings, [split])  # not the time at which the shards were written
+    if ranks.is_first:
+        for split in joined.values():
+            without = split.select(np.flatnonzero(np.asarray(split.with_format("arrow")["num_regions"][:]) == 0))
+            for image_id, reason in zip(without["image_id"][:], explain(without), strict=True):
+                report.problem(image_id, reason, "kept without regions")
+        report.extra["fingerprint"] = fingerprint
+        save_table(DatasetDict(joined), output_dir, report)
+        shutil.rmtree(work_dir, ignore_errors=True)
+    ranks.wait_for_all()
     return load_table(output_dir)
 
 
-def regions_of_batch(model: PreTrainedModel, rows: Dataset) -> pa.Table:
-    """The new columns of one batch; a photo that cannot be read is logged and gets no regions."""
-    photos, present = [], np.zeros(len(rows), dtype=bool)
-    stored = rows.cast_column("image", datasets.Image(decode=False))
-    for row, (image_id, content) in enumerate(zip(stored["image_id"], stored["image"], strict=True)):
-        try:
-            if content is not None:
-                photos.append(to_rgb(datasets.Image().decode_example(content)))
-                present[row] = True
-        except Exception as error:  # decoders raise whatever a damaged file makes them trip over
-            logger.warning(f"Photo of '{image_id}' left out: {error}")
-    features, boxes, counts = empty_regions(len(rows), model.config.feature_dim)
-    if photos:
-        regions = model.extract(photos)
-        features[present, : model.config.num_regions] = regions.region_features.cpu().numpy()
-        boxes[present, : model.config.num_regions] = regions.region_boxes.cpu().numpy()
-        counts[present] = regions.num_regions.cpu().numpy()
-    return regions_table(features, boxes, counts)
+def is_result_of(folder: Path, fingerprint: str) -> bool:
+    report = folder / "data_report.json"
+    return report.is_file() and json.loads(report.read_text("utf-8")).get("fingerprint") == fingerprint
+
+
+def regions_of_shards(
+    model: PreTrainedModel,
+    step: int,
+    num_workers: int,
+    dtype: torch.dtype,
+    show_progress: bool,
+    shards: list[Dataset],
+) -> Iterator[pa.Table]:
+    """The new columns of each shard; photos go through the model `step` at a time."""
+    limit = model.config.num_regions
+    autocast = torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32)
+    with (
+        ThreadPoolExecutor(num_workers) as pool,
+        tqdm(total=sum(map(len, shards)), desc="Regions", unit=" photos", disable=not show_progress) as progress,
+    ):
+        batches = decode_ahead(shards, step, 2 * (step + num_workers), pool)
+        for number, own_batches in itertools.groupby(batches, key=lambda batch: batch[0]):
+            features, boxes, counts = empty_regions(len(shards[number]), model.config.feature_dim)
+            for _, rows, photos in own_batches:
+                if not photos:
+                    continue
+                with autocast:
+                    regions = model.extract(photos)
+                features[rows, :limit] = regions.region_features.half().cpu().numpy()
+                boxes[rows, :limit] = regions.region_boxes.float().cpu().numpy()
+                counts[rows] = regions.num_regions.cpu().numpy()
+                progress.update(len(rows))
+            progress.update(sum(map(len, shards[: number + 1])) - progress.n)  # rows without a readable photo
+            yield regions_table(features, boxes, counts)
 
 
 def empty_regions(rows: int, dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -132,6 +205,55 @@ def regions_table(features: np.ndarray, boxes: np.ndarray, counts: np.ndarray) -
     return pa.table([*flat, pa.array(counts)], names=list(columns)).cast(columns.arrow_schema)
 
 
-def weights_fingerprint(model: PreTrainedModel) -> list[float]:
-    """Sums over the weights: another checkpoint under the same name is another extractor."""
-    return [float(tensor.double().sum()) for tensor in model.state_dict().values()]
+def check_arguments(tables: DatasetDict, batch_size: int, dtype: str, num_workers: int) -> None:
+    for name, value in (("batch_size", batch_size), ("num_workers", num_workers)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1.")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is '{dtype}'; it must be one of {', '.join(DTYPES)}.")
+    for name, split in tables.items():
+        if missing := {"image_id", "image"} - set(split.column_names):
+            raise ValueError(
+                f"The {name} split lacks the column(s) {', '.join(sorted(missing))} (columns: "
+                f"{', '.join(split.column_names)}). Build a table of pairs with `emocap data`."
+            )
+
+
+def default_workers() -> int:
+    """The cores that this process may use, divided among the processes of this machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def pick_device(ranks: Ranks) -> torch.device:
+    """A GPU for each process of a machine, or the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", ranks.local_rank % torch.cuda.device_count())
+
+
+def pick_dtype(dtype: str, model: PreTrainedModel, device: torch.device) -> torch.dtype:
+    """See `extract_regions`."""
+    if dtype != "auto":
+        return getattr(torch, dtype)
+    if model.num_parameters() < SMALL_NETWORK:
+        return torch.float32
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def config_fields(model: PreTrainedModel) -> dict[str, object]:
+    """What the configuration says about the result: not where it was read from, nor by which version."""
+    fields = json.loads(model.config.to_json_string(use_diff=False))
+    return {name: value for name, value in fields.items() if name not in ("transformers_version", "_name_or_path")}
+
+
+def weights_hash(model: PreTrainedModel) -> str:
+    """Hash of every tensor: another checkpoint under the same name is another extractor."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -102,7 +102,10 @@ def import_regions(tables: DatasetDict, path: str, output_dir: str) -> DatasetDi
                 features[row, :count], boxes[row, :count] = regions.features, regions.boxes
         return regions_table(features, boxes, counts)
 
-    return map_splits(tables, attach, dim, output_dir, file_state(source), report, reasons, "not in the file")
+    def explain(rows: Dataset) -> list[str]:
+        return [reasons.get(image_id, "not in the file") for image_id in rows["image_id"][:]]
+
+    return map_splits(tables, partial(map, attach), dim, output_dir, file_state(source), report, explain)
 
 
 def image_key(name: str) -> str:

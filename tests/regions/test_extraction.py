@@ -1,31 +1,44 @@
 """Region features of a table: from an extractor and from a file, going on after a stop, bad photos left out."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
 
-from emocap.data import shards
+from emocap.cli import main
 from emocap.data.schema import pair_features
 from emocap.models import EmocapRegionConfig, EmocapRegionExtractor
 from emocap.regions import extract_regions, extraction
 
 
-@pytest.fixture(scope="module", params=[36, 9])
-def extractor(request, tmp_path_factory) -> str:
-    torch.manual_seed(0)
-    folder = str(tmp_path_factory.mktemp("extractor"))
-    config = EmocapRegionConfig(
-        backbone_channels=[8, 8], anchor_sizes=[8, 16], feature_dim=12, image_size=32, num_proposals=60,
-        num_regions=request.param,
-    )  # fmt: skip
-    EmocapRegionExtractor(config).save_pretrained(folder)
-    return folder
+@pytest.fixture(scope="module")
+def extractors(tmp_path_factory) -> dict[int, str]:
+    """Folders of tiny random extractors, by the number of regions that they give."""
+    folders = {}
+    for number in (36, 9):
+        torch.manual_seed(0)
+        folders[number] = str(tmp_path_factory.mktemp("extractor"))
+        config = EmocapRegionConfig(
+            backbone_channels=[8, 8], anchor_sizes=[8, 16], feature_dim=12, image_size=32, num_proposals=60,
+            num_regions=number,
+        )  # fmt: skip
+        EmocapRegionExtractor(config).save_pretrained(folders[number])
+    return folders
 
 
-def test_every_photo_has_its_regions(tmp_path, tiny_table, extractor):
+@pytest.fixture
+def extractor(extractors) -> str:
+    return extractors[9]
+
+
+@pytest.mark.parametrize("number", [36, 9])
+def test_every_photo_has_its_regions(tmp_path, tiny_table, extractors, number):
+    extractor = extractors[number]
     result = extract_regions(tiny_table, extractor, str(tmp_path / "out"), batch_size=7)
     model = EmocapRegionExtractor.from_pretrained(extractor).eval()
     for name, split in result.items():
@@ -50,40 +63,174 @@ def test_every_photo_has_its_regions(tmp_path, tiny_table, extractor):
 
 def test_a_bad_photo_stops_nothing(tmp_path, tiny_table, extractor):
     good = tiny_table["train"].with_format("arrow")[0]["image"][0].as_py()
-    stored = [good, {"bytes": good["bytes"][:200], "path": None}, {"bytes": b"no photo", "path": None}, good]
-    rows = {"image_id": list("abcd"), "image": stored, "captions": [["a"]] * 4}
+    cut, other = {"bytes": good["bytes"][:200], "path": None}, {"bytes": b"no photo", "path": None}
+    rows = {"image_id": list("abcde"), "image": [good, cut, other, good, None], "captions": [["a"]] * 5}
     tables = DatasetDict({"train": Dataset.from_dict(rows, pair_features(None))})
     result = extract_regions(tables, extractor, str(tmp_path / "out"))["train"]
     counts = result["num_regions"][:]
-    assert counts[1:3] == [0, 0] and counts[0] == counts[3] > 0
+    assert counts[1:3] == [0, 0] and counts[4] == 0 and counts[0] == counts[3] > 0
     report = json.loads((tmp_path / "out" / "data_report.json").read_text())
-    assert [problem["image_id"] for problem in report["problems"]] == ["b", "c"]
+    assert [(problem["image_id"], problem["reason"].split(":")[0]) for problem in report["problems"]] == [
+        ("b", "unreadable photo"),
+        ("c", "not an image"),
+        ("e", "no photo"),
+    ]
+    assert report["counts"]["kept without regions"] == 3
 
 
-def test_a_stopped_job_goes_on(tmp_path, tiny_table, extractor, monkeypatch):
-    calls, real = [], extraction.regions_of_batch
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder, by its path in it."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
-    def in_tens(*arguments, **options):
-        return shards.map_in_shards(*arguments, **{**options, "shard_size": 10})
 
-    def count(model, rows):
-        if len(calls) == 4:
+@pytest.mark.parametrize("stop_at", [0, 7, 30, 50])
+def test_a_stopped_job_goes_on(tmp_path, tiny_table, extractor, monkeypatch, stop_at):
+    monkeypatch.setitem(extraction.SHARD_SIZES, "cpu", 10)
+    extract_regions(tiny_table, extractor, str(tmp_path / "whole"))
+    seen, real = [], EmocapRegionExtractor.extract
+
+    def stop(model, photos):
+        if len(seen) == stop_at:
             raise KeyboardInterrupt
-        calls.append(rows[0]["image_id"])
-        return real(model, rows)
+        seen.append(photos)
+        return real(model, photos)
 
-    monkeypatch.setattr(extraction, "map_in_shards", in_tens)
-    whole = extract_regions(tiny_table, extractor, str(tmp_path / "whole"))
-    monkeypatch.setattr(extraction, "regions_of_batch", count)
+    monkeypatch.setattr(EmocapRegionExtractor, "extract", stop)
     with pytest.raises(KeyboardInterrupt):
         extract_regions(tiny_table, extractor, str(tmp_path / "out"))
-    calls.append("resumed")
-    resumed = extract_regions(tiny_table, extractor, str(tmp_path / "out"))
-    after = calls[calls.index("resumed") + 1 :]
-    assert after[:2] == ["train_040.jpg", "train_050.jpg"] and len(after) == 2 + 2 + 3
-    for name in whole:
-        for column in ("region_features", "region_boxes", "num_regions", "image_id"):
-            assert resumed[name][column][:] == whole[name][column][:]
+    assert not (tmp_path / "out").exists()
+    finished = len(list((tmp_path / ".out.regions").rglob("*.arrow")))
+    seen.clear()
+    stop_at = -1
+    extract_regions(tiny_table, extractor, str(tmp_path / "out"))
+    present = np.concatenate(
+        [[row["image"] is not None for row in split] + [False] * (-len(split) % 10) for split in tiny_table.values()]
+    )
+    assert len(seen) == present[10 * finished :].sum(), "whole shards are not done again, and nothing is left out"
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
+
+
+def test_batch_size_and_workers_change_no_byte(tmp_path, tiny_table, extractor):
+    for name, options in {
+        "one": {"batch_size": 1, "num_workers": 1},
+        "seven": {"batch_size": 7, "num_workers": 3},
+        "all": {"batch_size": 64, "num_workers": 8},
+    }.items():
+        extract_regions(tiny_table, extractor, str(tmp_path / name), **options)
+    assert files_of(tmp_path / "one") == files_of(tmp_path / "seven") == files_of(tmp_path / "all")
+
+
+def test_two_processes_write_what_one_writes(tmp_path, tiny_table_dir, extractor):
+    script = tmp_path / "job.py"
+    script.write_text(
+        "from emocap.cli import main\nfrom emocap.regions import extraction\n"
+        "extraction.SHARD_SIZES['cpu'] = 8\nmain()\n"
+    )
+    job = ["regions", str(tiny_table_dir), "--extractor", extractor, "--output_dir"]
+    main([*job, str(tmp_path / "one")])
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    done = subprocess.run([*launcher, *job, str(tmp_path / "two")], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
+    assert done.stderr.count("Saving the dataset (0/1") == 3, "only the first process saves"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["job.py", "one", "two"]
+
+
+def test_a_second_call_does_nothing_and_other_settings_do_it_anew(
+    tmp_path, tiny_table, extractor, monkeypatch, capsys
+):
+    out, real = tmp_path / "out", EmocapRegionExtractor.extract
+    calls = []
+
+    def count(model, photos):
+        calls.append(torch.is_autocast_enabled("cpu"))
+        return real(model, photos)
+
+    monkeypatch.setattr(EmocapRegionExtractor, "extract", count)
+    first = extract_regions(tiny_table, extractor, str(out))
+    number, before = len(calls), {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    assert "Nothing to do" not in capsys.readouterr().out
+    again = extract_regions(tiny_table, extractor, str(out), batch_size=3, num_workers=1, dtype="float32")
+    assert len(calls) == number and {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+    assert f"'{out}' holds these regions already" in capsys.readouterr().out
+    assert again["train"]["num_regions"][:] == first["train"]["num_regions"][:]
+    assert json.loads((out / "data_report.json").read_text())["dtype"] == "float32"
+
+    calls.clear()
+    extract_regions(tiny_table, extractor, str(out), dtype="bfloat16")
+    assert calls == [True] * number
+    assert json.loads((out / "data_report.json").read_text())["dtype"] == "bfloat16"
+
+    calls.clear()
+    fewer = DatasetDict({**tiny_table, "train": tiny_table["train"].select(range(1, 60))})
+    extract_regions(fewer, extractor, str(out), dtype="bfloat16")
+    assert len(calls) == number - 1
+
+    calls.clear()
+    other = EmocapRegionExtractor.from_pretrained(extractor)
+    with torch.no_grad():
+        other.detector.roi_heads.box_head.fc7.bias[3] += 1
+    other.save_pretrained(tmp_path / "other")
+    extract_regions(fewer, str(tmp_path / "other"), str(out), dtype="bfloat16")
+    assert len(calls) == number - 1, "other weights are another job"
+    other.save_pretrained(tmp_path / "copy")
+    extract_regions(fewer, str(tmp_path / "copy"), str(out), dtype="bfloat16")
+    assert len(calls) == number - 1, "the same weights in another folder are not"
+
+
+def test_an_unfinished_job_of_other_settings_is_not_mixed_in_and_not_lost(
+    tmp_path, tiny_table, extractor, monkeypatch
+):
+    monkeypatch.setitem(extraction.SHARD_SIZES, "cpu", 10)
+    seen, real = [], EmocapRegionExtractor.extract
+
+    def stop(model, photos):
+        if len(seen) == 30:
+            raise KeyboardInterrupt
+        seen.append(photos)
+        return real(model, photos)
+
+    monkeypatch.setattr(EmocapRegionExtractor, "extract", stop)
+    for dtype in ("float32", "bfloat16"):
+        seen.clear()
+        with pytest.raises(KeyboardInterrupt):
+            extract_regions(tiny_table, extractor, str(tmp_path / "out"), dtype=dtype)
+    folders = {path.parent: path.name for path in (tmp_path / ".out.regions").rglob("*.arrow")}
+    assert len(folders) == 2, "each has shards of its own"
+    seen.clear()
+    monkeypatch.setattr(EmocapRegionExtractor, "extract", lambda *inputs: seen.append(1) or real(*inputs))
+    extract_regions(tiny_table, extractor, str(tmp_path / "out"), dtype="float32")
+    photos = sum(row["image"] is not None for split in tiny_table.values() for row in split)
+    assert photos - 30 <= len(seen) < photos
+    assert not (tmp_path / ".out.regions").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"num_workers": 0}, "num_workers is 0"),
+        ({"dtype": "half"}, "dtype is 'half'; it must be one of auto, float32"),
+    ],
+)
+def test_bad_arguments_are_refused_before_the_extractor_is_loaded(tmp_path, tiny_table, options, message):
+    with pytest.raises(ValueError, match=message):
+        extract_regions(tiny_table, "no/such-extractor", str(tmp_path / "out"), **options)
+    with pytest.raises(ValueError, match="train split lacks the column.s. image "):
+        extract_regions(DatasetDict({"train": tiny_table["train"].remove_columns("image")}), "no/such", str(tmp_path))
+
+
+def test_a_network_in_bfloat16_where_it_is_large_and_the_processor_fast(tiny_table, monkeypatch):
+    cpu = torch.device("cpu")
+    small, large = EmocapRegionExtractor(EmocapRegionConfig()), torch.nn.Linear(4000, 4000)
+    large.num_parameters = lambda: 16_000_000
+    for fast in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda fast=fast: fast)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        assert extraction.pick_dtype("auto", small, cpu) == torch.float32
+        assert extraction.pick_dtype("auto", large, cpu) == (torch.bfloat16 if fast else torch.float32)
+        assert extraction.pick_dtype("bfloat16", small, cpu) == torch.bfloat16
 
 
 def test_an_extractor_of_too_many_regions_is_refused(tmp_path, tiny_table):
