@@ -152,6 +152,7 @@ class StudentArguments:
         default=None,
         metadata={"help": "Width to which a learned layer brings the word embeddings (none: as they are)."},
     )
+    gru_hidden_size: int = field(default=256, metadata={"help": "Hidden units of the GRU."})
     gru_num_layers: int = field(default=1, metadata={"help": "Layers of the GRU."})
     image_size: int = field(default=224, metadata={"help": "Side in pixels to which photos are resized."})
     cnn_channels: list[int] = field(

@@ -268,6 +268,7 @@ def build_student(
         word_embedding_size=words.hidden_size,
         freeze_word_embeddings=model_args.freeze_word_embeddings,
         word_projection_size=model_args.word_projection_size,
+        gru_hidden_size=model_args.gru_hidden_size,
         gru_num_layers=model_args.gru_num_layers,
         image_size=model_args.image_size,
         cnn_channels=model_args.cnn_channels,
