@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from emocap.axes import axis_ticks, tick_labels
 from emocap.data.storage import write_json
 from emocap.metrics import compute_metrics, paired_gain, prior_probabilities, resampled_metrics
 from emocap.report import update_block
@@ -177,19 +178,19 @@ def figure(rows: list[dict[str, object]], metric: str, total: int) -> str:
     sizes = len({size for _, size in panels})
     width, height, top = 330, 230, 46
     values = [value for row in rows for value in row["values"]] + [row["prior"] for row in rows]
-    low, high = min(values), max(values)
+    ticks = axis_ticks(min(values), max(values))
     parts = []
     for index, (direction, size) in enumerate(panels):
         own = [row for row in rows if (row["direction"], row["size"]) == (direction, size)]
         x, y = (index % sizes) * width, top + (index // sizes) * height
         title = f"{direction.replace('_to_', ' to ')}, {size:,} rows"
-        parts.append(f'<g transform="translate({x},{y})">{panel(own, title, total, low, high)}</g>')
+        parts.append(f'<g transform="translate({x},{y})">{panel(own, title, total, ticks)}</g>')
     legend = "".join(
         f'<g transform="translate({20 + 90 * place},0)"><line x1="0" x2="18" y1="26" y2="26" stroke="{COLOURS[name]}" '
         f'stroke-width="2"/><text x="23" y="30">{NAMES[name]}</text></g>'
         for place, name in enumerate(name for name in NAMES if any(row["strategy"] == name for row in rows))
     )
-    full = f"{width * sizes} {top + height * -(-len(panels) // sizes)}"
+    full = f"{max(width * sizes, 560)} {top + height * -(-len(panels) // sizes)}"
     name = html.escape(metric)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {full}" role="img" font-family="sans-serif" '
@@ -199,7 +200,7 @@ def figure(rows: list[dict[str, object]], metric: str, total: int) -> str:
     )
 
 
-def panel(rows: list[dict[str, object]], title: str, total: int, low: float, high: float) -> str:
+def panel(rows: list[dict[str, object]], title: str, total: int, ticks: list[float]) -> str:
     """One panel of 330 x 230."""
     left, right, top, base = 44, 318, 20, 186
 
@@ -207,13 +208,13 @@ def panel(rows: list[dict[str, object]], title: str, total: int, low: float, hig
         return round(left + 8 + (right - left - 16) * layers / total, 1)
 
     def y_of(value: float) -> float:
-        return round(base - (base - top) * (value - low) / ((high - low) or 1), 1)
+        return round(base - (base - top) * (value - ticks[0]) / (ticks[-1] - ticks[0]), 1)
 
     marks = [f'<text x="{left}" y="12">{html.escape(title)}</text>']
-    for value in np.linspace(low, high, 5):
+    for value, label in zip(ticks, tick_labels(ticks), strict=True):
         y = y_of(value)
         marks.append(f'<path d="M{left} {y}H{right}" stroke="#ddd"/>')
-        marks.append(f'<text x="{left - 4}" y="{y + 4}" text-anchor="end">{value:.2f}</text>')
+        marks.append(f'<text x="{left - 4}" y="{y + 4}" text-anchor="end">{label}</text>')
     marks += [f'<text x="{x_of(n)}" y="{base + 14}" text-anchor="middle">{n}</text>' for n in range(total + 1)]
     marks.append(f'<text x="{(left + right) / 2}" y="{base + 30}" text-anchor="middle">layers passed</text>')
     prior = y_of(rows[0]["prior"])

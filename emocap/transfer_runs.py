@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from emocap.data.pairs import PairDataset, label_matrix
-from emocap.heads import head_of
+from emocap.frozen import only_head_trains
 from emocap.inference import prepare_table
 from emocap.metrics import compute_metrics
 from emocap.models import EmocapProcessor
@@ -94,7 +94,7 @@ def fit(model: nn.Module, train: Part, validation: Part, recipe: Recipe, seed: i
     """
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     model.eval()
-    if all(any(parameter is own for own in head_of(model).parameters()) for parameter in trained.values()):
+    if only_head_trains(model):
         train, validation = train.with_pooled_outputs(model), validation.with_pooled_outputs(model)
     torch.manual_seed(seed)
     optimizer = adamw(trained, recipe)

@@ -336,8 +336,11 @@ def test_a_student_whose_fc1_is_of_another_shape_than_its_configuration_says(che
         transfer_model(student=str(tmp_path), teacher=None, strategy="anb+", prior=PRIOR)
 
 
-@pytest.mark.parametrize("kind", ["student", "teacher"])
-@pytest.mark.parametrize("count", ["0", "2", "all"])
+@pytest.mark.parametrize(
+    ("kind", "count"),
+    [("student", str(count)) for count in (0, 1, 2, 3, 4, 5, 6, "all")]
+    + [("teacher", str(count)) for count in (0, 1, 2, 3, 4, 5, "all")],
+)
 def test_random_freezes_layers_that_nobody_trained(checkpoints, tiny_table, kind, count):
     folder = checkpoints[f"{kind}_b"]
     model, _, surgery = transfer_model(student=None, teacher=folder, strategy="random", num_layers=count, prior=PRIOR)
@@ -443,6 +446,26 @@ def test_a_finished_run_says_that_frozen_tensors_stood_still(checkpoints, tiny_t
     monkeypatch.setattr("emocap.training.run", meddle)
     with pytest.raises(RuntimeError, match="Training moved frozen tensors: gru.weight_ih_l0"):
         main([*command, "--output_dir", str(tmp_path / "meddled")])
+
+
+def test_a_run_across_architectures_with_ridge(checkpoints, tiny_table_dir, tmp_path):
+    student, teacher = checkpoints["student_a"], checkpoints["teacher_b"]
+    main([
+        "finetune", "--dataset", tiny_table_dir, "--student", student, "--teacher", teacher, "--strategy", "anb",
+        "--head_init", "ridge", "--source_dataset", tiny_table_dir, "--copy_word_embeddings", "true",
+        "--num_train_epochs", "1", "--use_cpu", "true", "--disable_tqdm", "true", "--output_dir", str(tmp_path),
+    ])  # fmt: skip
+    surgery = json.loads((tmp_path / "surgery.json").read_text())
+    tensors = surgery["tensors"]
+    assert surgery["head_init"] == "ridge" and tensors["classifier.bias"]["origin"] == f"ridge of {student}"
+    assert [name for name, entry in tensors.items() if not entry["frozen"]] == ["classifier.weight", "classifier.bias"]
+    assert surgery["after_training"] == {"frozen_tensors": len(tensors) - 2, "moved": []}
+    words = "visual_bert.embeddings.word_embeddings.weight"
+    assert torch.equal(load_file(tmp_path / "model.safetensors")[words], tensors_of(student)["word_embeddings.weight"])
+    (tmp_path / "second").mkdir()
+    with pytest.raises(SystemExit):  # nobody says what this student learned from
+        main(["finetune", "--dataset", tiny_table_dir, "--student", student, "--teacher", teacher,
+              "--head_init", "ridge", "--output_dir", str(tmp_path / "second")])  # fmt: skip
 
 
 def test_a_student_of_other_emotions_is_refused(checkpoints, tiny_table_dir, tmp_path, capsys, monkeypatch):
