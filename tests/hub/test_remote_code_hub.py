@@ -6,7 +6,10 @@ import uuid
 import pytest
 import torch
 from huggingface_hub import HfApi
+from PIL import Image
 from transformers import AutoModel, AutoProcessor
+
+from emocap.models import EmocapRegionConfig, EmocapRegionExtractor
 
 pytestmark = [
     pytest.mark.hub,
@@ -18,12 +21,14 @@ pytestmark = [
 
 LOADS = """
 import json, torch
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoModel, AutoProcessor, pipeline
 
 repo_id = json.loads(sys.argv[1])
 inputs = AutoProcessor.from_pretrained(repo_id, trust_remote_code=True)(text=["the dog at a party", "rain"])
 with torch.inference_mode():
     logits = AutoModel.from_pretrained(repo_id, trust_remote_code=True).eval()(**inputs).logits.tolist()
+scores = pipeline(model=repo_id, trust_remote_code=True)("rain", top_k=None)
+assert len(scores) == len(logits[1]) and abs(scores[0]["score"] - torch.tensor(logits[1]).sigmoid().max()) < 1e-6
 assert "emocap" not in sys.modules
 print("RESULT" + json.dumps(logits))
 """
@@ -39,3 +44,24 @@ def test_the_code_comes_from_the_hub(name, request, run_without_emocap):
     inputs = AutoProcessor.from_pretrained(folder)(text=["the dog at a party", "rain"])
     with torch.inference_mode():
         torch.testing.assert_close(found, AutoModel.from_pretrained(folder).eval()(**inputs).logits)
+
+
+def test_an_extractor_inside_a_published_checkpoint(tmp_path, tiny_teacher):
+    regions = EmocapRegionConfig(
+        backbone_channels=[8], anchor_sizes=[8], feature_dim=16, image_size=32, num_proposals=20, num_regions=9
+    )
+    EmocapRegionExtractor(regions).eval().save_pretrained(tmp_path / "teacher" / "extractor")
+    processor = AutoProcessor.from_pretrained(tiny_teacher)
+    processor.region_extractor = "./extractor"
+    processor.save_pretrained(tmp_path / "teacher")
+    repo_id = f"{HfApi().whoami()['name']}/teacher-{uuid.uuid4().hex[:8]}"
+    HfApi().create_repo(repo_id)
+    HfApi().upload_folder(repo_id=repo_id, folder_path=tmp_path / "teacher")
+    photo = Image.effect_noise((60, 40), 90)
+    expected = AutoProcessor.from_pretrained(tmp_path / "teacher")(images=photo)
+    published = AutoProcessor.from_pretrained(repo_id)
+    found = published(images=photo)
+    assert torch.equal(found["visual_embeds"], expected["visual_embeds"])
+    published.save_pretrained(tmp_path / "again")
+    again = AutoProcessor.from_pretrained(tmp_path / "again")(images=photo)
+    assert torch.equal(again["visual_embeds"], expected["visual_embeds"]), "the extractor came along"
