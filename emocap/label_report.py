@@ -9,10 +9,10 @@ import numpy as np
 from datasets import Dataset
 from PIL import Image, ImageDraw
 
+from emocap.axes import axis_ticks, tick_labels
 from emocap.data.pairs import label_matrix
 from emocap.data.schema import label_names
 from emocap.models.photo_emocap import to_rgb
-from emocap.report import axis_ticks, tick_labels
 
 __all__ = ["label_report", "picture_sheet", "render_page"]
 
