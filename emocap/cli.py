@@ -205,6 +205,12 @@ def add_evaluate(commands) -> None:
         help="also one modality alone, shuffled pictures and captions, two logistic regressions and merged synonyms",
     )
     command.add_argument(
+        "--valence_norms",
+        metavar="FILE",
+        help="instead, compare the valence that the emotions imply with people's ratings in the table (OASIS): a CSV "
+        "with the columns Word and V.Mean.Sum, as Warriner et al. (2013) publish it; --split all takes every split",
+    )
+    command.add_argument(
         "--encoder", metavar="ID_OR_DIR", help="frozen encoder among the controls (the body that the run started from)"
     )
     command.add_argument(
@@ -362,6 +368,8 @@ def run_label(arguments: argparse.Namespace) -> None:
 
 
 def run_evaluate(arguments: argparse.Namespace) -> None:
+    if arguments.valence_norms:
+        return run_valence(arguments)
     from emocap.data.storage import load_table
     from emocap.inference import evaluate_checkpoint
 
@@ -378,6 +386,29 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         encoder=arguments.encoder,
     )
     print_metrics(metrics)
+
+
+def run_valence(arguments: argparse.Namespace) -> None:
+    from emocap.data.storage import load_table, write_json
+    from emocap.valence import evaluate_valence
+
+    metrics = evaluate_valence(
+        arguments.model,
+        load_table(arguments.dataset),
+        arguments.valence_norms,
+        splits=None if arguments.split == "all" else [arguments.split],
+        batch_size=arguments.batch_size,
+        num_resamples=arguments.num_resamples,
+    )
+    if arguments.output:
+        Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
+        write_json(arguments.output, metrics)
+    for key, value in metrics.items():
+        if key.startswith("spearman/") and not key.endswith(("_low", "_high")):
+            bounds = [metrics[f"{key}_low"], metrics[f"{key}_high"]]
+            interval = "" if None in bounds else " ({:.3f} to {:.3f})".format(*bounds)
+            print(f"{key.removeprefix('spearman/'):16}" + ("     -" if value is None else f"{value:6.3f}") + interval)
+    print(f"Spearman with people's mean valence, {metrics['num_examples']} photos, split '{metrics['split']}'")
 
 
 def run_calibrate(arguments: argparse.Namespace) -> None:
