@@ -123,6 +123,8 @@ def match(
 
     Every entry of the table's photos is read here, so that what is wrong with a file is known before the job begins.
     """
+    if nameless := [name for name, split in tables.items() if "image_id" not in split.column_names]:
+        raise ValueError(f"The split(s) {', '.join(nameless)} lack the column image_id, by which entries are found.")
     image_ids = dict.fromkeys(image_id for split in tables.values() for image_id in split["image_id"][:])
     keys: dict[str, str | None] = {}
     for image_id in image_ids:

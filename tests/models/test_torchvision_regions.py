@@ -320,7 +320,7 @@ def test_torchvisions_own_weights_by_name(tmp_path, monkeypatch):
     assert extractor.config.id2label[0] == "person" and extractor.config.id2label[17] == "dog"
     assert torch.equal(extractor.detector.roi_heads.box_head.fc7.bias, model.roi_heads.box_head.fc7.bias)
     make_table(tmp_path)
-    main(["regions", str(tmp_path / "table"), "--extractor", f"torchvision:{SMALL}",
+    main(["regions", str(tmp_path / "table"), "--extractor", f"torchvision:{SMALL}", "--dtype", "float32",
           "--output_dir", str(tmp_path / "out")])  # fmt: skip
     row = load_table(tmp_path / "out")["train"][1]
     expected = extractor.extract([PHOTOS[1]])

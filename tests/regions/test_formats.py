@@ -259,6 +259,13 @@ def test_other_files_are_refused(tmp_path):
             import_regions(make_table("a"), str(tmp_path / name), str(tmp_path / "out"))
 
 
+def test_a_table_without_ids_is_refused(tmp_path):
+    (tmp_path / "a.tsv").write_text("1\t2\n")
+    table = make_table("a").remove_columns("image_id")
+    with pytest.raises(ValueError, match="train lack the column image_id"):
+        import_regions(table, str(tmp_path / "a.tsv"), str(tmp_path / "out"))
+
+
 def test_ids():
     coco = ["139", "000000000139", "000000000139.jpg", "val2017/000000000139.jpg", "COCO_val2014_000000000139.jpg"]
     assert {image_key(name) for name in coco} == {"139"}
