@@ -19,6 +19,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             run_cross_validate(argv[1:])
         elif argv and argv[0] == "transfer-study":
             run_study(argv[1:])
+        elif argv and argv[0] == "label-study":
+            run_label_study(argv[1:])
         else:
             arguments = make_parser().parse_args(argv)
             arguments.run(arguments)
@@ -66,6 +68,16 @@ def run_study(argv: list[str]) -> None:
     print(f"Table and figure: {study.output_dir}")
 
 
+def run_label_study(argv: list[str]) -> None:
+    from emocap.label_study import LabelStudy, label_study_parser
+    from emocap.label_study_report import format_study, write_study
+
+    study = LabelStudy(*label_study_parser().parse_args_into_dataclasses(argv))
+    study.perform_all()
+    print(format_study(write_study(study)))
+    print(f"Table, figure and figures as JSON: {study.output_dir}")
+
+
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="emocap", description="Which emotions a picture with its caption raises in people."
@@ -86,6 +98,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("finetune", "fine-tune onto the target: AnB, AnB+ and controls"),
         ("cross-validate", "choose a teacher's settings and measure them, by nested cross-validation"),
         ("transfer-study", "every strategy, number of layers, size and seed in one table"),
+        ("label-study", "whether pseudo-labels help: students with and without them"),
     ):
         commands.add_parser(
             name, help=text, add_help=False

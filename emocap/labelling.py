@@ -12,10 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, concatenate_datasets
+from datasets.utils.logging import disable_progress_bar
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from emocap.data.pairs import PairDataset, label_matrix
-from emocap.data.shards import map_in_shards
+from emocap.data.ranks import launched_ranks
+from emocap.data.shards import job_fingerprint, map_in_shards
 from emocap.data.storage import DataReport, check_output_dir, load_table, save_table
 from emocap.inference import (
     check_features,
@@ -29,6 +31,7 @@ from emocap.label_report import label_report, picture_sheet
 from emocap.label_statistics import STATISTICS_FILE, label_statistics
 from emocap.models import EmocapProcessor
 from emocap.pseudo_labels import PseudoLabels, select_pseudo_labels
+from emocap.regions.extraction import pick_device
 
 __all__ = ["LABEL_SHARES", "label_tables", "score_columns", "select_from_table"]
 
@@ -62,7 +65,7 @@ def label_tables(
     emotions, null for fewer than two captions; `caption_scores`, each caption's own probabilities; `emotions` and
     `selected_for`, the selection within each split. Human labels stay where there are any; `emotions` becomes the
     pseudo-labels. Rows that the teacher cannot read are left out and listed in data_report.json. A killed job goes on
-    where it was.
+    where it was. Under `accelerate launch` or torchrun the processes share the rows.
 
     Args:
         tables: a table of pairs.
@@ -93,8 +96,12 @@ def label_tables(
         "max_disagreement": max_disagreement,
     }
     check_job(tables, config, teacher, selection)
+    ranks = launched_ranks()
+    if not ranks.is_first:
+        disable_progress_bar()
     bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported() if bf16 is None else bf16
     model, processor = load_model(teacher)
+    model.to(pick_device(ranks))
     digest = weights_digest(model, teacher)
     settings = {
         "config": model.config.to_json_string(),
@@ -102,32 +109,49 @@ def label_tables(
         "weights": digest,
         "bf16": bf16,
     }
-    columns = score_columns(config.num_labels)
+    score = partial(map, scorer(model, processor, teacher, batch_size, bf16))
     work_dir = output.with_name(f".{output.name}.scores")
+    scored = {
+        name: map_in_shards(split, score, score_columns(config.num_labels), work_dir / name, settings, ranks=ranks)
+        for name, split in tables.items()
+    }
+    if ranks.is_first:
+        origin = {
+            "teacher": teacher,
+            "revision": getattr(config, "_commit_hash", None) or f"sha256:{digest}",  # a folder has no commit
+            "modalities": config.modalities,
+            "temperature": config.temperature,
+        }
+        save_labelled(tables, scored, config, origin, selection, output_dir, settings)
+        shutil.rmtree(work_dir, ignore_errors=True)
+    ranks.wait_for_all()
+    return load_table(output_dir)
+
+
+def save_labelled(
+    tables: DatasetDict,
+    scored: dict[str, Dataset],
+    config: PreTrainedConfig,
+    origin: dict[str, object],
+    selection: dict[str, object],
+    output_dir: str,
+    settings: dict[str, object],
+) -> None:
+    """Selects within each split and writes the finished table, its statistics and its page."""
     labelled, report = DatasetDict(), DataReport()
-    for name, split in tables.items():
-        score = scorer(model, processor, teacher, batch_size, bf16)
-        new = map_in_shards(split, partial(map, score), columns, work_dir / name, settings)
-        split, new = without_unread_rows(without_old_labels(split), new, report)
+    for name, whole in tables.items():
+        split, new = without_unread_rows(without_old_labels(whole), scored[name], report)
         if not len(split):
             continue
         chosen = selection_columns(select_from_table(new, split, config, **selection), config)
         labelled[name] = concatenate_datasets([split, new, chosen], axis=1)
-    origin = {
-        "teacher": teacher,
-        "revision": getattr(config, "_commit_hash", None) or f"sha256:{digest}",  # a folder has no commit
-        "modalities": config.modalities,
-        "temperature": config.temperature,
-    }
-    selection = {**origin, **selection}
+        labelled[name]._fingerprint = job_fingerprint(settings | selection, [whole])  # not the time of writing
     if not labelled:
         raise ValueError(
-            f"'{teacher}' reads {config.modalities or 'both'}, of which the data set's rows have nothing."
+            f"'{origin['teacher']}' reads {config.modalities or 'both'}, of which the data set's rows have nothing."
         )
-    report.extra["selection"] = selection
-    save_table(labelled, output_dir, report, describe(labelled, selection, config))
-    shutil.rmtree(work_dir, ignore_errors=True)
-    return load_table(output_dir)
+    report.extra["selection"] = origin | selection
+    save_table(labelled, output_dir, report, describe(labelled, origin | selection, config))
 
 
 def describe(labelled: DatasetDict, selection: dict[str, object], config: PreTrainedConfig) -> dict[str, str]:

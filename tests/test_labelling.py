@@ -180,6 +180,21 @@ def test_another_teacher_under_the_same_name_starts_afresh(
     assert second.calls == 14
 
 
+@pytest.mark.parametrize("content", [b"", b"half of a shard"])
+def test_a_shard_without_its_content_is_scored_again(
+    tmp_path, tiny_table, tiny_teacher, monkeypatch, small_shards, content
+):
+    whole = label_tables(tiny_table, tiny_teacher, str(tmp_path / "whole"))
+    first, second = CountedScores(stop_at=9), CountedScores()
+    monkeypatch.setattr(labelling, "predict_probabilities", first)
+    with pytest.raises(KeyboardInterrupt):
+        label_tables(tiny_table, tiny_teacher, str(tmp_path / "out"))
+    next(tmp_path.glob(".out.scores/train/**/000003.arrow")).write_bytes(content)
+    monkeypatch.setattr(labelling, "predict_probabilities", second)
+    same_tables(label_tables(tiny_table, tiny_teacher, str(tmp_path / "out")), whole)
+    assert second.calls == 14 - 9 + 1
+
+
 def test_scores_that_are_no_numbers_stop_the_job_which_goes_on(
     tmp_path, tiny_table, tiny_teacher, monkeypatch, small_shards
 ):
@@ -220,7 +235,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, tiny_table, tiny_teac
         patch.setattr(shards, "ArrowWriter", FillingWriter)
         with pytest.raises(OSError, match="No space left"):
             label_tables(tiny_table, tiny_teacher, str(tmp_path / "out"))
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out").exists() and not list(tmp_path.rglob("*.partial"))
 
     def fill(self, folder):  # the shards fit, the table does not
         Path(folder).mkdir()

@@ -56,19 +56,32 @@ def map_in_shards(
     if ranks.is_first and (others := sorted(path.name for path in work_dir.iterdir() if path != folder)):
         logger.warning(f"'{work_dir}' also holds unfinished work of other settings or rows ({', '.join(others)}).")
     paths = [folder / f"{number:06d}.arrow" for number in range(len(starts))]
-    missing = ranks.first_decides([not path.is_file() for path in paths])
+    rows = [min(shard_size, len(table) - start) for start in starts]
+    missing = ranks.first_decides([not is_whole(path, number) for path, number in zip(paths, rows, strict=True)])
     own = [number for number, is_missing in enumerate(missing) if is_missing][ranks.rank :: ranks.size]
     shards = [table.select(range(starts[number], min(starts[number] + shard_size, len(table)))) for number in own]
     for number, columns in zip(own, function(shards) if shards else [], strict=True):
         temporary = paths[number].with_suffix(".partial")
-        with ArrowWriter(features=features, path=str(temporary)) as writer:
-            writer.write_table(columns)
-            writer.finalize()
+        try:
+            with ArrowWriter(features=features, path=str(temporary)) as writer:
+                writer.write_table(columns)
+                writer.finalize()
+        except BaseException:
+            temporary.unlink(missing_ok=True)  # a full disk needs the room
+            raise
         os.replace(temporary, paths[number])
     ranks.wait_for_all()
     if not paths:
         return Dataset.from_dict({name: [] for name in features}, features=features)
     return concatenate_datasets([Dataset.from_file(str(path)) for path in paths])
+
+
+def is_whole(path: Path, rows: int) -> bool:
+    """Whether the file holds so many rows; a machine that lost power may keep a name without its content."""
+    try:
+        return len(Dataset.from_file(str(path))) == rows
+    except (OSError, pa.ArrowInvalid):
+        return False
 
 
 def job_fingerprint(settings: dict[str, object], tables: Iterable[Dataset], *more: object) -> str:
