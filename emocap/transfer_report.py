@@ -15,7 +15,7 @@ from emocap.transfer_study import OTHER, Run, Study
 __all__ = ["study_rows", "study_table", "t_interval", "write_study"]
 
 NAMES = {"scratch": "scratch", "anb": "AnB", "anb+": "AnB+", "bnb": "BnB", "bnb+": "BnB+", "random": "random"}
-BASES = {"scratch": "over_scratch", "bnb+": "over_bnb_plus"}
+BASES = {"scratch": "over_scratch", "bnb+": "over_bnb_plus", "anb+": "over_anb_plus"}
 NUM_RESAMPLES = 500
 COLOURS = {
     "scratch": "#666",
@@ -38,8 +38,7 @@ def write_study(study: Study) -> list[dict[str, object]]:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(study.output_dir / name)
     if arguments.readme:
-        short = [row for row in rows if row["num_layers"] in (0, *last_layers(rows).values())]
-        update_block(Path(arguments.readme), arguments.block, study_table(short, arguments.metric))
+        update_block(Path(arguments.readme), arguments.block, study_table(shown(rows), arguments.metric))
     return rows
 
 
@@ -49,7 +48,7 @@ def study_rows(study: Study) -> list[dict[str, object]]:
     Each has `values`, the metric of every seed; `mean`, and `low` and `high`, its 95 % t interval over the seeds;
     `prior`, the constant answer's; and under `over_scratch` and `over_bnb_plus` (at the same number of layers) the
     paired gain: `mean`, `low` and `high` over the seeds, and `low_images` and `high_images` from a bootstrap over the
-    test images, the seeds' mean taken as it is.
+    test images, the seeds' mean taken as it is. `anb` has `over_anb_plus` too: what freezing costs.
     """
     metric, groups = study.arguments.metric, {}
     for run in (run for stage in study.stages() for run in stage if run.size is not None):
@@ -73,7 +72,7 @@ def study_rows(study: Study) -> list[dict[str, object]]:
         }
         for base, name in BASES.items():
             other = run._replace(strategy=base, num_layers="0" if base == "scratch" else run.num_layers)
-            if other in read and other != run:
+            if other in read and other != run and (base != "anb+" or run.strategy == "anb"):
                 row[name] = gain(values, images, *read[other], metric)
         rows.append(row)
     return rows
@@ -121,6 +120,12 @@ def t_quantile(probability: float, degrees: int) -> float:
     return float(degrees**0.5 * np.tan(angle))
 
 
+def shown(rows: list[dict]) -> list[dict]:
+    """The rows of a short table: all layers, and AnB at every number of them, which tells what freezing costs."""
+    last = last_layers(rows)
+    return [row for row in rows if row["num_layers"] in (0, last[row["strategy"]]) or row["strategy"] == "anb"]
+
+
 def last_layers(rows: list[dict]) -> dict[str, int]:
     """The largest number of layers of each strategy."""
     last = {}
@@ -141,8 +146,8 @@ def study_table(rows: list[dict[str, object]], metric: str) -> str:
             f"{first.capitalize()} to {second}, {metric} on the test split ({truth}), {seeds} seeds, 95 % intervals "
             f"over seeds [over test images]; the prior has {own[0]['prior']:.3f}:",
             "",
-            "| rows | strategy | layers | mean | gain over scratch | gain over BnB+ |",
-            "|--:|---|--:|--:|--:|--:|",
+            "| rows | strategy | layers | mean | gain over scratch | gain over BnB+ | gain over AnB+ |",
+            "|--:|---|--:|--:|--:|--:|--:|",
         ]
         for row in sorted(own, key=lambda row: (row["size"], list(NAMES).index(row["strategy"]), row["num_layers"])):
             cells = [
