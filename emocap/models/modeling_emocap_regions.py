@@ -10,6 +10,7 @@ import torchvision
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
+from torchvision.models import WeightsEnum
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
@@ -100,6 +101,7 @@ class EmocapRegionExtractor(PreTrainedModel):
 
         Raises:
             ValueError: an unknown architecture, or weights of another network.
+            OSError: torchvision's own weights cannot be downloaded.
         """
         known = [name for name in ARCHITECTURES if name != "small"]
         if architecture not in known:
@@ -107,7 +109,7 @@ class EmocapRegionExtractor(PreTrainedModel):
         published = torchvision.models.get_model_weights(architecture).DEFAULT
         names = published.meta["categories"][1:]  # the first is the background
         if weights == "DEFAULT":
-            state_dict = published.get_state_dict(progress=True, check_hash=True, weights_only=True)
+            state_dict = download(published)
         else:
             state_dict = None if weights is None else read_state_dict(weights)
         if state_dict is not None and len(state_dict[CLASS_LOGITS]) != len(names) + 1:
@@ -268,6 +270,17 @@ def build_torchvision(config: EmocapRegionConfig) -> FasterRCNN:
         if isinstance(module, nn.BatchNorm2d):
             module.eps = config.backbone_norm_eps
     return detector
+
+
+def download(published: WeightsEnum) -> Mapping[str, torch.Tensor]:
+    """torchvision's own tensors, from its cache after the first time."""
+    try:
+        return published.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError) as error:  # the latter where the checksum is wrong
+        raise OSError(
+            f"torchvision's weights cannot be had from {published.url} ({error}). Make an extractor of the file with "
+            "EmocapRegionExtractor.from_torchvision(..., weights=FILE).save_pretrained(...)."
+        ) from error
 
 
 def read_state_dict(path: str | os.PathLike) -> Mapping[str, torch.Tensor]:

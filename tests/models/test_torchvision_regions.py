@@ -5,6 +5,7 @@ import math
 import os
 import pickle
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -327,6 +328,21 @@ def test_torchvisions_own_weights_by_name(tmp_path, monkeypatch):
     assert row["num_regions"] == int(expected.num_regions[0])
     features = np.array(row["region_features"], dtype=np.float32).reshape(36, 1024)
     np.testing.assert_allclose(features, expected.region_features[0], atol=2e-3, rtol=1e-3)
+
+
+def test_weights_out_of_reach_are_one_sentence(tmp_path, monkeypatch, capsys):
+    def fail(*arguments, **options):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    make_table(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(["regions", str(tmp_path / "table"), "--extractor", f"torchvision:{NEW}",
+              "--output_dir", str(tmp_path / "out")])  # fmt: skip
+    assert stopped.value.code == 2 and not (tmp_path / "out").exists()
+    said = capsys.readouterr().err
+    assert "fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth (<urlopen error no route to host>)" in said
 
 
 def make_table(folder: Path) -> None:
