@@ -91,6 +91,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_calibrate(commands)
     add_predict(commands)
     add_report(commands)
+    add_export(commands)
     add_publish(commands)
     for name, text in (
         ("train-teacher", "train a teacher on human labels"),
@@ -278,6 +279,15 @@ def add_report(commands) -> None:
     command.add_argument("--title", default="emocap", help="title of the page (%(default)s)")
     command.add_argument("--readme", metavar="FILE", help="put the table into this markdown file")
     command.add_argument("--block", default="results", help="between its '<!-- BLOCK -->' comments (%(default)s)")
+
+
+def add_export(commands) -> None:
+    command = add_command(commands, "export", "a student as an ONNX file", run_export)
+    command.add_argument("model", metavar="MODEL", help="folder or Hub id of a student")
+    command.add_argument("--output", required=True, metavar="FILE.onnx", help="the file to write")
+    command.add_argument("--int8", action="store_true", help="8-bit embeddings and products (dynamic quantisation)")
+    command.add_argument("--dataset", metavar="D", help="table with human labels on which to compare file and model")
+    command.add_argument("--split", default="test", help="its split (%(default)s)")
 
 
 def add_publish(commands) -> None:
@@ -477,6 +487,22 @@ def run_report(arguments: argparse.Namespace) -> None:
     if arguments.readme:
         update_block(Path(arguments.readme), arguments.block, markdown_table(rows))
     print(format_table(rows))
+
+
+def run_export(arguments: argparse.Namespace) -> None:
+    from emocap.data.storage import load_table
+    from emocap.export import export_onnx, measure_export
+
+    tables = load_table(arguments.dataset) if arguments.dataset else None
+    if tables and arguments.split not in tables:
+        raise ValueError(f"'{arguments.dataset}' has no split '{arguments.split}' (splits: {', '.join(tables)}).")
+    path = export_onnx(arguments.model, arguments.output, int8=arguments.int8)
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+    if tables:
+        scores = measure_export(path, arguments.model, tables[arguments.split])
+        for name in ("map_macro", "lrap", "bce"):
+            model, file = scores["checkpoint"][name], scores["onnx"][name]
+            print(f"{name:12} model {model:.4f}, file {file:.4f}, difference {file - model:+.4f}")
 
 
 def run_publish(arguments: argparse.Namespace) -> None:
