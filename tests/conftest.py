@@ -230,3 +230,23 @@ def run_without_emocap(tmp_path) -> Callable[[str, object], object]:
         return json.loads(done.stdout.rpartition("RESULT")[2])
 
     return run
+
+
+@pytest.fixture(scope="session")
+def labelled_table(tmp_path_factory, tiny_table_dir) -> str:
+    """The tiny table as `emocap label` leaves one: soft and hard pseudo-labels, and what each row is selected for."""
+    rng = np.random.default_rng(0)
+    tables = DatasetDict()
+    for name, table in load_table(tiny_table_dir).items():
+        scores = rng.random((len(table), 5)).astype(np.float32)
+        best = np.argsort(-scores, axis=1)[:, :2]
+        selected = [[int(own[0])] if row % 3 else [] for row, own in enumerate(best)]
+        emotions = table.features["emotions"]
+        table = table.remove_columns("emotions").add_column("emotions", best.tolist())
+        table = table.add_column("selected_for", selected).add_column("emotion_scores", list(scores))
+        for column in ("emotions", "selected_for"):
+            table = table.cast_column(column, emotions)
+        tables[name] = table.cast_column("emotion_scores", table.features["labels"])
+    folder = str(tmp_path_factory.mktemp("tables") / "labelled")
+    tables.save_to_disk(folder)
+    return folder
