@@ -12,6 +12,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForSequenceClassification, AutoProcessor
 
 import emocap.models
+from emocap.cli import main
 from emocap.models import (
     BottomUpConfig,
     BottomUpDetector,
@@ -118,10 +119,29 @@ def test_without_emocap_everything_loads_and_gives_the_same_numbers(checkpoints,
 
 @pytest.mark.parametrize("name", ["teacher", "student", "regions", "bottom_up"])
 def test_a_checkpoint_holds_the_code_that_it_names_and_no_more(checkpoints, name):
-    folder = Path(checkpoints[name])
+    assert_code_is_whole(Path(checkpoints[name]))
+
+
+def test_every_folder_that_training_writes_holds_its_code(tmp_path, tiny_table_dir, tiny_student, tiny_bert):
+    start = {"train-student": ["--word_embeddings", tiny_bert, "--image_size", "16", "--cnn_channels", "8"]}
+    start["finetune"] = ["--student", tiny_student, "--strategy", "anb+"]
+    for job, flags in start.items():
+        folder = tmp_path / job
+        steps = ["--max_steps", "2", "--eval_strategy", "steps", "--eval_steps", "1", "--save_steps", "1"]
+        quiet = ["--use_cpu", "--disable_tqdm", "true", "--dataset", tiny_table_dir, "--output_dir", str(folder)]
+        main([job, *flags, *steps, "--save_strategy", "steps", *quiet])
+        written = [folder, *folder.glob("checkpoint-*")]
+        assert len(written) >= 2
+        for own in written:
+            assert_code_is_whole(own)
+            assert json.loads((own / "config.json").read_text())["custom_pipelines"].keys() == {"emotion-recognition"}
+
+
+def assert_code_is_whole(folder: Path) -> None:
+    """The modules that the folder's JSON files name, what these import, and no other, as they are in emocap."""
     named, seen = set(), set()
     for file in folder.glob("*.json"):
-        if file.name != "tokenizer.json":
+        if file.name in ("config.json", "processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
             content = json.loads(file.read_text())
             named |= set(content.get("auto_map", {}).values())
             named |= {pipeline["impl"] for pipeline in content.get("custom_pipelines", {}).values()}
