@@ -28,13 +28,33 @@ CAPTIONS_A_CALL = 10_000
 """The tokenizer's own records take 4 kB a caption: COCO's 590,000 at once would take 2.5 GB."""
 
 
+WIDE_ROW = 8192
+"""Bytes of a row from which copying it takes longer than a step of a Python loop."""
+
+
 class FixedSizeColumn:
-    """A fixed-size list column of a data set as zero-copy numpy views, gathered a batch of rows at a time."""
+    """A fixed-size list column of a data set as zero-copy numpy views, gathered a batch of rows at a time.
+
+    Arrow keeps a table in chunks, as it was written or read: one view each. A selection or shuffle of the table costs
+    an index, not a copy.
+
+    Args:
+        table: a data set from memory, `save_to_disk`, a cache file or parquet.
+        name: a column `List(dtype, length=width)` without nulls.
+
+    Raises:
+        ValueError: there are nulls in the column.
+    """
 
     def __init__(self, table: datasets.Dataset, name: str):
         self.width = table.features[name].length
         self.views = []
         for chunk in table.data.column(name).chunks:
+            if chunk.null_count:
+                raise ValueError(
+                    f"{chunk.null_count} rows have no '{name}'. Rows without regions hold zeros and num_regions 0: "
+                    "write them with `emocap regions`, or leave such rows out."
+                )
             values = chunk.values.slice(chunk.offset * self.width, len(chunk) * self.width)
             self.views.append(values.to_numpy(zero_copy_only=True).reshape(-1, self.width))
         self.starts = np.cumsum([0, *map(len, self.views)])
@@ -44,12 +64,16 @@ class FixedSizeColumn:
         return len(self.rows)
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        """The rows' values, `(len(rows), width)`, in the column's own dtype."""
+        """The rows' values, `(len(rows), width)`, in the column's own dtype, copied once."""
         rows = self.rows[rows]
         if len(self.views) == 1:
             return self.views[0][rows]
         gathered = np.empty((len(rows), self.width), dtype=self.views[0].dtype if self.views else np.float32)
         parts = np.searchsorted(self.starts, rows, side="right") - 1
+        if gathered.itemsize * self.width >= WIDE_ROW:  # a view's fancy index would copy its rows twice
+            for target, part, row in zip(gathered, parts.tolist(), (rows - self.starts[parts]).tolist(), strict=True):
+                target[:] = self.views[part][row]
+            return gathered
         for part in np.unique(parts):
             inside = parts == part
             gathered[inside] = self.views[part][rows[inside] - self.starts[part]]

@@ -1,8 +1,6 @@
 """Region features of a table: from an extractor and from a file, going on after a stop, bad photos left out."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +8,6 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 
-from emocap.cli import main
 from emocap.data.schema import pair_features
 from emocap.models import EmocapRegionConfig, EmocapRegionExtractor
 from emocap.regions import extract_regions, extraction
@@ -119,22 +116,6 @@ def test_batch_size_and_workers_change_no_byte(tmp_path, tiny_table, extractor):
     }.items():
         extract_regions(tiny_table, extractor, str(tmp_path / name), **options)
     assert files_of(tmp_path / "one") == files_of(tmp_path / "seven") == files_of(tmp_path / "all")
-
-
-def test_two_processes_write_what_one_writes(tmp_path, tiny_table_dir, extractor):
-    script = tmp_path / "job.py"
-    script.write_text(
-        "from emocap.cli import main\nfrom emocap.regions import extraction\n"
-        "extraction.SHARD_SIZES['cpu'] = 8\nmain()\n"
-    )
-    job = ["regions", str(tiny_table_dir), "--extractor", extractor, "--output_dir"]
-    main([*job, str(tmp_path / "one")])
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    done = subprocess.run([*launcher, *job, str(tmp_path / "two")], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
-    assert done.stderr.count("Saving the dataset (0/1") == 3, "only the first process saves"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["job.py", "one", "two"]
 
 
 def test_a_second_call_does_nothing_and_other_settings_do_it_anew(

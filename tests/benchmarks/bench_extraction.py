@@ -1,0 +1,105 @@
+"""Region extraction: photos a second of the job beside the plain way, and how long the model waits for photos.
+
+    python -m tests.benchmarks.bench_extraction [--photos FOLDER ...] [--number 300] [--extractor scenes]
+
+Without a folder the photos are noise of COCO's usual shapes. The plain way decodes a photo, runs the extractor on it,
+and goes on to the next. Both run in turn, the job with threads and, to compare, with processes that decode.
+"""
+
+import argparse
+import io
+import itertools
+import time
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset, Features, Image, Value
+from PIL import Image as PILImage
+from transformers import PreTrainedModel
+
+from emocap.models.processing_emocap import load_region_extractor
+from emocap.regions import SCENES_DETECTOR
+from emocap.regions.extraction import SHARD_SIZES, default_workers, regions_of_shards
+from emocap.regions.photos import decode_ahead, decode_photo, photo_column
+
+SHAPES = [(480, 640), (427, 640), (640, 480), (375, 500)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--photos", type=Path, nargs="*", default=[], metavar="FOLDER", help="folders of photos")
+    parser.add_argument("--number", type=int, default=300, help="photos (%(default)s)")
+    parser.add_argument("--extractor", default=str(SCENES_DETECTOR), help="folder or Hub id (the built-in one)")
+    parser.add_argument("--num_workers", type=int, default=default_workers(), help="threads (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each (%(default)s)")
+    arguments = parser.parse_args()
+    table = photo_table(arguments.photos, arguments.number)
+    size = SHARD_SIZES["cpu"]
+    shards = [table.select(range(start, min(start + size, len(table)))) for start in range(0, len(table), size)]
+    model = load_region_extractor(arguments.extractor)
+    workers = arguments.num_workers
+    ways = {
+        "plain": lambda: plainly(model, shards),
+        "job": lambda: sum(map(len, regions_of_shards(model, 1, workers, torch.float32, False, shards))),
+        "threads": lambda: waiting(model, shards, workers, ThreadPoolExecutor(workers)),
+        "processes": lambda: waiting(model, shards, workers, ProcessPoolExecutor(workers)),
+    }
+    plainly(model, shards[:1])
+    seconds, waits = {name: [] for name in ways}, {}
+    for _ in range(arguments.repeats):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            result = way()
+            seconds[name].append(time.perf_counter() - start)
+            if name in ("threads", "processes"):
+                waits.setdefault(name, []).append(result / seconds[name][-1])
+    rates = {name: len(table) / min(own) for name, own in seconds.items()}
+    print(f"{len(table)} photos, {torch.get_num_threads()} compute thread(s), {workers} decoding; best of the runs")
+    print(f"plain way: {rates['plain']:.1f} photos/s; job: {rates['job']:.1f} photos/s", end=", ")
+    print(f"{rates['job'] / rates['plain']:.2f} times")
+    for name in waits:
+        print(f"decoding in {name}: {rates[name]:.1f} photos/s, the model waits {min(waits[name]):.1%} of the time")
+
+
+def photo_table(folders: list[Path], number: int) -> Dataset:
+    """Photos as bytes, as `emocap data` saves them."""
+    paths = [path for folder in folders for path in sorted(folder.iterdir()) if path.suffix in (".jpg", ".png")]
+    contents = [path.read_bytes() for path in paths[:number]]
+    rng = np.random.default_rng(0)
+    for _ in range(0 if folders else number):
+        height, width = SHAPES[rng.integers(len(SHAPES))]
+        coarse = PILImage.fromarray(rng.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8))
+        file = io.BytesIO()
+        coarse.resize((width, height)).save(file, "JPEG", quality=90)
+        contents.append(file.getvalue())
+    rows = {
+        "image_id": [str(row) for row in range(len(contents))],
+        "image": [{"bytes": content, "path": None} for content in contents],
+    }
+    return Dataset.from_dict(rows, Features({"image_id": Value("string"), "image": Image()}))
+
+
+def plainly(model: PreTrainedModel, shards: list[Dataset]) -> int:
+    """One photo at a time, decoded when its turn comes; returns the photos."""
+    photos = itertools.chain.from_iterable(photo_column(shard) for shard in shards)
+    return sum(len(model.extract([decode_photo(photo.as_py())]).region_features.half()) for photo in photos)
+
+
+def waiting(model: PreTrainedModel, shards: list[Dataset], workers: int, pool: Executor) -> float:
+    """Seconds that the job's loop spends on the next photo; the rest of the time is the model's."""
+    waited = 0.0
+    with pool:
+        batches = decode_ahead(shards, 1, 2 * (1 + workers), pool)
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            waited += time.perf_counter() - start
+            if batch is None:
+                return waited
+            model.extract(batch[2]).region_features.half()
+
+
+if __name__ == "__main__":
+    main()
