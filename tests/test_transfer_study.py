@@ -13,6 +13,7 @@ from datasets import DatasetDict, concatenate_datasets
 from scipy.stats import t as student_t
 from torch.nn.functional import binary_cross_entropy
 
+from emocap import study_corpus
 from emocap.arguments import StudyArguments, parse_study, study_parser
 from emocap.cli import main
 from emocap.data.storage import load_table
@@ -251,6 +252,25 @@ def test_presets_and_flags():
         parse_study(study_parser(), ["--preset", "real", "--output_dir", "x"])
     given = ["--source_dataset", "a", "--target_dataset", "b", "--word_embeddings", "c", "--output_dir", "x"]
     assert parse_study(study_parser(), ["--preset", "real", *given])[0].freeze_word_embeddings
+
+
+def test_the_built_in_corpus_is_made_once(tmp_path, monkeypatch):
+    made, make_corpus = [], study_corpus.make_corpus
+
+    def make_small(folder, settings):
+        made.append(settings)
+        teacher = settings["teacher"] | {"num_train_epochs": 1, "disable_tqdm": "true", "use_cpu": "true"}
+        make_corpus(folder, settings | {"scenes": {"num_target": 40, "num_source": 40}, "teacher": teacher})
+
+    monkeypatch.setattr(study_corpus, "make_corpus", make_small)
+    given = study_corpus.scenes_corpus(tmp_path / "corpus")
+    assert study_corpus.scenes_corpus(tmp_path / "corpus") == given and len(made) == 1
+    assert made[0]["scenes"] == {"num_target": 4000, "num_source": 4000, "seed": 0}
+    arguments = StudyArguments(output_dir=str(tmp_path / "study"), sizes=[10], **given)
+    study = Study(arguments)
+    assert study.sides["source"].label_column == "emotion_scores" and study.sides["target"].truth_column == "labels"
+    splits = study.sides["source"].splits
+    assert sum(map(len, splits.values())) == 40, "one split, divided by image"
 
 
 def test_a_killed_study_leaves_no_half_run(settings, monkeypatch):
