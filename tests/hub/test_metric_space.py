@@ -1,0 +1,55 @@
+"""The metric module as a Space: `evaluate.load` fetches and runs it where emocap is not installed."""
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pytest
+from huggingface_hub import HfApi
+
+from emocap.metrics import compute_metrics
+from emocap.metrics import metrics as module
+
+pytestmark = [
+    pytest.mark.hub,
+    pytest.mark.skipif(
+        not os.environ.get("HF_ENDPOINT") or not os.environ.get("HF_TOKEN"),
+        reason="no Hub to write to: set HF_ENDPOINT and HF_TOKEN before pytest starts",
+    ),
+]
+
+LOAD_AND_COMPUTE = """
+import json, sys
+sys.modules["emocap"] = None
+import evaluate
+case = json.load(open(sys.argv[2]))
+json.dump(evaluate.load(sys.argv[1]).compute(**case), open(sys.argv[3], "w"))
+"""
+
+
+def test_a_space_serves_the_metric(tmp_path):
+    name = f"emocap_metrics_{uuid.uuid4().hex[:8]}"
+    api = HfApi()
+    repo_id = f"{api.whoami()['name']}/{name}"
+    api.create_repo(repo_id, repo_type="space", space_sdk="gradio")
+    api.upload_file(
+        path_or_fileobj=Path(module.__file__), path_in_repo=f"{name}.py", repo_id=repo_id, repo_type="space"
+    )
+    rng = np.random.default_rng()
+    labels, probabilities = (rng.random((30, 5)) < 0.4).astype(float), rng.random((30, 5))
+    case = {"predictions": probabilities.tolist(), "references": labels.tolist(), "thresholds": [0.3] * 5}
+    (tmp_path / "case.json").write_text(json.dumps(case))
+    run = subprocess.run(
+        [sys.executable, "-c", LOAD_AND_COMPUTE, repo_id, str(tmp_path / "case.json"), str(tmp_path / "out.json")],
+        env={**os.environ, "HF_HOME": str(tmp_path / "hf_home")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found == pytest.approx(compute_metrics(probabilities, labels, thresholds=[0.3] * 5))
