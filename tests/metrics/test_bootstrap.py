@@ -32,7 +32,7 @@ def test_a_resample_is_measured_as_its_rows_would_be(kind, chunk, monkeypatch):
     monkeypatch.setattr(module, "CHUNK", chunk)
     probabilities, labels, votes = random_case(kind)
     thresholds = np.linspace(0.2, 0.6, labels.shape[1])
-    measured = resampled_metrics(probabilities, labels, votes, thresholds, num_resamples=7, seed=3)
+    measured = resampled_metrics(probabilities, labels, votes, thresholds, num_resamples=7, seed=3, centred=False)
     assert tuple(measured) == METRIC_KEYS
     rng = np.random.default_rng(3)
     for draw in range(7):
@@ -77,3 +77,28 @@ def test_one_seed_gives_one_answer_and_only_the_keys_asked_for():
     other = resampled_metrics(probabilities, labels, keys=("bce", "jsd"), seed=6)
     assert list(one) == ["jsd", "bce"] and list(other) == ["bce"]
     assert all((one[key] == two[key]).all() for key in one) and (one["bce"] != other["bce"]).any()
+
+
+def test_draws_are_centred_on_the_measured_figure():
+    probabilities, labels, votes = random_case("rare labels and empty rows")
+    drawn = resampled_metrics(probabilities, labels, votes, num_resamples=300)
+    plain = resampled_metrics(probabilities, labels, votes, num_resamples=300, centred=False)
+    measured = compute_metrics(probabilities, labels, votes)
+    for key, values in drawn.items():
+        assert np.nanmean(values) == pytest.approx(measured[key]), key
+        assert np.nanstd(values) == pytest.approx(np.nanstd(plain[key])), key
+    assert np.nanmean(plain["map_macro"]) > measured["map_macro"]  # an image drawn twice ranks beside itself
+
+
+def test_intervals_of_average_precision_cover_its_expectation():
+    """Over 150 samples of one process the interval holds the mean over the samples nearly as often as it says."""
+    rng = np.random.default_rng(int(np.random.SeedSequence().generate_state(1)[0]))
+    samples = []
+    for _ in range(150):
+        labels = (rng.random((120, 4)) < [0.05, 0.1, 0.2, 0.4]).astype(float)
+        samples.append((np.clip(0.25 * labels + 0.75 * rng.random(labels.shape), 0, 1), labels))
+    center = np.mean([compute_metrics(*sample)["map_macro"] for sample in samples])
+    bounds = [intervals(resampled_metrics(*own, num_resamples=200, keys=("map_macro",))) for own in samples]
+    covered = sum(own["map_macro_low"] <= center <= own["map_macro_high"] for own in bounds)
+    assert covered >= 120
+    print(f"covered {covered} of 150")
