@@ -5,6 +5,7 @@ from pathlib import Path
 from huggingface_hub import HfApi
 
 from emocap.cards import dataset_card, model_card
+from emocap.data.heavy_columns import REGIONS_CONFIG, split_regions
 from emocap.data.storage import load_table
 
 __all__ = ["publish"]
@@ -14,6 +15,9 @@ LEFT_OUT = ["checkpoint-*/**", "*.partial", "training_args.bin"]
 
 def publish(folder: str | Path, repo_id: str, *, private: bool = False, revision: str | None = None) -> str:
     """Pushes a run's folder or a saved table with its card; returns the repository's address.
+
+    A table's region features become a configuration of their own, "regions", beside the light table; `load_table` puts
+    both together again.
 
     Args:
         folder: what a training command or a data command wrote.
@@ -38,7 +42,10 @@ def publish(folder: str | Path, repo_id: str, *, private: bool = False, revision
         model_card(folder, url.repo_id).save(folder / "README.md")
         api.upload_folder(repo_id=url.repo_id, folder_path=folder, ignore_patterns=LEFT_OUT, revision=revision)
     else:
-        load_table(folder).push_to_hub(url.repo_id, private=private, revision=revision)
+        light, heavy = split_regions(load_table(folder))
+        light.push_to_hub(url.repo_id, private=private, revision=revision)
+        if heavy is not None:
+            heavy.push_to_hub(url.repo_id, REGIONS_CONFIG, private=private, revision=revision)
         card = dataset_card(folder, url.repo_id)
         readme = api.hf_hub_download(url.repo_id, "README.md", repo_type="dataset", revision=revision)
         pushed = type(card).load(readme)  # keeps the features and splits that push_to_hub wrote

@@ -10,9 +10,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
-from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, get_dataset_config_names, load_dataset, load_from_disk
 from datasets.utils.logging import tqdm
 from PIL import Image, UnidentifiedImageError
+
+from emocap.data.heavy_columns import REGIONS_CONFIG, join_regions
 
 __all__ = [
     "DataReport",
@@ -151,7 +153,8 @@ def csv_rows(text: str, path: str | os.PathLike, columns: Sequence[str]) -> Iter
 
 
 def load_table(source: str | os.PathLike) -> DatasetDict:
-    """A table of pairs from a folder written by `save_to_disk`, or from a Hub data set id.
+    """A table of pairs from a folder written by `save_to_disk`, or from a Hub data set id, with the region features
+    of its configuration "regions" where it has one.
 
     Raises:
         FileNotFoundError: neither a folder nor a data set on the Hub.
@@ -164,6 +167,8 @@ def load_table(source: str | os.PathLike) -> DatasetDict:
         table = load_from_disk(str(source))
     elif "/" in str(source) and not str(source).startswith((".", "/", "~")) and str(source).count("/") == 1:
         table = load_dataset(str(source))
+        if isinstance(table, DatasetDict) and REGIONS_CONFIG in get_dataset_config_names(str(source)):
+            table = join_regions(table, load_dataset(str(source), REGIONS_CONFIG))
     else:
         raise FileNotFoundError(
             f"There is no data set folder at '{source}'. Give a folder written by an `emocap` command, or a Hub "

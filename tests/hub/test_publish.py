@@ -3,6 +3,7 @@
 import os
 import uuid
 
+import numpy as np
 import pytest
 import torch
 from datasets import load_dataset
@@ -10,6 +11,7 @@ from huggingface_hub import HfApi, ModelCard
 from transformers import AutoModel, AutoProcessor
 
 from emocap.cli import main
+from emocap.data.pairs import FixedSizeColumn
 from emocap.data.storage import load_table
 
 pytestmark = [
@@ -57,10 +59,20 @@ def test_a_table_comes_back_from_the_hub_as_it_was(tiny_table_dir):
     table, loaded = load_table(tiny_table_dir), load_dataset(repo_id)
     assert HfApi().dataset_info(repo_id).private
     for split in table:
-        assert loaded[split].features == table[split].features
-        for column in ("image_id", "captions", "labels", "emotions", "num_regions"):
+        light = {name: feature for name, feature in table[split].features.items() if "region" not in name}
+        assert loaded[split].features == light, "the light table alone, unless more is asked for"
+        for column in ("image_id", "captions", "labels", "emotions"):
             assert loaded[split][column][:] == table[split][column][:]
-    assert load_table(repo_id)["train"].num_rows == table["train"].num_rows
+    heavy = load_dataset(repo_id, "regions")
+    assert set(heavy["test"].features) == {"image_id", "region_features", "region_boxes", "num_regions"}
+    whole = load_table(repo_id)
+    for split in table:
+        assert dict(whole[split].features) == dict(table[split].features)
+        for column in ("image_id", "region_features", "region_boxes", "num_regions"):
+            assert whole[split][column][:] == table[split][column][:]
+        stored = FixedSizeColumn(whole[split], "region_features")
+        expected = FixedSizeColumn(table[split], "region_features")
+        assert np.array_equal(stored[np.arange(len(stored))], expected[np.arange(len(expected))])
 
 
 def test_a_table_goes_to_a_branch_of_its_own(tiny_table_dir):
