@@ -276,6 +276,7 @@ def add_report(commands) -> None:
     command.add_argument("--output", metavar="FILE", help="write the self-contained HTML page there")
     command.add_argument("--dataset", help="folder or Hub id of the table measured on: shows best and worst examples")
     command.add_argument("--study", metavar="DIR", help="folder of a transfer study: shows its curves")
+    command.add_argument("--figures", metavar="DIR", help="write the page's charts there as PNG files")
     command.add_argument("--title", default="emocap", help="title of the page (%(default)s)")
     command.add_argument("--readme", metavar="FILE", help="put the table into this markdown file")
     command.add_argument("--block", default="results", help="between its '<!-- BLOCK -->' comments (%(default)s)")
@@ -482,8 +483,16 @@ def run_report(arguments: argparse.Namespace) -> None:
         runs.setdefault(name, []).append(Path(folder))
     rows = results_rows(runs)
     if arguments.output:
-        tables = load_table(arguments.dataset) if arguments.dataset else None
-        write_report(Path(arguments.output), title=arguments.title, runs=runs, tables=tables, study=arguments.study)
+        write_report(
+            Path(arguments.output),
+            title=arguments.title,
+            runs=runs,
+            tables=load_table(arguments.dataset) if arguments.dataset else None,
+            study=arguments.study,
+            figures=arguments.figures,
+        )
+    elif arguments.figures:
+        raise ValueError("--figures draws the charts of the page; give --output too.")
     if arguments.readme:
         update_block(Path(arguments.readme), arguments.block, markdown_table(rows))
     print(format_table(rows))

@@ -13,6 +13,7 @@ from emocap.data.storage import read_text
 from emocap.evaluation_details import details_path
 from emocap.models.photo_emocap import to_rgb
 from emocap.report_charts import confusions, loss_charts, precision_charts, ranking_chart, reliability_chart
+from emocap.report_figures import write_figures
 from emocap.report_tables import (
     COLUMNS,
     LOWER_IS_BETTER,
@@ -46,6 +47,7 @@ def write_report(
     examples: list[dict] | None = None,
     tables: DatasetDict | None = None,
     study: Path | None = None,
+    figures: Path | None = None,
 ) -> None:
     """Writes one HTML file that needs nothing else: results, controls, curves, emotions, mistakes and pictures.
 
@@ -61,6 +63,7 @@ def write_report(
             shown as a grid of pictures.
         tables: the table of pairs that the runs were measured on: with it, the best and the worst examples are shown.
         study: folder of a finished transfer study, for its curves.
+        figures: folder for the charts as PNG files as well.
 
     Raises:
         FileNotFoundError: a run without metrics.json, or a study without its figure.
@@ -72,6 +75,8 @@ def write_report(
     metrics = {name: read_metrics(name, runs) for name in runs}
     details = _comparable_details(first, metrics)
     controls = {name: control_rows(own) for name, own in metrics.items()}
+    losses, ranking = loss_charts(histories), ranking_chart(histories)
+    precisions, reliability = _precisions(details, list(runs)), reliability_chart(details)
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -86,10 +91,10 @@ def write_report(
         name_text=name_text,
         value_text=value_text,
         controls={name: own for name, own in controls.items() if own},
-        losses=loss_charts(histories),
-        ranking=ranking_chart(histories),
-        precisions=_precisions(details, list(runs)),
-        reliability=reliability_chart(details),
+        losses=losses,
+        ranking=ranking,
+        precisions=precisions,
+        reliability=reliability,
         mistakes={name: found for name, own in details.items() if (found := confusions(own))},
         pictures=[_picture(example) for example in examples or []],
         extremes=_extremes(details, tables) if tables is not None else {},
@@ -100,6 +105,12 @@ def write_report(
     temporary = path.with_name(f"{path.name}.partial")
     temporary.write_text(page, encoding="utf-8", errors="replace")  # captions may hold halves of surrogate pairs
     temporary.replace(path)
+    if figures is not None:
+        charts = {f"loss_{panel['name']}": panel["chart"] for panel in losses} | {"ranking": ranking}
+        charts |= {"reliability": reliability}
+        for part, chart in enumerate(precisions["charts"] if precisions else [], start=1):
+            charts[f"average_precision_{part}"] = chart
+        write_figures(Path(figures), {name: chart for name, chart in charts.items() if chart})
 
 
 def _comparable_details(folders: dict[str, Path], metrics: dict[str, dict]) -> dict[str, dict]:

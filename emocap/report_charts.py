@@ -182,4 +182,5 @@ def _bar_chart(table: list[dict], legend: list[dict], ticks: list[float]) -> dic
         "base": base,
         "x_ticks": list(zip(map(x_of, ticks), tick_labels(ticks), strict=True)),
         "groups": groups,
+        "legend": legend,
     }

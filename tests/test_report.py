@@ -458,3 +458,21 @@ def test_a_studys_curves_are_an_image(tmp_path, runs):
     (tmp_path / "figure.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>")
     html = write(tmp_path, folders, study=tmp_path)
     assert "<script" not in html and "data:image/svg+xml;base64," in html
+
+
+def test_charts_come_as_pictures_too(tmp_path, runs):
+    folders, _ = runs
+    scores = {f"emotion {index}": index / 20 for index in range(20)}
+    give_details(folders, {"anb": scores}, dict.fromkeys(scores, 0.2), reliability=[[0.1, 0.2, 50], [0.5, 0.6, 50]])
+    write(tmp_path, folders, figures=tmp_path / "figures")
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert names == {"loss_teacher.png", "loss_anb.png", "loss_anb+.png", "ranking.png", "reliability.png",
+                     "average_precision_1.png", "average_precision_2.png"}  # fmt: skip
+    bars = np.asarray(Image.open(tmp_path / "figures" / "average_precision_2.png"))
+    assert bars.shape[1] == 360 * 3 and bars.shape[2] == 3
+    colour = np.array([0xC8, 0x50, 0x0A])  # the second run's
+    lengths = (bars == colour).all(axis=2).sum(axis=1)
+    drawn = [int(lengths[row]) for row in range(1, len(lengths)) if lengths[row] and lengths[row - 1] != lengths[row]]
+    expected = list(scores.values())[10:]
+    longest = [length for length in drawn if length > 60]  # not the sample in the legend
+    np.testing.assert_allclose(np.array(longest) / max(longest), np.array(expected) / max(expected), atol=0.02)
