@@ -1,0 +1,138 @@
+"""What the labelling job costs beside the bare model: time at a realistic size, memory by rows, and selection.
+
+python -m tests.benchmarks.bench_labelling [--rows 300] [--few 10000] [--many 100000]
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict
+from transformers import BertTokenizerFast, VisualBertConfig
+
+from emocap.data.pairs import PairDataset
+from emocap.data.storage import load_table, save_table
+from emocap.inference import load_model
+from emocap.labelling import label_tables
+from emocap.models import EmocapProcessor, EmocapTeacherConfig, EmocapTeacherForMultiLabelClassification
+from emocap.pseudo_labels import select_pseudo_labels
+
+WORDS = [f"word{index}" for index in range(2000)]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+REAL = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
+"""MiniLM's size: small for a teacher, so that the overhead shows."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=300, help="images, five captions each, for the time")
+    parser.add_argument("--few", type=int, default=10_000)
+    parser.add_argument("--many", type=int, default=100_000)
+    parser.add_argument("--only", choices=["time", "memory", "selection"])
+    parser.add_argument("--label", nargs=3, metavar=("TABLE", "TEACHER", "OUT"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.label:
+        source, teacher, out = arguments.label
+        label_tables(load_table(source), teacher, out)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        parts = {"selection": selection, "time": lambda: overhead(Path(folder), arguments.rows),
+                 "memory": lambda: memory(Path(folder), arguments.few, arguments.many)}  # fmt: skip
+        for name, part in parts.items():
+            if arguments.only in (None, name):
+                part()
+
+
+def overhead(folder: Path, rows: int) -> None:
+    """CPU time of the whole job (loading, tokenising, scoring, selecting, writing) over that of the bare forwards."""
+    teacher = make_teacher(folder / "real", REAL)
+    save_table(make_table(rows), folder / "table")
+    table = load_table(folder / "table")
+    model, processor = load_model(teacher)
+    pairs = PairDataset(table["train"], processor)
+    order = np.argsort(np.diff(pairs.token_starts), kind="stable")
+    batches = [pairs.__getitems__(order[start : start + 64]) for start in range(0, len(order), 64)]
+    plain, job = [], []
+    for attempt in range(3):
+        start = time.process_time()
+        with torch.inference_mode():
+            for batch in batches:
+                model(**batch)
+        plain.append(time.process_time() - start)
+        start = time.process_time()
+        label_tables(table, teacher, str(folder / f"out{attempt}"))
+        job.append(time.process_time() - start)
+    print(f"time: {5 * rows} pairs, bare loop {min(plain):.2f} s, job {min(job):.2f} s of CPU, "
+          f"ratio {min(job) / min(plain):.3f}")  # fmt: skip
+
+
+def memory(folder: Path, few: int, many: int) -> None:
+    """Peak resident memory of the job in a process of its own."""
+    teacher, peaks = make_teacher(folder / "tiny", TINY), {}
+    for rows in (few, many):
+        save_table(make_table(rows), folder / f"rows{rows}")
+        command = [sys.executable, "-m", "tests.benchmarks.bench_labelling", "--label", str(folder / f"rows{rows}"),
+                   teacher, str(folder / f"labelled{rows}")]  # fmt: skip
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        peaks[rows] = float(output.split()[-1])
+    print(f"memory: {few} rows {peaks[few]:.0f} MiB, {many} rows {peaks[many]:.0f} MiB, "
+          f"ratio {peaks[many] / peaks[few]:.3f}")  # fmt: skip
+
+
+def selection() -> None:
+    """COCO's size; CPU time."""
+    rng = np.random.default_rng(0)
+    scores, ids = rng.random((118_287, 29), dtype=np.float32), [f"{image:012d}.jpg" for image in range(118_287)]
+    settings = {
+        "top 4": {},
+        "top 4, 2,000 images a label": {"images_per_label": 2000},
+        "threshold 0.9": {"labels_per_image": None, "threshold": 0.9},
+        "prevalence": {"labels_per_image": None, "label_shares": (rng.random(29) / 4).tolist()},
+        "balanced": {"labels_per_image": None, "label_shares": 4 / 29},
+    }
+    for name, options in settings.items():
+        taken = []
+        for _ in range(3):
+            start = time.process_time()
+            select_pseudo_labels(scores, **options, image_ids=ids)
+            taken.append(time.process_time() - start)
+        print(f"selection of 118,287 x 29, {name}: {min(taken):.2f} s")
+
+
+def make_teacher(folder: Path, sizes: dict[str, int]) -> str:
+    """An untrained teacher of 29 emotions that reads captions."""
+    torch.manual_seed(0)
+    tokenizer = BertTokenizerFast(vocab={word: index for index, word in enumerate([*SPECIAL, *WORDS])})
+    names = {index: f"emotion{index}" for index in range(29)}
+    fields = VisualBertConfig(vocab_size=len(tokenizer), visual_embedding_dim=16, **sizes).to_dict()
+    own = {name: fields[name] for name in ("vocab_size", "visual_embedding_dim", *sizes)}
+    config = EmocapTeacherConfig(**own, id2label=names, label2id={name: index for index, name in names.items()},
+                                 pooling="mean", modalities="text")  # fmt: skip
+    EmocapTeacherForMultiLabelClassification(config).save_pretrained(folder)
+    EmocapProcessor(tokenizer).save_pretrained(folder)
+    return str(folder)
+
+
+def make_table(rows: int) -> DatasetDict:
+    """Captions of COCO's length, five an image."""
+    rng = np.random.default_rng(0)
+    captions = [" ".join(rng.choice(WORDS, size)) for size in rng.integers(8, 14, 2000)]
+    drawn = rng.integers(0, len(captions), (rows, 5))
+    content = {
+        "image_id": [f"{row:012d}.jpg" for row in range(rows)],
+        "captions": [[captions[index] for index in own] for own in drawn],
+    }
+    return DatasetDict({"train": Dataset.from_dict(content)})
+
+
+if __name__ == "__main__":
+    main()
