@@ -16,13 +16,12 @@ __all__ = [
     "EmocapTrainingArguments",
     "FinetuneArguments",
     "StudentArguments",
-    "StudyArguments",
     "TeacherArguments",
     "arguments_to_dict",
+    "file_flags",
     "finetune_parser",
     "parse_arguments",
     "student_parser",
-    "study_parser",
     "teacher_parser",
 ]
 
@@ -216,66 +215,6 @@ class FinetuneArguments:
 
 
 @dataclass
-class StudyArguments:
-    """The transfer study: two tables, a student's architecture, and which networks to train."""
-
-    output_dir: str = field(metadata={"help": "Folder of the runs; a further call adds what is not yet there."})
-    source_dataset: str | None = field(
-        default=None,
-        metadata={"help": "A: folder or Hub id of a table with labels or pseudo-labels. Preset scenes makes its own."},
-    )
-    target_dataset: str | None = field(default=None, metadata={"help": "B: the same with human labels."})
-    word_embeddings: str | None = field(
-        default=None, metadata={"help": "Folder or Hub id of the BERT checkpoint whose vocabulary the student takes."}
-    )
-    freeze_word_embeddings: bool = field(
-        default=True,
-        metadata={"help": "Give every network its word embeddings; else they are learned like any other layer."},
-    )
-    image_size: int = field(default=64, metadata={"help": "Side in pixels to which photos are resized."})
-    cnn_channels: list[int] = field(
-        default_factory=lambda: [16, 32, 64], metadata={"help": "Channels of the strided convolutions."}
-    )
-    hidden_size: int = field(default=64, metadata={"help": "Width of the GRU and of fc1."})
-    max_length: int | None = field(default=None, metadata={"help": "Tokens kept of a caption: 32 as in the study."})
-    source_label_column: str | None = field(
-        default=None, metadata={"help": "What the source teaches: emotion_scores where it has pseudo-labels."}
-    )
-    target_label_column: str | None = field(default=None, metadata={"help": "What the target teaches: labels."})
-    directions: list[str] = field(
-        default_factory=lambda: ["source_to_target", "target_to_source"],
-        metadata={"help": "Which side is A.", "choices": ["source_to_target", "target_to_source"]},
-    )
-    strategies: list[str] = field(
-        default_factory=lambda: ["scratch", "anb", "anb+", "bnb", "bnb+", "random"],
-        metadata={"help": "Ways to start; scratch, the base network of the others, always runs."},
-    )
-    num_layers: list[str] = field(
-        default_factory=lambda: ["every"],
-        metadata={"help": "Numbers of layers that pass: every, all (the head too), or some numbers."},
-    )
-    sizes: list[int] = field(
-        default_factory=lambda: [100, 300, 1000], metadata={"help": "Training rows of the side that is B."}
-    )
-    layer_sizes: list[int] = field(
-        default_factory=list, metadata={"help": "Sizes at which num_layers counts; at the others all pass. None: all."}
-    )
-    num_seeds: int = field(default=4, metadata={"help": "Draws of rows, base networks and fresh layers."})
-    max_steps: int = field(default=300, metadata={"help": "Training steps at most."})
-    base_steps: int = field(default=1500, metadata={"help": "The same for networks trained on all rows of A."})
-    num_evaluations: int = field(default=10, metadata={"help": "Evaluations on the validation rows at most."})
-    patience: int = field(default=4, metadata={"help": "Stop after so many evaluations without a better one."})
-    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of AdamW."})
-    batch_size: int = field(default=32, metadata={"help": "Pairs a step."})
-    weight_decay: float = field(default=0.01, metadata={"help": "Of weights; biases and norms have none."})
-    metric: str = field(default="map_macro", metadata={"help": "What the best state, table and figure go by."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Keep the first N validation rows."})
-    jobs: int = field(default=1, metadata={"help": "Processes that train, one thread each."})
-    readme: str | None = field(default=None, metadata={"help": "Put the table into this markdown file ..."})
-    block: str = field(default="transfer", metadata={"help": "... between its '<!-- BLOCK -->' comments."})
-
-
-@dataclass
 class EmocapTrainingArguments(TrainingArguments):
     """`TrainingArguments` with defaults that train well here, and what a new head needs."""
 
@@ -340,6 +279,8 @@ class EmocapTrainingArguments(TrainingArguments):
         check_loss(self.loss, self.pos_weight, self.label_smoothing)
         if self.label_smoothing_factor:
             raise ValueError("--label_smoothing_factor knows single-label classes alone; use --label_smoothing.")
+        if self.train_sampling_strategy != "random":
+            raise ValueError("--train_sampling_strategy has no say here; use --sampling and --captions.")
 
 
 def teacher_parser() -> HfArgumentParser:
@@ -354,22 +295,6 @@ def finetune_parser() -> HfArgumentParser:
     return make_parser(
         "finetune", "Fine-tune onto the target: AnB, AnB+ and controls.", FinetuneArguments, learning_rate=1e-3
     )
-
-
-def study_parser() -> HfArgumentParser:
-    parser = HfArgumentParser(
-        StudyArguments,
-        prog="emocap transfer-study",
-        allow_abbrev=False,
-        description="Every strategy, number of layers, size and seed in one table and one figure. What is finished is "
-        "not repeated.",
-    )
-    parser.add_argument(
-        "--preset",
-        choices=["scenes", "real"],
-        help="settings to start from; flags override them. scenes makes the built-in corpus and labels it too",
-    )
-    return parser
 
 
 def make_parser(name: str, description: str, job: type, **defaults: object) -> HfArgumentParser:
@@ -396,18 +321,6 @@ def parse_arguments(parser: HfArgumentParser, argv: list[str] | None = None) -> 
     if not training_args.output_dir:
         parser.error("the following arguments are required: --output_dir")
     return data_args, job_args, training_args
-
-
-def parse_study(parser: HfArgumentParser, argv: list[str]) -> tuple[StudyArguments, str | None]:
-    """The study's settings, a preset's overridden by flags, and the preset's name."""
-    preset = parser.parse_known_args(argv)[0].preset
-    flags = file_flags(parser, f"transfer_{preset}") if preset else []
-    arguments, _ = parser.parse_args_into_dataclasses([*flags, *argv])
-    if preset != "scenes":
-        for name in ("source_dataset", "target_dataset", "word_embeddings"):
-            if getattr(arguments, name) is None:
-                parser.error(f"the following arguments are required: --{name}")
-    return arguments, preset
 
 
 def file_flags(parser: HfArgumentParser, name: str) -> list[str]:

@@ -51,7 +51,7 @@ def run_cross_validate(argv: list[str]) -> None:
 
 
 def run_study(argv: list[str]) -> None:
-    from emocap.arguments import parse_study, study_parser
+    from emocap.study_arguments import parse_study, study_parser
 
     arguments, preset = parse_study(study_parser(), argv)
     from emocap.transfer_report import study_table, write_study

@@ -24,12 +24,13 @@ from datasets import DatasetDict
 from tqdm.auto import tqdm
 from transformers import set_seed
 
-from emocap.arguments import StudentArguments, StudyArguments
+from emocap.arguments import StudentArguments
 from emocap.data.schema import label_names, split_of
 from emocap.data.storage import load_table, write_json
 from emocap.metrics import compute_metrics, prior_probabilities
 from emocap.models import EmocapProcessor
 from emocap.splits import truth_column
+from emocap.study_arguments import StudyArguments
 from emocap.training import build_student
 from emocap.transfer import STRATEGIES, check_frozen, check_num_layers, transfer_model
 from emocap.transfer_runs import Part, Recipe, fit, part_probabilities

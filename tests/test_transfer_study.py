@@ -14,11 +14,11 @@ from scipy.stats import t as student_t
 from torch.nn.functional import binary_cross_entropy
 
 from emocap import study_corpus
-from emocap.arguments import StudyArguments, parse_study, study_parser
 from emocap.cli import main
 from emocap.data.storage import load_table
 from emocap.inference import load_model
 from emocap.metrics import compute_metrics
+from emocap.study_arguments import StudyArguments, parse_study, study_parser
 from emocap.transfer_report import gain, study_rows, study_table, t_interval, t_quantile
 from emocap.transfer_runs import Part, Recipe, fit, part_probabilities
 from emocap.transfer_study import Run, Study, transfer_study
