@@ -259,6 +259,13 @@ class EmocapTrainingArguments(TrainingArguments):
     early_stopping_patience: int = field(
         default=3, metadata={"help": "Stop after so many evaluations without a better one; 0: never."}
     )
+    train_sampling_strategy: str = field(
+        default="random",
+        metadata={
+            "help": "random, or group_by_length: captions of like length in a step, so that little is padding.",
+            "choices": ["random", "group_by_length"],
+        },
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Kept off: batches come ready-made."})
     cache_frozen_outputs: bool = field(
         default=True,

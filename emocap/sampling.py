@@ -13,6 +13,9 @@ __all__ = ["MixedPairs", "PairSampler", "rows_of_labels"]
 
 logger = logging.get_logger(__name__)
 
+STEPS_A_STRETCH = 50
+"""As transformers' own grouping: long enough for hardly any padding, short enough for steps that differ each epoch."""
+
 
 class PairSampler(torch.utils.data.Sampler):
     """The pairs of each epoch, drawn from the seed and the epoch's number alone: a resumed run and every process of a
@@ -30,6 +33,8 @@ class PairSampler(torch.utils.data.Sampler):
         mix_share: the second table's share of an epoch, in 0..1. Its pairs (or images) come in turn before any comes
             again.
         pairs_a_step: batch size times devices times accumulated batches.
+        by_length: fill each step with captions of like length, so that little is padding. Lengths are sorted within
+            stretches of `STEPS_A_STRETCH` steps of the random order, whose steps are shuffled again.
         seed: with the epoch's number the only source of randomness.
     """
 
@@ -42,10 +47,13 @@ class PairSampler(torch.utils.data.Sampler):
         mix: PairDataset | None = None,
         mix_share: float = 0.0,
         pairs_a_step: int = 1,
+        by_length: bool = False,
         seed: int = 0,
     ):
         self.captions, self.pairs_a_step, self.seed, self.epoch = captions, pairs_a_step, seed, 0
         self.main, self.mix = FirstPairs(pairs), None if mix is None else FirstPairs(mix)
+        tables = [own for own in (pairs, mix) if own is not None]
+        self.lengths = np.concatenate([np.diff(own.token_starts) for own in tables]) if by_length else None
         self.rows_of_labels = None
         if rows_of_labels is not None:
             self.rows_of_labels = [rows for rows in rows_of_labels if len(rows)]
@@ -69,7 +77,19 @@ class PairSampler(torch.utils.data.Sampler):
         if self.mixed:
             order = np.concatenate([order, len(self.main) + self.mix.draw(rng, self.mixed, self.captions)])
             rng.shuffle(order)
-        yield from np.resize(order, len(self)).tolist()
+        order = np.resize(order, len(self))
+        yield from (order if self.lengths is None else self.like_lengths(rng, order)).tolist()
+
+    def like_lengths(self, rng: np.random.Generator, order: np.ndarray) -> np.ndarray:
+        """The same pairs, those of a step of like length. The step with the longest caption comes first: if memory is
+        short, it shows at once."""
+        stretch = STEPS_A_STRETCH * self.pairs_a_step
+        stretches = np.split(order, range(stretch, len(order), stretch))
+        order = np.concatenate([own[self.lengths[own].argsort(kind="stable")] for own in stretches])
+        steps = rng.permutation(order.reshape(-1, self.pairs_a_step))
+        longest = self.lengths[steps].max(1).argmax()
+        steps[[0, longest]] = steps[[longest, 0]]
+        return steps.ravel()
 
     def balanced_rows(self, rng: np.random.Generator) -> np.ndarray:
         """Rows, by label first: every label is equally likely."""

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
@@ -34,6 +35,10 @@ class EmocapTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: torch.utils.data.Dataset | None = None):
         return super()._get_train_sampler(train_dataset) if self.sampler is None else self.sampler
+
+    def _get_eval_sampler(self, eval_dataset: torch.utils.data.Dataset) -> SequentialSampler | None:
+        """Rows in their own order, for which metrics are computed: `Trainer` would sort these by length too."""
+        return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         model = self.model if model is None else model

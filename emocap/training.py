@@ -197,6 +197,7 @@ def make_sampler(
         pairs_a_step=training_args.train_batch_size
         * training_args.gradient_accumulation_steps
         * training_args.world_size,
+        by_length=training_args.train_sampling_strategy == "group_by_length",
         seed=training_args.seed if training_args.data_seed is None else training_args.data_seed,
     )
 

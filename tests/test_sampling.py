@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, List
+from transformers import AutoModel
 
+from emocap.arguments import EmocapTrainingArguments
 from emocap.data.pairs import PairDataset, label_matrix
+from emocap.inference import predict_logits
 from emocap.models import EmocapProcessor
 from emocap.sampling import MixedPairs, PairSampler, rows_of_labels
+from emocap.trainer import EmocapTrainer
 
 
 @pytest.fixture
@@ -161,3 +165,34 @@ def test_ranked_targets_follow_the_order_of_the_kept_emotions():
     assert set(np.unique(label_matrix(table, "emotions"))) <= {0, 1}
     with pytest.raises(ValueError, match="ranked_emotions needs pseudo-labels"):
         label_matrix(table.remove_columns("emotion_scores"), "ranked_emotions")
+
+
+@pytest.mark.parametrize("step", [1, 4, 16])
+def test_steps_of_like_length_hold_the_same_pairs_with_less_padding(pairs, human, step):
+    lengths = np.concatenate([np.diff(pairs.token_starts), np.diff(human.token_starts)])
+    options = {"pairs_a_step": step, "mix": human, "mix_share": 0.3, "seed": 5}
+    plain, grouped = PairSampler(pairs, **options), PairSampler(pairs, **options, by_length=True)
+
+    def padding(drawn: list[int]) -> int:
+        steps = lengths[drawn].reshape(-1, step)
+        return int((steps.max(1, keepdims=True) - steps).sum())
+
+    first, second = epochs(grouped, 2)
+    for drawn, random in zip((first, second), epochs(plain, 2), strict=True):
+        assert Counter(drawn) == Counter(random), "no pair is lost, none comes more often"
+        assert lengths[drawn[:step]].max() == lengths[drawn].max(), "the longest comes first"
+        assert step == 1 or padding(drawn) < 0.5 * padding(random)
+    assert first != second and epochs(grouped, 2) == [first, second], "drawn anew, and again alike"
+    medians = np.median(lengths[first].reshape(-1, step), axis=1)
+    assert (np.diff(medians) < 0).any() and (np.diff(medians) > 0).any(), "steps are not sorted"
+
+
+def test_grouping_by_length_leaves_evaluation_in_the_rows_order(pairs, tiny_teacher, tmp_path):
+    model = AutoModel.from_pretrained(tiny_teacher).eval()
+    arguments = EmocapTrainingArguments(
+        str(tmp_path), train_sampling_strategy="group_by_length", use_cpu=True, disable_tqdm=True
+    )
+    trainer = EmocapTrainer(
+        model, arguments, data_collator=PairDataset.collate, eval_dataset=pairs, processing_class=pairs.processor
+    )
+    np.testing.assert_allclose(trainer.predict(pairs).predictions, predict_logits(model, pairs), atol=1e-5)
