@@ -172,7 +172,9 @@ def add_regions(commands) -> None:
         help="what the network computes in; auto: bfloat16 for large networks where the processor is fast in it "
         "(float16 on older GPUs), else float32",
     )
-    command.add_argument("--num_workers", type=int, help="threads that decode photos ahead (the process's cores)")
+    command.add_argument(
+        "--num_workers", type=int, help="threads that decode photos, and on a CPU compute (one a core)"
+    )
 
 
 def add_label(commands) -> None:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import torch
 from datasets import Dataset, DatasetDict, Features, concatenate_datasets
 from datasets.utils.logging import tqdm
+from PIL import Image
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
@@ -58,10 +59,10 @@ def extract_regions(
     processes of `accelerate launch` or torchrun share the work.
 
     What is the same, bit for bit: on a CPU a photo's regions depend on the photo, the weights and `dtype` alone,
-    because photos go through the network one at a time (which fills the cores); so neither `batch_size`, nor
-    `num_workers`, nor the number of processes, nor a stop changes a byte. On a GPU the batches are photos of like
-    shape among 512 neighbours of the table; they depend on the rows and `batch_size` alone, so that workers, processes
-    and stops change nothing, and `batch_size` changes last bits.
+    because each photo goes through the network by itself, in one thread; so neither `batch_size`, nor `num_workers`,
+    nor the number of processes, nor a stop changes a byte (another kind of CPU may). On a GPU the batches are photos
+    of like shape among 512 neighbours of the table; they depend on the rows and `batch_size` alone, so that workers,
+    processes and stops change nothing, and `batch_size` changes last bits.
 
     Args:
         tables: a table of pairs.
@@ -72,7 +73,7 @@ def extract_regions(
             of less than ten million parameters, otherwise bfloat16 where the processor has instructions for it
             (AVX512-BF16, AMX; GPUs from 2020 on), float16 on older GPUs and float32 on other CPUs. The choice is
             written to data_report.json.
-        num_workers: threads that decode; by default the cores of this process.
+        num_workers: threads that decode, and on a CPU also compute, a photo each; by default one a core.
 
     Raises:
         ValueError: a count below 1, an unknown dtype, no photos, or an extractor of too many regions.
@@ -163,27 +164,42 @@ def regions_of_shards(
     show_progress: bool,
     shards: list[Dataset],
 ) -> Iterator[pa.Table]:
-    """The new columns of each shard; photos go through the model `step` at a time."""
-    limit = model.config.num_regions
-    autocast = torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32)
-    with (
-        ThreadPoolExecutor(num_workers) as pool,
-        tqdm(total=sum(map(len, shards)), desc="Regions", unit=" photos", disable=not show_progress) as progress,
-    ):
-        batches = decode_ahead(shards, step, 2 * (step + num_workers), pool)
+    """The new columns of each shard; photos go through the model `step` at a time.
+
+    On a CPU every thread that decodes a photo also takes it through the model. One thread a photo uses all cores
+    better than all threads for one photo, and sums come out alike whatever the number of threads.
+    """
+    limit, on_cpu = model.config.num_regions, model.device.type == "cpu"
+
+    def look(photos: list[Image.Image]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
+            regions = model.extract(photos)
+        arrays = (regions.region_features.half(), regions.region_boxes.float(), regions.num_regions)
+        return tuple(array.cpu().numpy() for array in arrays)
+
+    compute_threads = torch.get_num_threads()
+    if on_cpu:
+        torch.set_num_threads(1)
+    pool = ThreadPoolExecutor(num_workers)
+    progress = tqdm(total=sum(map(len, shards)), desc="Regions", unit=" photos", disable=not show_progress)
+    try:
+        batches = decode_ahead(
+            shards, step, 2 * (step + num_workers), pool, (lambda photo: look([photo])) if on_cpu else None
+        )
         for number, own_batches in itertools.groupby(batches, key=lambda batch: batch[0]):
             features, boxes, counts = empty_regions(len(shards[number]), model.config.feature_dim)
-            for _, rows, photos in own_batches:
-                if not photos:
-                    continue
-                with autocast:
-                    regions = model.extract(photos)
-                features[rows, :limit] = regions.region_features.half().cpu().numpy()
-                boxes[rows, :limit] = regions.region_boxes.float().cpu().numpy()
-                counts[rows] = regions.num_regions.cpu().numpy()
-                progress.update(len(rows))
+            for _, rows, results in own_batches:
+                if len(rows):
+                    (features[rows, :limit], boxes[rows, :limit], counts[rows]) = (
+                        results[0] if on_cpu else look(results)
+                    )
+                    progress.update(len(rows))
             progress.update(sum(map(len, shards[: number + 1])) - progress.n)  # rows without a readable photo
             yield regions_table(features, boxes, counts)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        progress.close()
+        torch.set_num_threads(compute_threads)
 
 
 def empty_regions(rows: int, dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

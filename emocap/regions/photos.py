@@ -1,9 +1,11 @@
-"""Photos of a table, decoded by threads ahead of whoever looks at them."""
+"""Photos of a table, decoded, and looked at if that can be done one by one, by threads that work ahead."""
 
 import io
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from typing import TypeVar
 
 import datasets
 import numpy as np
@@ -18,14 +20,28 @@ __all__ = ["decode_ahead", "decode_photo", "photo_shape", "why_without_regions"]
 
 logger = logging.get_logger(__name__)
 
+Result = TypeVar("Result")
+
 SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that swap height and width."""
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """What stands for a photo that cannot be decoded."""
+
+    reason: str
+
+
 def decode_ahead(
-    shards: Sequence[Dataset], step: int, ahead: int, pool: Executor
-) -> Iterator[tuple[int, np.ndarray, list[Image.Image]]]:
-    """Batches of photos of like shape: the shard's number, the rows in it int64 `(photos,)`, and RGB photos.
+    shards: Sequence[Dataset],
+    step: int,
+    ahead: int,
+    pool: Executor,
+    look: Callable[[Image.Image], Result] | None = None,
+) -> Iterator[tuple[int, np.ndarray, list[Image.Image] | list[Result]]]:
+    """Batches of photos of like shape: the shard's number, the rows in it int64 `(photos,)`, and RGB photos, or what
+    `look` makes of each, in the same thread.
 
     Threads of the pool decode up to `ahead` photos beyond those handed out, over the borders of shards, so memory does
     not grow with the table; PIL decodes outside the interpreter's lock, which makes threads as fast as processes,
@@ -38,7 +54,7 @@ def decode_ahead(
     for number, shard in enumerate(shards):
         photos, image_ids = photo_column(shard), shard["image_id"][:]
         for rows in batches_by_shape(photos, step, pool):
-            own = [pool.submit(decode_photo, photos[int(row)].as_py()) for row in rows]
+            own = [pool.submit(decode_and_look, photos[int(row)].as_py(), look) for row in rows]
             waiting.append((number, [image_ids[row] for row in rows], rows, own))
             submitted += len(rows)
             while submitted > ahead and len(waiting) > 1:
@@ -50,16 +66,21 @@ def decode_ahead(
 
 def batch_of(
     number: int, image_ids: list[str], rows: np.ndarray, futures: list[Future]
-) -> tuple[int, np.ndarray, list[Image.Image]]:
-    photos = []
-    for image_id, future in zip(image_ids, futures, strict=True):
-        try:
-            photos.append(future.result())
-        except Exception as error:  # decoders raise whatever a damaged file makes them trip over
-            logger.warning(f"Photo of '{image_id}' left out: {reason_of(error)}")
-            photos.append(None)
-    readable = np.array([photo is not None for photo in photos], dtype=bool)
-    return number, rows[readable], [photo for photo in photos if photo is not None]
+) -> tuple[int, np.ndarray, list]:
+    results = [future.result() for future in futures]
+    readable = np.array([not isinstance(result, Unreadable) for result in results], dtype=bool)
+    for row in np.flatnonzero(~readable):
+        logger.warning(f"Photo of '{image_ids[row]}' left out: {results[row].reason}")
+    return number, rows[readable], [result for result in results if not isinstance(result, Unreadable)]
+
+
+def decode_and_look(content: dict[str, object], look: Callable[[Image.Image], Result] | None):
+    """The photo, or what `look` makes of it, or what is wrong with it. What `look` raises is no fault of the photo."""
+    try:
+        photo = decode_photo(content)
+    except Exception as error:  # decoders raise whatever a damaged file makes them trip over
+        return Unreadable(reason_of(error))
+    return photo if look is None else look(photo)
 
 
 def photo_column(rows: Dataset) -> pa.ChunkedArray:

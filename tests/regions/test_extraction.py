@@ -1,9 +1,11 @@
 """Region features of a table: from an extractor and from a file, going on after a stop, bad photos left out."""
 
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
@@ -106,6 +108,47 @@ def test_a_stopped_job_goes_on(tmp_path, tiny_table, extractor, monkeypatch, sto
     assert len(seen) == present[10 * finished :].sum(), "whole shards are not done again, and nothing is left out"
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
+
+
+def test_a_photo_is_computed_in_one_thread(tmp_path, tiny_table, extractor, monkeypatch):
+    threads, real = [], EmocapRegionExtractor.extract
+
+    def count(model, photos):
+        threads.append((torch.get_num_threads(), threading.get_ident(), len(photos)))
+        return real(model, photos)
+
+    monkeypatch.setattr(EmocapRegionExtractor, "extract", count)
+    torch.set_num_threads(2)
+    try:
+        extract_regions(tiny_table, extractor, str(tmp_path / "out"), num_workers=3)
+        assert torch.get_num_threads() == 2, "as it was before"
+    finally:
+        torch.set_num_threads(1)
+    assert {own[0] for own in threads} == {1} and {own[2] for own in threads} == {1}
+    assert len({own[1] for own in threads}) > 1
+
+
+def test_what_goes_wrong_in_the_network_is_not_taken_for_a_bad_photo(tmp_path, tiny_table, extractor, monkeypatch):
+    def fail(model, photos):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(EmocapRegionExtractor, "extract", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        extract_regions(tiny_table, extractor, str(tmp_path / "out"))
+
+
+def test_batches_as_on_a_gpu_find_the_same_regions(tiny_table, extractor):
+    model = EmocapRegionExtractor.from_pretrained(extractor).eval()
+    rows = tiny_table["train"]
+    shards = [rows.select(range(0, 25)), rows.select(range(25, 60))]
+    alone = pa.concat_tables(extraction.regions_of_shards(model, 1, 2, torch.float32, False, shards))
+    on_gpu = type("OnGPU", (), {"config": model.config, "extract": model.extract})()
+    on_gpu.device = torch.device("cuda")  # batches go through whole; the computation stays where the weights are
+    together = pa.concat_tables(extraction.regions_of_shards(on_gpu, 7, 3, torch.float32, False, shards))
+    assert together["num_regions"].equals(alone["num_regions"])
+    for column in ("region_features", "region_boxes"):
+        pair = [np.asarray(table[column].combine_chunks().flatten(), dtype=np.float32) for table in (alone, together)]
+        np.testing.assert_allclose(*pair, rtol=2e-3, atol=2e-3)
 
 
 def test_batch_size_and_workers_change_no_byte(tmp_path, tiny_table, extractor):
