@@ -286,8 +286,6 @@ class EmocapTrainingArguments(TrainingArguments):
         check_loss(self.loss, self.pos_weight, self.label_smoothing)
         if self.label_smoothing_factor:
             raise ValueError("--label_smoothing_factor knows single-label classes alone; use --label_smoothing.")
-        if self.train_sampling_strategy != "random":
-            raise ValueError("--train_sampling_strategy has no say here; use --sampling and --captions.")
 
 
 def teacher_parser() -> HfArgumentParser:

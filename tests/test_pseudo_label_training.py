@@ -71,7 +71,6 @@ def test_the_loss_of_a_run_stands_in_its_configuration(tmp_path, source, tiny_st
         (["--loss", "asl", "--pos_weight", "2"], "pos_weight is 2.0 with loss 'asl'"),
         (["--label_smoothing", "1"], "Label smoothing is 1.0"),
         (["--label_smoothing_factor", "0.1"], "use --label_smoothing"),
-        (["--train_sampling_strategy", "sequential"], "use --sampling and --captions"),
     ],
 )
 def test_loss_settings_are_refused_at_the_door(tmp_path, source, tiny_student, capsys, flags, words):
