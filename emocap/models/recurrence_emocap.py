@@ -2,7 +2,7 @@
 
 import torch
 from torch import nn
-from torch._higher_order_ops import scan
+from torch._higher_order_ops.scan import scan
 from torch.nn import functional as F
 
 __all__ = ["CaptionGRU"]
