@@ -5,16 +5,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Features, Value
 
+from emocap.data.heavy_columns import REGIONS_CONFIG, split_regions
 from emocap.data.schema import label_names
 
 __all__ = ["label_configs"]
 
-REGION_COLUMNS = ("region_features", "region_boxes", "num_regions")
-
 
 def label_configs(tables: DatasetDict) -> dict[str, DatasetDict]:
     """Tables of a labelled data set by the name of their Hub configuration; push each with
-    `push_to_hub(repo_id, config_name=name)`, which writes parquet shards.
+    `push_to_hub(repo_id, config_name=name, set_default=name == "labels")`, which writes parquet shards.
 
     - `labels`: one row an image, without photo (which carries a licence of its own; `coco_url` leads to it), region
       features and the captions' own scores.
@@ -31,14 +30,12 @@ def label_configs(tables: DatasetDict) -> dict[str, DatasetDict]:
         raise ValueError(
             f"The data set has no pseudo-labels (columns: {', '.join(features)}); `emocap label` writes them."
         )
-    heavy = [name for name in ("image", "caption_scores", *REGION_COLUMNS) if name in features]
+    light, regions = split_regions(tables)
     configs = {
-        "labels": tables.remove_columns(heavy),
+        "labels": light.remove_columns([name for name in ("image", "caption_scores") if name in features]),
         "captions": DatasetDict({name: one_row_a_caption(split) for name, split in tables.items()}),
     }
-    if "region_features" in features:
-        configs["regions"] = tables.select_columns(["image_id", *REGION_COLUMNS])
-    return configs
+    return configs if regions is None else {**configs, REGIONS_CONFIG: regions}
 
 
 def one_row_a_caption(split: Dataset) -> Dataset:
