@@ -124,7 +124,7 @@ def predict_logits(model: torch.nn.Module, pairs: PairDataset, batch_size: int =
     """Logits of every pair, float32 `(pairs, L)`; batches go by caption length, so little is padding."""
     order = np.argsort(np.diff(pairs.token_starts), kind="stable")
     all_logits = np.empty((len(pairs), model.config.num_labels), dtype=np.float32)
-    for start in tqdm(range(0, len(order), batch_size), desc="Scoring", unit="batch"):
+    for start in tqdm(range(0, len(order), batch_size), desc="Scoring", unit="batch", leave=False):
         chosen = order[start : start + batch_size]
         batch = pairs.__getitems__(chosen)
         batch.pop("labels", None)

@@ -44,7 +44,8 @@ def label_statistics(
     scores = np.concatenate([label_matrix(split, "emotion_scores") for split in splits])
     kept = np.concatenate([label_matrix(split, "emotions") > 0 for split in splits])
     selected = np.concatenate([label_matrix(split, "selected_for") > 0 for split in splits])
-    together = kept.astype(np.float64).T @ kept.astype(np.float64)
+    counted = kept.astype(np.float32)  # exact up to 16 million images
+    together = counted.T @ counted
     sets, set_counts = np.unique(np.packbits(kept, axis=1), axis=0, return_counts=True)
     return {
         "selection": selection,

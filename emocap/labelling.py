@@ -4,15 +4,16 @@ import hashlib
 import itertools
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, concatenate_datasets
-from datasets.utils.logging import disable_progress_bar
+from datasets.utils.logging import disable_progress_bar, tqdm
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from emocap.data.pairs import PairDataset, label_matrix
@@ -65,7 +66,8 @@ def label_tables(
     emotions, null for fewer than two captions; `caption_scores`, each caption's own probabilities; `emotions` and
     `selected_for`, the selection within each split. Human labels stay where there are any; `emotions` becomes the
     pseudo-labels. Rows that the teacher cannot read are left out and listed in data_report.json. A killed job goes on
-    where it was. Under `accelerate launch` or torchrun the processes share the rows.
+    where it was, and where `output_dir` holds the scores already, only the selection is made anew. Under `accelerate
+    launch` or torchrun the processes share the rows.
 
     Args:
         tables: a table of pairs.
@@ -109,12 +111,18 @@ def label_tables(
         "weights": digest,
         "bf16": bf16,
     }
-    score = partial(map, scorer(model, processor, teacher, batch_size, bf16))
     work_dir = output.with_name(f".{output.name}.scores")
-    scored = {
-        name: map_in_shards(split, score, score_columns(config.num_labels), work_dir / name, settings, ranks=ranks)
-        for name, split in tables.items()
-    }
+    fingerprint = job_fingerprint(settings, tables.values(), sorted(tables))
+    columns = score_columns(config.num_labels)
+    if ranks.first_decides([holds_scores(output, fingerprint)])[0]:
+        earlier = load_table(output)
+        scored = {name: earlier[name].select_columns(list(columns)) for name in earlier}
+    else:
+        score = scorer(model, processor, teacher, batch_size, bf16)
+        scored = {
+            name: map_in_shards(split, partial(in_turn, score, name), columns, work_dir / name, settings, ranks=ranks)
+            for name, split in tables.items()
+        }
     if ranks.is_first:
         origin = {
             "teacher": teacher,
@@ -122,7 +130,7 @@ def label_tables(
             "modalities": config.modalities,
             "temperature": config.temperature,
         }
-        save_labelled(tables, scored, config, origin, selection, output_dir, settings)
+        save_labelled(tables, scored, config, origin, selection, output_dir, fingerprint)
         shutil.rmtree(work_dir, ignore_errors=True)
     ranks.wait_for_all()
     return load_table(output_dir)
@@ -135,23 +143,40 @@ def save_labelled(
     origin: dict[str, object],
     selection: dict[str, object],
     output_dir: str,
-    settings: dict[str, object],
+    fingerprint: str,
 ) -> None:
     """Selects within each split and writes the finished table, its statistics and its page."""
     labelled, report = DatasetDict(), DataReport()
     for name, whole in tables.items():
+        if not len(whole):
+            continue
         split, new = without_unread_rows(without_old_labels(whole), scored[name], report)
         if not len(split):
             continue
         chosen = selection_columns(select_from_table(new, split, config, **selection), config)
         labelled[name] = concatenate_datasets([split, new, chosen], axis=1)
-        labelled[name]._fingerprint = job_fingerprint(settings | selection, [whole])  # not the time of writing
+        labelled[name]._fingerprint = job_fingerprint({"scores": fingerprint, **selection}, [whole])  # not the time
     if not labelled:
         raise ValueError(
             f"'{origin['teacher']}' reads {config.modalities or 'both'}, of which the data set's rows have nothing."
         )
-    report.extra["selection"] = origin | selection
+    report.extra |= {"selection": origin | selection, "fingerprint": fingerprint}
     save_table(labelled, output_dir, report, describe(labelled, origin | selection, config))
+
+
+def holds_scores(output: Path, fingerprint: str) -> bool:
+    """Whether the folder holds a table of these very rows scored by this very teacher: then only the selection is
+    new. Not where rows were left out, whose scores it lacks."""
+    path = output / "data_report.json"
+    if not path.is_file():
+        return False
+    report = json.loads(path.read_text("utf-8"))
+    return report.get("fingerprint") == fingerprint and not report["problems"]
+
+
+def in_turn(score: Callable[[Dataset], pa.Table], name: str, shards: list[Dataset]) -> Iterator[pa.Table]:
+    """The shards' columns, one after the other, under a progress bar."""
+    return map(score, tqdm(shards, desc=f"Labelling {name}", unit="shard"))
 
 
 def describe(labelled: DatasetDict, selection: dict[str, object], config: PreTrainedConfig) -> dict[str, str]:

@@ -8,6 +8,10 @@ import numpy as np
 __all__ = ["PseudoLabels", "select_pseudo_labels"]
 
 
+BLOCK = 8192
+"""Images ranked at a time."""
+
+
 class PseudoLabels(NamedTuple):
     """A selection seen from both sides.
 
@@ -70,7 +74,7 @@ def select_pseudo_labels(
         _keep_shares(ranked, kept, np.broadcast_to(label_shares, scores.shape[1]))
     if threshold is not None:
         kept &= ranked > threshold
-    best = np.argsort(np.where(kept, -ranked, np.inf), axis=1, kind="stable")[:, :labels_per_image]
+    best = _best_labels(ranked, kept, labels_per_image)
     counts = np.minimum(kept.sum(axis=1), best.shape[1])
     has_label = np.zeros(scores.shape, dtype=bool)
     np.put_along_axis(has_label, best, np.arange(best.shape[1]) < counts[:, None], axis=1)
@@ -84,6 +88,16 @@ def select_pseudo_labels(
         best, counts = best[row_of], counts[row_of]
     image_labels = [labels[:count] for labels, count in zip(best.tolist(), counts.tolist(), strict=True)]
     return PseudoLabels(image_labels, label_images)
+
+
+def _best_labels(ranked: np.ndarray, kept: np.ndarray, number: int | None) -> np.ndarray:
+    """The first labels of each image's ranking, kept ones first; a block of images at a time, as ranks take memory."""
+    blocks = [np.empty((0, min(number or ranked.shape[1], ranked.shape[1])), dtype=np.int32)]
+    for start in range(0, len(ranked), BLOCK):
+        own = slice(start, start + BLOCK)
+        order = np.argsort(np.where(kept[own], -ranked[own], np.inf), axis=1, kind="stable")
+        blocks.append(order[:, :number].astype(np.int32))
+    return np.concatenate(blocks)
 
 
 def _keep_shares(ranked: np.ndarray, kept: np.ndarray, shares: np.ndarray) -> None:

@@ -180,6 +180,21 @@ def test_another_teacher_under_the_same_name_starts_afresh(
     assert second.calls == 14
 
 
+def test_another_selection_scores_nothing_again(tmp_path, tiny_table_dir, tiny_teacher, monkeypatch):
+    out, fresh, counted = str(tmp_path / "out"), str(tmp_path / "fresh"), CountedScores()
+    options = {"labels_per_image": 2, "label_shares": "balanced"}
+    expected = label_tables(load_table(tiny_table_dir), tiny_teacher, fresh, **options)
+    label_tables(load_table(tiny_table_dir), tiny_teacher, out)
+    monkeypatch.setattr(labelling, "predict_probabilities", counted)
+    again = label_tables(load_table(tiny_table_dir), tiny_teacher, out, **options)
+    assert counted.calls == 0
+    same_tables(again, expected)
+    for name in ("data_report.json", "label_statistics.json", "labels.html"):
+        assert Path(out, name).read_text() == Path(fresh, name).read_text()
+    label_tables(load_table(tiny_table_dir), tiny_teacher, out, bf16=True, **options)
+    assert counted.calls == 3
+
+
 @pytest.mark.parametrize("content", [b"", b"half of a shard"])
 def test_a_shard_without_its_content_is_scored_again(
     tmp_path, tiny_table, tiny_teacher, monkeypatch, small_shards, content
