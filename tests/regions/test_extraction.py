@@ -12,6 +12,8 @@ from datasets import Dataset, DatasetDict
 
 from emocap.data.schema import pair_features
 from emocap.models import EmocapRegionConfig, EmocapRegionExtractor
+from emocap.models.configuration_bottom_up import BottomUpConfig
+from emocap.models.modeling_bottom_up import BottomUpDetector
 from emocap.regions import extract_regions, extraction
 
 
@@ -255,6 +257,32 @@ def test_a_network_in_bfloat16_where_it_is_large_and_the_processor_fast(tiny_tab
         assert extraction.pick_dtype("auto", small, cpu) == torch.float32
         assert extraction.pick_dtype("auto", large, cpu) == (torch.bfloat16 if fast else torch.float32)
         assert extraction.pick_dtype("bfloat16", small, cpu) == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", ["bottom-up", "torchvision"])
+def test_other_detectors_write_the_same_bytes_in_any_number_of_threads(tmp_path, tiny_table, family, dtype):
+    torch.manual_seed(0)
+    if family == "bottom-up":
+        config = BottomUpConfig(
+            anchor_sizes=[8, 16, 32], shortest_edge=96, longest_edge=128, depths=[1, 1, 1, 1], stem_channels=4,
+            bottleneck_channels=4, res2_channels=8, rpn_channels=8, num_classes=9, num_attributes=5,
+            rpn_num_candidates=60, num_proposals=40,
+        )  # fmt: skip
+        BottomUpDetector(config).save_pretrained(tmp_path / "detector")
+    else:
+        config = EmocapRegionConfig(
+            architecture="fasterrcnn_mobilenet_v3_large_320_fpn", shortest_edge=32, longest_edge=64, num_proposals=40
+        )
+        EmocapRegionExtractor(config).save_pretrained(tmp_path / "detector")
+    few = DatasetDict({"train": tiny_table["train"].select(range(12))})
+    for workers in (1, 4):
+        out = str(tmp_path / f"with {workers}")
+        table = extract_regions(few, str(tmp_path / "detector"), out, dtype=dtype, num_workers=workers)["train"]
+    assert files_of(tmp_path / "with 1") == files_of(tmp_path / "with 4")
+    assert table.features["region_features"].length == 36 * config.feature_dim
+    counts = np.array(table["num_regions"][:])
+    assert (counts > 0).sum() > 5 and not counts[[row["image"] is None for row in few["train"]]].any()
 
 
 def test_an_extractor_of_too_many_regions_is_refused(tmp_path, tiny_table):
