@@ -121,9 +121,16 @@ def t_quantile(probability: float, degrees: int) -> float:
 
 
 def shown(rows: list[dict]) -> list[dict]:
-    """The rows of a short table: all layers, and AnB at every number of them, which tells what freezing costs."""
+    """The rows of a short table: one direction, all layers of the four strategies that answer whether the source
+    helps, and AnB at every number of layers, which tells what freezing costs."""
     last = last_layers(rows)
-    return [row for row in rows if row["num_layers"] in (0, last[row["strategy"]]) or row["strategy"] == "anb"]
+    return [
+        row
+        for row in rows
+        if row["direction"] == rows[0]["direction"]
+        and row["strategy"] in ("scratch", *BASES, "anb")
+        and (row["num_layers"] in (0, last[row["strategy"]]) or row["strategy"] == "anb")
+    ]
 
 
 def last_layers(rows: list[dict]) -> dict[str, int]:
