@@ -18,6 +18,9 @@ STATISTICS_FILE = "label_statistics.json"
 HISTOGRAM_BINS = 20
 """Bins of equal width over 0..1, each closed on the left, the last on both sides."""
 
+BLOCK = 8192
+"""Images counted at a time."""
+
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -44,8 +47,10 @@ def label_statistics(
     scores = np.concatenate([label_matrix(split, "emotion_scores") for split in splits])
     kept = np.concatenate([label_matrix(split, "emotions") > 0 for split in splits])
     selected = np.concatenate([label_matrix(split, "selected_for") > 0 for split in splits])
-    counted = kept.astype(np.float32)  # exact up to 16 million images
-    together = counted.T @ counted
+    together = np.zeros((len(names), len(names)))
+    for start in range(0, len(kept), BLOCK):
+        counted = kept[start : start + BLOCK].astype(np.float64)
+        together += counted.T @ counted
     sets, set_counts = np.unique(np.packbits(kept, axis=1), axis=0, return_counts=True)
     return {
         "selection": selection,

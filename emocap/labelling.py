@@ -372,7 +372,10 @@ def selection_columns(selection: PseudoLabels, config: PreTrainedConfig) -> Data
     labels = np.repeat(np.arange(config.num_labels), list(map(len, selection.label_images)))
     by_image = np.argsort(images, kind="stable")  # labels come in ascending order, and stay so within an image
     lists = [
-        (list(map(len, selection.image_labels)), list(itertools.chain.from_iterable(selection.image_labels))),
+        (
+            list(map(len, selection.image_labels)),
+            np.fromiter(itertools.chain.from_iterable(selection.image_labels), dtype=np.int64),
+        ),
         (np.bincount(images, minlength=number), labels[by_image]),
     ]
     columns = [

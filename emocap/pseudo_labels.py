@@ -86,7 +86,9 @@ def select_pseudo_labels(
     if by_id is not None:
         row_of = np.argsort(by_id)
         best, counts = best[row_of], counts[row_of]
-    image_labels = [labels[:count] for labels, count in zip(best.tolist(), counts.tolist(), strict=True)]
+    image_labels = best.tolist()
+    for image in np.flatnonzero(counts < best.shape[1]).tolist():
+        del image_labels[image][counts[image] :]
     return PseudoLabels(image_labels, label_images)
 
 
