@@ -294,11 +294,22 @@ def add_export(commands) -> None:
 
 
 def add_publish(commands) -> None:
-    command = add_command(commands, "publish", "a finished run or a table with its card, to the Hub", run_publish)
-    command.add_argument("folder", metavar="DIR", help="a training command's or a data command's folder")
+    command = add_command(commands, "publish", "a run, an extractor or a table with its card, to the Hub", run_publish)
+    command.add_argument(
+        "folder", metavar="DIR", help="folder of a finished run, an extractor or a table; 'metric' for the metrics"
+    )
     command.add_argument("--repo_id", required=True, metavar="NAME", help="name or owner/name")
-    command.add_argument("--private", action="store_true", help="make a new repository private")
-    command.add_argument("--revision", help="branch to push to (main)")
+    command.add_argument("--revision", help="branch to push to, made if absent (main)")
+    command.add_argument("--create_pr", action="store_true", help="open a pull request instead")
+    family = add_command(
+        commands, "publish-family", "every run, extractor and labelled table of a folder, linked", run_publish_family
+    )
+    family.add_argument("folder", metavar="RUNS_DIR", help="folder of folders, such as a quickstart's")
+    family.add_argument("--namespace", help="user or organisation (yourself)")
+    family.add_argument("--prefix", default="emocap", help="names are PREFIX-FOLDER (%(default)s)")
+    for own in (command, family):
+        own.add_argument("--private", action="store_true", help="make new repositories private")
+        own.add_argument("--dry_run", action="store_true", help="list files, sizes and changes, and push nothing")
 
 
 def run_quickstart(arguments: argparse.Namespace) -> None:
@@ -519,7 +530,38 @@ def run_export(arguments: argparse.Namespace) -> None:
 def run_publish(arguments: argparse.Namespace) -> None:
     from emocap.hub import publish
 
-    print(publish(arguments.folder, arguments.repo_id, private=arguments.private, revision=arguments.revision))
+    publication = publish(
+        arguments.folder,
+        arguments.repo_id,
+        private=arguments.private,
+        revision=arguments.revision,
+        create_pr=arguments.create_pr,
+        dry_run=arguments.dry_run,
+    )
+    print_publication(publication, arguments.dry_run)
+
+
+def run_publish_family(arguments: argparse.Namespace) -> None:
+    from emocap.hub_family import publish_family
+
+    publish_family(
+        arguments.folder,
+        namespace=arguments.namespace,
+        prefix=arguments.prefix,
+        private=arguments.private,
+        dry_run=arguments.dry_run,
+        report=lambda publication: print_publication(publication, arguments.dry_run),
+    )
+
+
+def print_publication(publication, dry_run: bool) -> None:
+    if dry_run:
+        print(publication.describe())
+    elif publication.commit is None:
+        print("Nothing has changed: no commit.")
+    else:
+        print(f"{len(publication.added)} files added, {len(publication.deleted)} deleted: {publication.commit}")
+    print(publication.address, flush=True)
 
 
 def print_metrics(metrics: dict[str, object]) -> None:

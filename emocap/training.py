@@ -1,5 +1,8 @@
 """Training of teacher, student and fine-tuned models with `Trainer`, from arguments to a finished run's folder."""
 
+import functools
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import datasets
@@ -37,6 +40,7 @@ from emocap.models import (
     EmocapStudentForMultiLabelClassification,
     EmocapTeacherForMultiLabelClassification,
 )
+from emocap.public_names import PATH_KEYS
 from emocap.sampling import MixedPairs, PairSampler, rows_of_labels
 from emocap.splits import load_splits, truth_column
 from emocap.trainer import EmocapTrainer, checkpoint_to_resume, frozen_outputs
@@ -45,6 +49,33 @@ from emocap.transfer import check_frozen, check_transfer, load_source, transfer_
 __all__ = ["EmocapTrainer", "finetune", "train_student", "train_teacher"]
 
 
+def publishing(job: Callable) -> Callable:
+    """A training job that ends as `emocap publish` would with `--push_to_hub`; `Trainer` itself pushes nothing."""
+
+    @functools.wraps(job)
+    def train_and_publish(data_args, model_args, training_args: EmocapTrainingArguments) -> dict[str, float]:
+        is_asked, training_args.push_to_hub = training_args.push_to_hub, False
+        is_asked = is_asked and training_args.should_save
+        repo_id = training_args.hub_model_id or Path(training_args.output_dir).name
+        if is_asked:
+            from emocap.hub import check_login, publish
+
+            check_login(repo_id, training_args.hub_token)  # not after hours of training
+        metrics = job(data_args, model_args, training_args)
+        if is_asked:
+            publish(
+                training_args.output_dir,
+                repo_id,
+                private=bool(training_args.hub_private_repo),
+                revision=training_args.hub_revision,
+                token=training_args.hub_token,
+            )
+        return metrics
+
+    return train_and_publish
+
+
+@publishing
 def train_teacher(
     data_args: DataArguments, model_args: TeacherArguments, training_args: EmocapTrainingArguments
 ) -> dict[str, float]:
@@ -56,6 +87,7 @@ def train_teacher(
     return run(model, processor, splits, fresh, "teacher", (data_args, model_args, training_args))
 
 
+@publishing
 def train_student(
     data_args: DataArguments, model_args: StudentArguments, training_args: EmocapTrainingArguments
 ) -> dict[str, float]:
@@ -78,6 +110,7 @@ def train_student(
     return run(model, processor, splits, fresh, "student", (data_args, model_args, training_args))
 
 
+@publishing
 def finetune(
     data_args: DataArguments, model_args: FinetuneArguments, training_args: EmocapTrainingArguments
 ) -> dict[str, float]:
@@ -119,7 +152,6 @@ def run(
     """Trains, keeps the best checkpoint, measures it on the test split and writes the run's folder."""
     data_args, _, training_args = arguments
     processor.max_length = data_args.max_length or processor.max_length
-    publish_after, training_args.push_to_hub = training_args.push_to_hub, False
     with training_args.main_process_first(desc="photos are resized once"):
         prepared = {name: prepare_table(split, processor) for name, split in splits.items()}
     columns = {name: truth_column(split) for name, split in splits.items()} | {"train": data_args.label_column}
@@ -162,11 +194,8 @@ def run(
     trainer.save_state()
     if trainer.is_world_process_zero():
         details = describe(probabilities, splits[split], columns[split], thresholds)
-        finish(Path(training_args.output_dir), metrics, details, kind, arguments)
-        if publish_after:
-            from emocap.hub import publish
-
-            publish(training_args.output_dir, training_args.hub_model_id or Path(training_args.output_dir).name)
+        num_rows = {name: len(table) for name, table in splits.items()}
+        finish(Path(training_args.output_dir), metrics, details, kind, num_rows, arguments)
     return metrics
 
 
@@ -202,11 +231,16 @@ def make_sampler(
     )
 
 
-def finish(output_dir: Path, metrics: dict, details: dict, kind: str, arguments: tuple) -> None:
-    """Metrics, arguments and card beside the checkpoint; the copy of the arguments in torch's own format goes."""
+def finish(
+    output_dir: Path, metrics: dict, details: dict, kind: str, num_rows: dict[str, int], arguments: tuple
+) -> None:
+    """Metrics, arguments and card beside the checkpoint; the copy of the arguments in torch's own format goes. Folders
+    are written down with their whole path: a relative one would look like a Hub id where it is not."""
     (output_dir / "training_args.bin").unlink(missing_ok=True)
     write_metrics(output_dir / "metrics.json", metrics, details)
-    write_json(output_dir / "run_arguments.json", {"kind": kind, **arguments_to_dict(*arguments)})
+    recorded = {"kind": kind, "num_rows": num_rows, **arguments_to_dict(*arguments)}
+    folders = {name: os.path.abspath(recorded[name]) for name in PATH_KEYS if os.path.isdir(recorded.get(name) or "")}
+    write_json(output_dir / "run_arguments.json", recorded | folders)
     write_model_card(output_dir)
 
 
@@ -244,8 +278,14 @@ def build_teacher(
             model.region_normalizer.fit(sample_regions(table))
     if model_args.freeze_body:
         model.visual_bert.requires_grad_(False)
-    processor = EmocapProcessor(load_tokenizer(start), region_extractor=model.config.region_extractor)
-    return model, processor, fresh
+    return model, build_processor(start, model.config.region_extractor), fresh
+
+
+def build_processor(start: str, region_extractor: str | None) -> EmocapProcessor:
+    """The teacher's processor: an emocap checkpoint's own knows the extractor that lies inside it."""
+    if AutoConfig.from_pretrained(start).model_type == "emocap_teacher":
+        return EmocapProcessor.from_pretrained(start, region_extractor=region_extractor)
+    return EmocapProcessor(load_tokenizer(start), region_extractor=region_extractor)
 
 
 def build_student(

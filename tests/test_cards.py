@@ -4,8 +4,8 @@ from datasets import DatasetDict
 from huggingface_hub import DatasetCard
 from transformers import AutoModel
 
-from emocap.cards import dataset_card, sparkline
 from emocap.data.storage import load_table, save_table
+from emocap.dataset_cards import dataset_card, sparkline
 from emocap.labelling import label_tables
 from emocap.models import EmocapProcessor
 
@@ -24,8 +24,8 @@ def test_the_card_of_a_labelled_table_counts_its_emotions(tmp_path, tiny_table, 
     assert "The labels are a model's guess" in card.text and "pseudo-labels" in card.data.tags
     for line in ("| labels_per_image | 2 |", "| images_per_label | 9 |", "| threshold | none |"):
         assert line in card.text
-    assert f"`{tiny_teacher}` (revision `sha256:" in card.text
-    assert "Licences" not in card.text and card.data.license is None
+    assert "Scored by `teacher` (revision `sha256:" in card.text and str(tiny_teacher) not in card.content
+    assert "Licences" not in card.text and card.data.license == "unknown"
     assert 'load_dataset("me/labelled")' in card.text
     for column in labelled["train"].column_names:
         assert f"- `{column}`: " in card.text

@@ -107,7 +107,7 @@ def check_card(out: Path, metrics: dict[str, float]) -> None:
     for key, result in results.items():
         assert result.metric_value == pytest.approx(metrics[key], abs=5.1e-5)
         assert result.dataset_split == "test" and result.dataset_name == "tiny"
-        row = re.search(rf"^\| {key} \| ([\d.]+) \| ([\d.]+) \|$", card.text, re.MULTILINE)
+        row = re.search(rf"^\| {key} \| ([\d.]+) \| [^|]+ \| ([\d.]+) \|", card.text, re.MULTILINE)
         assert row is not None, key
         assert float(row[1]) == pytest.approx(metrics[key], abs=5.1e-4)
         assert float(row[2]) == pytest.approx(metrics[f"prior/{key}"], abs=5.1e-4)

@@ -7,10 +7,13 @@ gives the light table at once, and `load_dataset(repo, "regions")` the features 
 import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
-__all__ = ["REGIONS_CONFIG", "join_regions", "split_regions"]
+__all__ = ["PHOTOS_CONFIG", "REGIONS_CONFIG", "join_regions", "split_regions"]
 
 REGIONS_CONFIG = "regions"
 """Name of the configuration of region features; the light table is the default one."""
+
+PHOTOS_CONFIG = "photos"
+"""The same for the photos of a labelled table, where they may be published."""
 
 HEAVY = ("region_features", "region_boxes", "num_regions")
 

@@ -14,7 +14,7 @@ from datasets import Dataset, DatasetDict, get_dataset_config_names, load_datase
 from datasets.utils.logging import tqdm
 from PIL import Image, UnidentifiedImageError
 
-from emocap.data.heavy_columns import REGIONS_CONFIG, join_regions
+from emocap.data.heavy_columns import PHOTOS_CONFIG, REGIONS_CONFIG, join_regions
 
 __all__ = [
     "DataReport",
@@ -154,7 +154,7 @@ def csv_rows(text: str, path: str | os.PathLike, columns: Sequence[str]) -> Iter
 
 def load_table(source: str | os.PathLike) -> DatasetDict:
     """A table of pairs from a folder written by `save_to_disk`, or from a Hub data set id, with the region features
-    of its configuration "regions" where it has one.
+    and photos of its configurations "regions" and "photos" where it has them.
 
     Raises:
         FileNotFoundError: neither a folder nor a data set on the Hub.
@@ -166,15 +166,22 @@ def load_table(source: str | os.PathLike) -> DatasetDict:
                 raise ValueError(f"The {state.parent.name} split of '{source}' is empty; add rows or leave it out.")
         table = load_from_disk(str(source))
     elif "/" in str(source) and not str(source).startswith((".", "/", "~")) and str(source).count("/") == 1:
-        table = load_dataset(str(source))
-        if isinstance(table, DatasetDict) and REGIONS_CONFIG in get_dataset_config_names(str(source)):
-            table = join_regions(table, load_dataset(str(source), REGIONS_CONFIG))
+        table = load_published(str(source))
     else:
         raise FileNotFoundError(
             f"There is no data set folder at '{source}'. Give a folder written by an `emocap` command, or a Hub "
             "data set id of the form 'owner/name'."
         )
     return DatasetDict({"train": table}) if isinstance(table, Dataset) else table
+
+
+def load_published(repo_id: str) -> DatasetDict | Dataset:
+    """A data set of the Hub, with the columns that are published in configurations of their own."""
+    table = load_dataset(repo_id)
+    if isinstance(table, DatasetDict):
+        for part in sorted({REGIONS_CONFIG, PHOTOS_CONFIG}.intersection(get_dataset_config_names(repo_id))):
+            table = join_regions(table, load_dataset(repo_id, part))
+    return table
 
 
 def check_output_dir(output_dir: str | os.PathLike) -> Path:

@@ -5,14 +5,13 @@ import os
 import subprocess
 import sys
 import uuid
-from pathlib import Path
 
 import numpy as np
 import pytest
 from huggingface_hub import HfApi
 
+from emocap.hub import publish
 from emocap.metrics import compute_metrics
-from emocap.metrics import metrics as module
 
 pytestmark = [
     pytest.mark.hub,
@@ -33,12 +32,8 @@ json.dump(evaluate.load(sys.argv[1]).compute(**case), open(sys.argv[3], "w"))
 
 def test_a_space_serves_the_metric(tmp_path):
     name = f"emocap_metrics_{uuid.uuid4().hex[:8]}"
-    api = HfApi()
-    repo_id = f"{api.whoami()['name']}/{name}"
-    api.create_repo(repo_id, repo_type="space", space_sdk="gradio")
-    api.upload_file(
-        path_or_fileobj=Path(module.__file__), path_in_repo=f"{name}.py", repo_id=repo_id, repo_type="space"
-    )
+    repo_id = f"{HfApi().whoami()['name']}/{name}"
+    publish("metric", repo_id)
     rng = np.random.default_rng()
     labels, probabilities = (rng.random((30, 5)) < 0.4).astype(float), rng.random((30, 5))
     case = {"predictions": probabilities.tolist(), "references": labels.tolist(), "thresholds": [0.3] * 5}

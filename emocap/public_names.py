@@ -1,0 +1,107 @@
+"""What a run's own records may say in public: Hub ids and names instead of this machine's paths, and no token."""
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from huggingface_hub import get_token
+
+__all__ = ["PATH_KEYS", "PublicNames", "find_token"]
+
+PATH_KEYS = (
+    "dataset",
+    "mix_dataset",
+    "source_dataset",
+    "model_name_or_path",
+    "word_embeddings",
+    "student",
+    "teacher",
+    "region_extractor",
+    "output_dir",
+)
+"""Arguments of a run that name a folder or a Hub id."""
+
+TOKEN = re.compile(r"hf_[A-Za-z0-9]{30,}")
+
+PATH_IN_TEXT = re.compile(r"(?<![\w.:/<~-])/(?:[\w.+@-]+/)+[\w.+@-]+")
+
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+class PublicNames:
+    """Public names of folders.
+
+    Args:
+        links: Hub id by absolute path of what is published, or about to be.
+        family: what is published together: part, repository type and Hub id of each.
+        paths: absolute paths that texts may speak of, blanks in them and all.
+    """
+
+    def __init__(
+        self,
+        links: Mapping[str, str] | None = None,
+        family: Sequence[tuple[str, str, str]] = (),
+        paths: Iterable[str] = (),
+    ):
+        self.links, self.family, self.paths = dict(links or {}), tuple(family), frozenset(paths)
+
+    def of_run(self, arguments: Mapping[str, object], folder: Path) -> "PublicNames":
+        """The same, with the paths that a run's arguments name."""
+        named = [arguments[key] for key in PATH_KEYS if isinstance(arguments.get(key), str)]
+        paths = {os.path.abspath(folder), *filter(is_absolute, named)}
+        return PublicNames(self.links, self.family, paths)
+
+    def hub_id(self, value: str | None) -> str | None:
+        """The Hub id that a folder is published under, or that `value` is itself; None for any other folder."""
+        if not value:
+            return None
+        if linked := self.links.get(os.path.abspath(value)):
+            return linked
+        return value if HUB_ID.fullmatch(value) and not is_path(value) else None
+
+    def shown(self, value: str) -> str:
+        """The Hub id, or of a path its last part."""
+        if found := self.hub_id(value):
+            return found
+        return last_part(value) if is_path(value) else value
+
+    def clean(self, content: object, key: str | None = None) -> object:
+        """JSON content with every path shown as above, and every token masked."""
+        if isinstance(content, dict):
+            return {name: self.clean(value, name) for name, value in content.items()}
+        if isinstance(content, list):
+            return [self.clean(value, key) for value in content]
+        if not isinstance(content, str):
+            return content
+        if (is_absolute(content) and "\n" not in content) or (key in PATH_KEYS and is_path(content)):
+            return mask_tokens(self.shown(content))
+        for path in sorted(self.paths, key=len, reverse=True):
+            content = content.replace(path, self.shown(path))
+        return mask_tokens(PATH_IN_TEXT.sub(lambda found: self.shown(found[0]), content))
+
+
+def is_absolute(value: str) -> bool:
+    """Whether a string is an absolute path on this machine or a Windows one, and not just a slash."""
+    return (os.path.isabs(value) and len(value) > 1) or bool(re.match(r"[A-Za-z]:[\\/]|\\\\", value))
+
+
+def is_path(value: str) -> bool:
+    return is_absolute(value) or value.startswith((".", "~")) or os.path.isdir(value)
+
+
+def last_part(value: str) -> str:
+    windows = "\\" in value and "/" not in value
+    return (PureWindowsPath if windows else PurePosixPath)(value).name or "folder"
+
+
+def mask_tokens(text: str) -> str:
+    text = TOKEN.sub("<HF_TOKEN>", text)
+    own = get_token()
+    return text.replace(own, "<HF_TOKEN>") if own else text
+
+
+def find_token(text: str) -> bool:
+    """Whether a text holds an access token of the Hub."""
+    own = get_token()
+    return bool(TOKEN.search(text)) or bool(own and own in text)
