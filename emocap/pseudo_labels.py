@@ -64,52 +64,49 @@ def select_pseudo_labels(
     """
     scores = _checked_scores(scores)
     _check_options(scores.shape, labels_per_image, images_per_label, label_shares, eligible, image_ids)
-    by_id = None if image_ids is None else np.argsort(np.asarray(image_ids), kind="stable")
-    ranked = scores if by_id is None else scores[by_id]  # from here on, of equal scores the first row ranks first
+    # everything below but `scores` goes by id: of equal scores the first row ranks first
+    by_id = np.arange(len(scores)) if image_ids is None else np.argsort(np.asarray(image_ids), kind="stable")
     kept = np.ones(scores.shape, dtype=bool)
     if eligible is not None:
-        eligible = np.asarray(eligible, dtype=bool)
-        kept &= (eligible if by_id is None else eligible[by_id])[:, None]
+        kept &= np.asarray(eligible, dtype=bool)[by_id, None]
     if label_shares is not None:
-        _keep_shares(ranked, kept, np.broadcast_to(label_shares, scores.shape[1]))
+        _keep_shares(scores, by_id, kept, np.broadcast_to(label_shares, scores.shape[1]))
     if threshold is not None:
-        kept &= ranked > threshold
-    best = _best_labels(ranked, kept, labels_per_image)
+        kept &= (scores > threshold)[by_id]
+    best = _best_labels(scores, by_id, kept, labels_per_image)
     counts = np.minimum(kept.sum(axis=1), best.shape[1])
-    has_label = np.zeros(scores.shape, dtype=bool)
-    np.put_along_axis(has_label, best, np.arange(best.shape[1]) < counts[:, None], axis=1)
+    kept[:] = False
+    np.put_along_axis(kept, best, np.arange(best.shape[1]) < counts[:, None], axis=1)
     label_images = []
     for label in range(scores.shape[1]):
-        images = np.flatnonzero(has_label[:, label])
-        images = images[np.argsort(-ranked[images, label], kind="stable")[:images_per_label]]
-        label_images.append((images if by_id is None else by_id[images]).tolist())
-    if by_id is not None:
-        row_of = np.argsort(by_id)
-        best, counts = best[row_of], counts[row_of]
+        images = by_id[np.flatnonzero(kept[:, label])]
+        label_images.append(images[np.argsort(-scores[images, label], kind="stable")[:images_per_label]].tolist())
+    row_of = np.argsort(by_id)
+    best, counts = best[row_of], counts[row_of]
     image_labels = best.tolist()
     for image in np.flatnonzero(counts < best.shape[1]).tolist():
         del image_labels[image][counts[image] :]
     return PseudoLabels(image_labels, label_images)
 
 
-def _best_labels(ranked: np.ndarray, kept: np.ndarray, number: int | None) -> np.ndarray:
+def _best_labels(scores: np.ndarray, by_id: np.ndarray, kept: np.ndarray, number: int | None) -> np.ndarray:
     """The first labels of each image's ranking, kept ones first; a block of images at a time, as ranks take memory."""
-    blocks = [np.empty((0, min(number or ranked.shape[1], ranked.shape[1])), dtype=np.int32)]
-    for start in range(0, len(ranked), BLOCK):
+    blocks = [np.empty((0, min(number or scores.shape[1], scores.shape[1])), dtype=np.int32)]
+    for start in range(0, len(scores), BLOCK):
         own = slice(start, start + BLOCK)
-        order = np.argsort(np.where(kept[own], -ranked[own], np.inf), axis=1, kind="stable")
+        order = np.argsort(np.where(kept[own], -scores[by_id[own]], np.inf), axis=1, kind="stable")
         blocks.append(order[:, :number].astype(np.int32))
     return np.concatenate(blocks)
 
 
-def _keep_shares(ranked: np.ndarray, kept: np.ndarray, shares: np.ndarray) -> None:
+def _keep_shares(scores: np.ndarray, by_id: np.ndarray, kept: np.ndarray, shares: np.ndarray) -> None:
     """Clears `kept` for all but the best share of the kept images of each label; of equal scores the first stay."""
     for label, share in enumerate(shares):
         images = np.flatnonzero(kept[:, label])
         number = int(np.rint(share * len(images)))
         kept[images, label] = False
         if number:
-            own = ranked[images, label]
+            own = scores[by_id[images], label]
             cut = np.partition(own, len(own) - number)[len(own) - number]
             above = own > cut
             kept[images[above], label] = True
