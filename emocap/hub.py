@@ -56,6 +56,10 @@ class Publication:
     left_out: list[str]
     commit: str | None = None
 
+    @property
+    def is_empty(self) -> bool:
+        return not self.added and not self.deleted
+
     def describe(self) -> str:
         """A line for each file, what becomes of it first."""
         width = len(f"{max(self.sizes.values()):,}")
@@ -112,7 +116,8 @@ def publish(
         content = make_content(folder, kind, repo_id, names or PublicNames(), staging)
         content.card.validate(content.repo_type)
         if dry_run:
-            return plan(api, repo_id, content, revision, Hashes())[0]
+            is_new = revision and not api.revision_exists(repo_id, revision, repo_type=content.repo_type)
+            return plan(api, repo_id, content, None if is_new else revision, Hashes())[0]
         if not create_pr:
             make_repository(api, repo_id, content, private, revision)
         return push(api, repo_id, content, revision, create_pr)
@@ -158,8 +163,10 @@ def push(api: HfApi, repo_id: str, content: Content, revision: str | None, creat
     for attempt in range(ATTEMPTS):
         try:
             publication, head = plan(api, repo_id, content, revision, hashes)
-            if not publication.added and not publication.deleted:
+            if publication.is_empty:
                 return publication
+            if create_pr and (asked := same_pull_request(api, repo_id, content, hashes)):
+                return asked
             additions = [CommitOperationAdd(path, source(content.files[path])) for path in publication.added]
             commit = api.create_commit(
                 repo_id,
@@ -181,6 +188,17 @@ def push(api: HfApi, repo_id: str, content: Content, revision: str | None, creat
             publication.address = commit.pr_url or publication.address
             return publication
     raise AssertionError("unreachable")
+
+
+def same_pull_request(api: HfApi, repo_id: str, content: Content, hashes: "Hashes") -> Publication | None:
+    """The repository's latest pull request, if it holds this content already."""
+    refs = api.list_repo_refs(repo_id, repo_type=content.repo_type, include_pull_requests=True).pull_requests or []
+    if not refs:
+        return None
+    latest = max(refs, key=lambda ref: int(ref.ref.rpartition("/")[2])).ref
+    publication = plan(api, repo_id, content, latest, hashes)[0]
+    publication.address = f"{publication.address}/discussions/{latest.rpartition('/')[2]}"
+    return publication if publication.is_empty else None
 
 
 def source(data: Path | bytes) -> str | bytes:

@@ -72,7 +72,7 @@ def test_no_path_and_no_token_of_this_machine(family, new_name, tiny_table_dir):
                 assert secret not in text, (name, path, secret)
 
 
-def test_push_to_hub_is_a_publish(family, new_name, tmp_path, tiny_table_dir):
+def test_push_to_hub_is_a_publish(family, new_name, tmp_path, tiny_table_dir, capsys):
     """A run that publishes itself leaves what the command would have sent."""
     repo_id, out = new_name("again"), tmp_path / "anb"
     main(["finetune", "--dataset", tiny_table_dir, "--student", str(family / "student"), "--strategy", "anb",
@@ -81,6 +81,11 @@ def test_push_to_hub_is_a_publish(family, new_name, tmp_path, tiny_table_dir):
     assert commits(repo_id) == 2 and HfApi().model_info(repo_id).private
     assert publish(out, repo_id).commit is None
     assert json.loads(texts(repo_id)["surgery.json"])["after_training"]["moved"] == []
+    with pytest.raises(SystemExit):
+        main(["finetune", "--dataset", tiny_table_dir, "--student", str(family / "student"), "--output_dir",
+              str(tmp_path / "never"), "--push_to_hub", "true", "--hub_token", "hf_wrong_token"])  # fmt: skip
+    said = capsys.readouterr().err
+    assert "refused the token" in said and "hf_wrong_token" not in said and not (tmp_path / "never").exists()
 
 
 def test_a_table_comes_back_from_the_hub_as_it_was(tiny_table_dir, new_name):
@@ -155,6 +160,8 @@ def test_a_branch_and_a_pull_request(tiny_table_dir, new_name, capsys):
     found = load_dataset(repo_id, revision="refs/pr/1", split="test")
     assert found["image_id"][:] == load_table(tiny_table_dir)["test"]["image_id"][:]
     assert commits(repo_id, repo_type="dataset") == 1, "main is as it was"
+    again = publish(tiny_table_dir, repo_id, create_pr=True)
+    assert again.commit is None and again.address.endswith("discussions/1")
     with pytest.raises(SystemExit):
         main(["publish", str(tiny_table_dir), "--repo_id", f"{repo_id}-no", "--create_pr"])
     assert "a pull request needs a repository that exists" in capsys.readouterr().err
