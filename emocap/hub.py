@@ -111,8 +111,8 @@ def publish(
     kind = kind_of(folder)
     if kind != "metric":
         check_safe(folder)
+    repo_id = repo_id if "/" in repo_id else f"{check_login(repo_id, token)}/{repo_id}"
     with explained(repo_id), staging_folder(folder) as staging:
-        repo_id = repo_id if "/" in repo_id else f"{check_login(repo_id, token)}/{repo_id}"
         content = make_content(folder, kind, repo_id, names or PublicNames(), staging)
         content.card.validate(content.repo_type)
         if dry_run:
@@ -275,7 +275,7 @@ def may_pass(error: BaseException) -> bool:
             return own.response.status_code >= 500 or own.response.status_code in (408, 412, 429)
         if isinstance(own, (HTTPError, ConnectionError, TimeoutError)):  # no answer at all
             return True
-    return type(error).__module__.startswith("hf_xet") or "xet" in str(error).lower()
+    return type(error).__module__.startswith("hf_xet")
 
 
 def short(error: BaseException) -> str:
@@ -295,7 +295,7 @@ def explained(repo_id: str) -> Iterator[None]:
         raise PermissionError(
             "Nobody is logged in to the Hub. Run `hf auth login`, or set HF_TOKEN to a token that may write."
         ) from None
-    except (HTTPError, RuntimeError) as error:
+    except (HTTPError, ConnectionError, RuntimeError) as error:  # hf_xet raises Python's own ConnectionError
         found = next((own for own in chain(error) if isinstance(own, HfHubHTTPError)), None)
         said = mask_tokens(short(error))
         status = None if found is None else found.response.status_code
