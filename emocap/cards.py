@@ -6,10 +6,8 @@ import math
 from dataclasses import fields
 from pathlib import Path
 
-import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData, RepoCard, constants
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, constants
 from safetensors import safe_open
-from transformers import AutoConfig
 
 from emocap.arguments import (
     DataArguments,
@@ -23,7 +21,7 @@ from emocap.arguments import (
 from emocap.card_text import Markdown, code_block, escape, in_code, one_line, render, shell_command, table
 from emocap.public_names import PATH_KEYS, PublicNames
 
-__all__ = ["extractor_card", "family_table", "hub_link", "metric_card", "model_card", "write_model_card"]
+__all__ = ["family_table", "hub_link", "model_card", "num_parameters", "write_model_card"]
 
 SHOWN = (
     "map_macro",
@@ -77,6 +75,9 @@ RELATIONS = {
 }
 """How a model stands to what its arguments name."""
 
+WITHOUT_WEIGHTS = ("scratch", "random")
+"""Strategies of fine-tuning that take a student's architecture and none of its weights."""
+
 DATASET_KEYS = ("dataset", "mix_dataset", "source_dataset")
 
 
@@ -108,7 +109,7 @@ def model_card(folder: Path, repo_id: str | None = None, names: PublicNames | No
         library_name="transformers",
         pipeline_tag=PIPELINE_TAGS["image" if modalities == "image" else "text"],
         tags=["emotion", "multi-label-classification", "image-text", "emocap", config["model_type"]],
-        base_model=hub_ids(arguments, names, ("model_name_or_path", "word_embeddings", "student", "teacher")),
+        base_model=hub_ids(arguments, names, base_keys(arguments)),
         datasets=hub_ids(arguments, names, DATASET_KEYS),
         widget=[{"text": CAPTION}] if modalities != "image" else None,
         co2_eq_emissions=carbon,
@@ -151,6 +152,12 @@ def model_card(folder: Path, repo_id: str | None = None, names: PublicNames | No
 
 def read_json(path: Path) -> dict:
     return json.loads(path.read_text("utf-8"))
+
+
+def base_keys(arguments: dict) -> tuple[str, ...]:
+    """The arguments whose weights a model starts from; from scratch it takes an architecture alone."""
+    own = () if arguments.get("strategy") in WITHOUT_WEIGHTS else ("student", "teacher")
+    return ("model_name_or_path", "word_embeddings", *own)
 
 
 def hub_ids(arguments: dict, names: PublicNames, keys: tuple[str, ...]) -> list[str] | None:
@@ -221,9 +228,10 @@ def model_snippet(repo_id: str, sees_photos: bool, modalities: str | None) -> Ma
 
 def relations(arguments: dict, names: PublicNames) -> Markdown:
     """A line for each repository of the Hub that the run's arguments name."""
+    told = RELATIONS | ({"student": RELATIONS["teacher"]} if arguments.get("strategy") in WITHOUT_WEIGHTS else {})
     lines = [
         f"- {relation} {hub_link(found, 'dataset' if key in DATASET_KEYS else 'model')}"
-        for key, relation in RELATIONS.items()
+        for key, relation in told.items()
         if (found := names.hub_id(arguments.get(key)))
     ]
     return Markdown("This model:\n\n" + "\n".join(lines) + "\n\n") if lines else Markdown()
@@ -358,60 +366,3 @@ def carbon_of(folder: Path) -> dict[str, object] | None:
     with open(path, newline="", encoding="utf-8") as file:
         grams = 1000 * sum(float(row["emissions"]) for row in csv.DictReader(file))
     return {"emissions": round(grams, 3), "source": "codecarbon", "training_type": "fine-tuning"}
-
-
-def extractor_card(folder: Path, repo_id: str, names: PublicNames | None = None) -> ModelCard:
-    """The card of a region extractor, from its config.json."""
-    config = AutoConfig.from_pretrained(folder).to_dict()
-    title = repo_id.rpartition("/")[2]
-    data = ModelCardData(
-        license="apache-2.0",
-        library_name="transformers",
-        pipeline_tag="image-feature-extraction",
-        tags=["object-detection", "region-features", "emocap", config["model_type"]],
-    )
-    text = render(
-        "extractor",
-        title=title,
-        num_regions=config["num_regions"],
-        feature_dim=config["feature_dim"],
-        architecture=in_code(config.get("architecture") or config["model_type"]),
-        parameters=f"{num_parameters(folder):,}",
-        classes=len(config.get("id2label") or {}) or None,
-        snippet=code_block(
-            "python",
-            "from PIL import Image\nfrom transformers import AutoModel\n\n"
-            f"extractor = AutoModel.from_pretrained({json.dumps(repo_id)}, trust_remote_code=True).eval()\n"
-            'regions = extractor.extract([Image.open("party.jpg")])  # region_features, region_boxes, num_regions',
-        ),
-        command=shell_command(["emocap", "regions", "DATASET", "--extractor", repo_id, "--output_dir", "regions"]),
-        family=family_table(names or PublicNames(), repo_id),
-    )
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n{text}")
-
-
-def metric_card(repo_id: str) -> RepoCard:
-    """The card of the metric's Space."""
-    from emocap.metrics import METRIC_KEYS
-
-    title = repo_id.rpartition("/")[2]
-    data = {
-        "title": title,
-        "sdk": "static",
-        "license": "apache-2.0",
-        "tags": ["evaluate", "metric", "emocap"],
-        "description": "Metrics of multi-label emotion prediction beside the constant answer",
-    }
-    text = render(
-        "metric",
-        title=title,
-        snippet=code_block(
-            "python",
-            f"import evaluate\n\nmetric = evaluate.load({json.dumps(repo_id)})\n"
-            "results = metric.compute(\n"
-            "    predictions=[[0.9, 0.2, 0.4], [0.3, 0.7, 0.1]], references=[[1, 0, 1], [0, 1, 0]]\n"
-            ")",
-        ),
-        keys=Markdown(", ".join(f"`{key}`" for key in METRIC_KEYS)),
-    )
-    return RepoCard(f"---\n{yaml.safe_dump(data, sort_keys=False)}---\n{text}")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from huggingface_hub import RepoCard
 
-from emocap.cards import extractor_card, metric_card, model_card
+from emocap.cards import model_card
+from emocap.component_cards import extractor_card, metric_card
 from emocap.data.storage import load_table
 from emocap.dataset_cards import dataset_card
 from emocap.hub_tables import table_configs, write_configs

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 
+import pytest
 from datasets import Dataset, DatasetDict
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCard, ModelCard, RepoCard
@@ -175,3 +176,15 @@ def test_public_names(tmp_path, monkeypatch):
         "how": "copied from x, see y.json and https://a.b/c/d", "train_split": "runs",
         "hub_token": "<HF_TOKEN>", "note": "token <HF_TOKEN>", "share": 0.5, "list": ["b", "and/or", "/"],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("strategy", "base"), [("anb", ["me/student"]), ("scratch", None), ("random", None)])
+def test_the_base_of_a_fine_tuned_model_is_what_gave_it_weights(tmp_path, tiny_student, strategy, base):
+    shutil.copytree(tiny_student, tmp_path / "run")
+    arguments = {"kind": "finetuned", "dataset": "me/pairs", "student": "me/student", "strategy": strategy}
+    metrics = {"split": "test", "truth": "labels", "num_examples": 7, "lrap": 0.5, "prior/lrap": 0.3}
+    for name, content in (("metrics", metrics), ("run_arguments", arguments)):
+        (tmp_path / "run" / f"{name}.json").write_text(json.dumps(content))
+    card = model_card(tmp_path / "run", "me/model")
+    assert card.data.base_model == base and card.data.datasets == ["me/pairs"]
+    assert ("starts from the student [me/student](" in card.text) == (base is not None)
