@@ -31,7 +31,7 @@ from emocap.models import (
     EmocapTeacherForMultiLabelClassification,
     EmotionRecognitionPipeline,
 )
-from emocap.pseudo_labels import select_pseudo_labels
+from emocap.pseudo_labels.selection import select_pseudo_labels
 
 __version__ = "0.1.0"
 

@@ -30,12 +30,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run_training(name: str, argv: list[str]) -> None:
-    from emocap import arguments, training
+    from emocap import arguments
+    from emocap.training import jobs
 
     job = {
-        "train-teacher": (arguments.teacher_parser, training.train_teacher),
-        "train-student": (arguments.student_parser, training.train_student),
-        "finetune": (arguments.finetune_parser, training.finetune),
+        "train-teacher": (arguments.teacher_parser, jobs.train_teacher),
+        "train-student": (arguments.student_parser, jobs.train_student),
+        "finetune": (arguments.finetune_parser, jobs.finetune),
     }
     parser, function = job[name]
     data_args, job_args, training_args = arguments.parse_arguments(parser(), argv)
@@ -45,20 +46,20 @@ def run_training(name: str, argv: list[str]) -> None:
 
 
 def run_cross_validate(argv: list[str]) -> None:
-    from emocap.cross_validation import cross_validate
+    from emocap.evaluation.cross_validation import cross_validate
 
     print_metrics(cross_validate(argv))
 
 
 def run_study(argv: list[str]) -> None:
-    from emocap.study_arguments import parse_study, study_parser
+    from emocap.transfer.study_arguments import parse_study, study_parser
 
     arguments, preset = parse_study(study_parser(), argv)
-    from emocap.transfer_report import study_table, write_study
-    from emocap.transfer_study import Study, transfer_study
+    from emocap.transfer.study import Study, transfer_study
+    from emocap.transfer.study_report import study_table, write_study
 
     if preset == "scenes" and arguments.source_dataset is None:
-        from emocap.study_corpus import scenes_corpus
+        from emocap.transfer.study_corpus import scenes_corpus
 
         for name, path in scenes_corpus(Path(arguments.output_dir, "corpus")).items():
             setattr(arguments, name, path)
@@ -69,8 +70,8 @@ def run_study(argv: list[str]) -> None:
 
 
 def run_label_study(argv: list[str]) -> None:
-    from emocap.label_study import LabelStudy, label_study_parser
-    from emocap.label_study_report import format_study, write_study
+    from emocap.pseudo_labels.study import LabelStudy, label_study_parser
+    from emocap.pseudo_labels.study_report import format_study, write_study
 
     study = LabelStudy(*label_study_parser().parse_args_into_dataclasses(argv))
     study.perform_all()
@@ -383,7 +384,7 @@ def run_label(arguments: argparse.Namespace) -> None:
     from datasets import DatasetDict
 
     from emocap.data.storage import load_table
-    from emocap.labelling import label_tables
+    from emocap.pseudo_labels.labelling import label_tables
 
     tables = load_table(arguments.dataset)
     for name in arguments.split or []:
@@ -408,7 +409,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     if arguments.valence_norms:
         return run_valence(arguments)
     from emocap.data.storage import load_table
-    from emocap.inference import evaluate_checkpoint
+    from emocap.evaluation.inference import evaluate_checkpoint
 
     metrics = evaluate_checkpoint(
         arguments.model,
@@ -427,7 +428,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
 
 def run_valence(arguments: argparse.Namespace) -> None:
     from emocap.data.storage import load_table, write_json
-    from emocap.valence import evaluate_valence
+    from emocap.evaluation.valence import evaluate_valence
 
     metrics = evaluate_valence(
         arguments.model,
@@ -450,7 +451,7 @@ def run_valence(arguments: argparse.Namespace) -> None:
 
 def run_calibrate(arguments: argparse.Namespace) -> None:
     from emocap.data.storage import load_table
-    from emocap.inference import calibrate
+    from emocap.evaluation.inference import calibrate
 
     config = calibrate(
         arguments.model,
@@ -476,7 +477,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
 
         if problem := photo_problem(arguments.image):
             raise ValueError(f"The picture '{arguments.image}' cannot be read: {problem}.")
-    from emocap.inference import predict
+    from emocap.evaluation.inference import predict
 
     for row in predict(
         arguments.model, arguments.caption, arguments.image, top_k=arguments.top_k, explain=arguments.explain
@@ -487,7 +488,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
 
 def run_report(arguments: argparse.Namespace) -> None:
     from emocap.data.storage import load_table
-    from emocap.report import format_table, markdown_table, results_rows, update_block, write_report
+    from emocap.report.page import format_table, markdown_table, results_rows, update_block, write_report
 
     if any("=" not in run for run in arguments.runs):
         raise ValueError("Give each run as NAME=DIR, such as teacher=runs/teacher.")
@@ -528,7 +529,7 @@ def run_export(arguments: argparse.Namespace) -> None:
 
 
 def run_publish(arguments: argparse.Namespace) -> None:
-    from emocap.hub import publish
+    from emocap.hub.publishing import publish
 
     publication = publish(
         arguments.folder,
@@ -542,7 +543,7 @@ def run_publish(arguments: argparse.Namespace) -> None:
 
 
 def run_publish_family(arguments: argparse.Namespace) -> None:
-    from emocap.hub_family import publish_family
+    from emocap.hub.family import publish_family
 
     publish_family(
         arguments.folder,
@@ -585,7 +586,7 @@ def print_metrics(metrics: dict[str, object]) -> None:
 
 def print_controls(metrics: dict[str, object]) -> None:
     """One line a control: its map_macro and by how much the model is ahead, each with its interval."""
-    from emocap.controls import CONTROLS
+    from emocap.evaluation.controls import CONTROLS
 
     def figure(key: str) -> str:
         value, low, high = (metrics.get(f"{key}{end}") for end in ("", "_low", "_high"))

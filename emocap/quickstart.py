@@ -17,11 +17,11 @@ from emocap.arguments import finetune_parser, parse_arguments, student_parser, t
 from emocap.data.scenes import load_scenes
 from emocap.data.schema import NUM_REGIONS, label_names
 from emocap.data.storage import load_table, save_table
-from emocap.inference import evaluate_checkpoint
-from emocap.labelling import label_tables
+from emocap.evaluation.inference import evaluate_checkpoint
+from emocap.pseudo_labels.labelling import label_tables
 from emocap.regions import SCENES_DETECTOR, extract_regions
-from emocap.report import format_table, results_rows, write_report
-from emocap.training import finetune, train_student, train_teacher
+from emocap.report.page import format_table, results_rows, write_report
+from emocap.training.jobs import finetune, train_student, train_teacher
 
 __all__ = ["quickstart"]
 

@@ -19,7 +19,7 @@ from transformers import BertTokenizerFast
 from emocap.arguments import finetune_parser, parse_arguments
 from emocap.data.schema import NUM_REGIONS, pair_features, region_columns
 from emocap.models import EmocapProcessor, EmocapTeacherConfig, EmocapTeacherForMultiLabelClassification
-from emocap.training import finetune
+from emocap.training.jobs import finetune
 
 EMOTIONS = [f"emotion{index}" for index in range(29)]
 WORDS = [f"word{index}" for index in range(500)]

@@ -21,10 +21,10 @@ from transformers import BertTokenizerFast, VisualBertConfig
 
 from emocap.data.pairs import PairDataset
 from emocap.data.storage import load_table, save_table
-from emocap.inference import load_model
-from emocap.labelling import label_tables
+from emocap.evaluation.inference import load_model
 from emocap.models import EmocapProcessor, EmocapTeacherConfig, EmocapTeacherForMultiLabelClassification
-from emocap.pseudo_labels import select_pseudo_labels
+from emocap.pseudo_labels.labelling import label_tables
+from emocap.pseudo_labels.selection import select_pseudo_labels
 
 WORDS = [f"word{index}" for index in range(2000)]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -97,7 +97,7 @@ def proxy():
 
 SCRIPT = """
 import json, os, sys, urllib.request
-import emocap.hub as hub
+import emocap.hub.publishing as hub
 
 hub.FIRST_WAIT = 0.05
 jobs, found = json.loads(sys.argv[1]), {}

@@ -16,8 +16,8 @@ from transformers import AutoModel, AutoProcessor
 
 from emocap.cli import main
 from emocap.data.storage import load_table
-from emocap.hub import Publication
-from emocap.hub_family import make_collection, publish_family
+from emocap.hub.family import make_collection, publish_family
+from emocap.hub.publishing import Publication
 
 NAMES = ("extractor", "teacher", "labelled", "student", "anb-plus")
 
@@ -176,7 +176,7 @@ def test_an_empty_folder_is_refused(tmp_path, capsys):
 def test_a_collection_of_the_family_where_the_hub_keeps_them(monkeypatch):
     api = create_autospec(HfApi, instance=True, endpoint="https://hub")
     api.create_collection.return_value.url = "https://hub/collections/me/x-1"
-    monkeypatch.setattr("emocap.hub_family.HfApi", lambda: api)
+    monkeypatch.setattr("emocap.hub.family.HfApi", lambda: api)
     parts = [Publication(f"me/{kind}", kind, "", {}, [], [], []) for kind in ("model", "dataset")]
     assert make_collection("me", "x", True, parts) == "https://hub/collections/me/x-1"
     assert api.create_collection.call_args.kwargs == {"namespace": "me", "private": True, "exists_ok": True}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from huggingface_hub import HfApi
 
-from emocap.hub import publish
+from emocap.hub.publishing import publish
 from emocap.metrics import compute_metrics
 
 pytestmark = [

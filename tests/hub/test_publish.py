@@ -17,7 +17,7 @@ from transformers import AutoModel, AutoProcessor
 from emocap.cli import main
 from emocap.data.pairs import FixedSizeColumn
 from emocap.data.storage import load_table
-from emocap.hub import publish
+from emocap.hub.publishing import publish
 
 
 def commits(repo_id: str, **options: object) -> int:
@@ -136,8 +136,8 @@ def test_photos_outside_of_the_table_come_along_in_shards(tmp_path, new_name, mo
     features = datasets.Features({"image_id": datasets.Value("string"), "image": datasets.Image()})
     rows = Dataset.from_dict({"image_id": [str(row) for row in range(30)], "image": paths}, features=features)
     DatasetDict({"train": rows}).save_to_disk(str(tmp_path / "table"))
-    monkeypatch.setattr("emocap.hub_tables.SHARD_BYTES", 30_000)
-    monkeypatch.setattr("emocap.hub_tables.BATCH_BYTES", 300)
+    monkeypatch.setattr("emocap.hub.tables.SHARD_BYTES", 30_000)
+    monkeypatch.setattr("emocap.hub.tables.BATCH_BYTES", 300)
     repo_id = new_name("photos")
     done = publish(tmp_path / "table", repo_id)
     assert len([path for path in done.added if path.endswith(".parquet")]) > 2

@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 from emocap.cli import main
 from emocap.data.schema import OASIS_LABELS
 from emocap.data.storage import load_table
-from emocap.inference import load_model, score_table
+from emocap.evaluation.inference import load_model, score_table
 
 pytestmark = [pytest.mark.real_data, pytest.mark.timeout(2400)]  # training takes minutes
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from emocap.baselines import regression_baselines
-from emocap.cross_validation import fold_of, is_validation, labelled_rows
 from emocap.data.pairs import label_matrix
 from emocap.data.socratis import load_socratis
+from emocap.evaluation.baselines import regression_baselines
+from emocap.evaluation.cross_validation import fold_of, is_validation, labelled_rows
 from emocap.metrics import (
     compute_metrics,
     intervals,

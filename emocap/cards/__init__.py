@@ -1,0 +1,1 @@
+"""Model and data set cards, filled from a run's own files."""

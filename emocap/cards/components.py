@@ -1,0 +1,71 @@
+"""Cards of what a family needs beside its models: region extractor and metrics."""
+
+import json
+from pathlib import Path
+
+import yaml
+from huggingface_hub import ModelCard, ModelCardData, RepoCard
+from transformers import AutoConfig
+
+from emocap.cards.models import family_table, num_parameters
+from emocap.cards.text import Markdown, code_block, in_code, render, shell_command
+from emocap.hub.public_names import PublicNames
+
+__all__ = ["extractor_card", "metric_card"]
+
+
+def extractor_card(folder: Path, repo_id: str, names: PublicNames | None = None) -> ModelCard:
+    """The card of a region extractor, from its config.json."""
+    config = AutoConfig.from_pretrained(folder).to_dict()
+    title = repo_id.rpartition("/")[2]
+    data = ModelCardData(
+        license="apache-2.0",
+        library_name="transformers",
+        pipeline_tag="image-feature-extraction",
+        tags=["object-detection", "region-features", "emocap", config["model_type"]],
+    )
+    text = render(
+        "extractor",
+        title=title,
+        num_regions=config["num_regions"],
+        feature_dim=config["feature_dim"],
+        architecture=in_code(config.get("architecture") or config["model_type"]),
+        parameters=f"{num_parameters(folder):,}",
+        classes=len(config.get("id2label") or {}) or None,
+        snippet=code_block(
+            "python",
+            "from PIL import Image\nfrom transformers import AutoModel\n\n"
+            f"extractor = AutoModel.from_pretrained({json.dumps(repo_id)}, trust_remote_code=True).eval()\n"
+            'regions = extractor.extract([Image.open("party.jpg")])  # region_features, region_boxes, num_regions',
+        ),
+        command=shell_command(["emocap", "regions", "DATASET", "--extractor", repo_id, "--output_dir", "regions"]),
+        family=family_table(names or PublicNames(), repo_id),
+    )
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n{text}")
+
+
+def metric_card(repo_id: str) -> RepoCard:
+    """The card of the metric's Space."""
+    from emocap.metrics import METRIC_KEYS
+
+    title = repo_id.rpartition("/")[2]
+    data = {
+        "title": title,
+        "sdk": "static",
+        "license": "apache-2.0",
+        "tags": ["evaluate", "metric", "emocap"],
+        "description": "Metrics of multi-label emotion prediction beside the constant answer",
+    }
+    text = render(
+        "metric",
+        title=title,
+        snippet=code_block(
+            "python",
+            f"import evaluate\n\nmetric = evaluate.load({json.dumps(repo_id)})\n"
+            "results = metric.compute(\n"
+            "    predictions=[[0.9, 0.2, 0.4], [0.3, 0.7, 0.1]], references=[[1, 0, 1], [0, 1, 0]]\n"
+            ")",
+        ),
+        keys=Markdown(", ".join(f"`{key}`" for key in METRIC_KEYS)),
+    )
+    return RepoCard(f"---\n{yaml.safe_dump(data, sort_keys=False)}---\n{text}")

@@ -1,0 +1,173 @@
+"""Cards of data sets, from the table itself and the statistics of its pseudo-labels."""
+
+import json
+import math
+from pathlib import Path
+
+from datasets import ClassLabel, DatasetDict, List, Value
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from emocap.cards.models import READS, family_table, hub_link
+from emocap.cards.text import Markdown, code_block, escape, in_code, one_line, render, table
+from emocap.data.storage import load_table
+from emocap.hub.public_names import PublicNames
+from emocap.pseudo_labels.statistics import STATISTICS_FILE
+
+__all__ = ["dataset_card", "sparkline"]
+
+SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
+
+CONFIGS = {
+    "default": "one row an image: all but the region features",
+    "labels": "one row an image: captions, scores, emotions",
+    "captions": "one row a caption, with its own scores",
+    "regions": "one row an image: region features, in the same order",
+    "photos": "one row an image: the picture, in the same order",
+}
+
+
+def dataset_card(
+    folder: Path,
+    repo_id: str,
+    names: PublicNames | None = None,
+    metadata: dict[str, object] | None = None,
+    configs: dict[str, DatasetDict] | None = None,
+) -> DatasetCard:
+    """The card of a saved table.
+
+    Args:
+        folder: of the table.
+        repo_id: what the snippet loads.
+        names: what folders are called in public.
+        metadata: `dataset_info` and `configs` of the YAML part, where the files are known.
+        configs: tables by configuration; by default the folder's own as the only one.
+    """
+    names, tables = names or PublicNames(), load_table(folder)
+    path = Path(folder) / STATISTICS_FILE  # beside every labelled table
+    statistics = json.loads(path.read_text("utf-8")) if path.is_file() else None
+    licenses = statistics["licenses"] if statistics else None
+    configs = configs or {"default": tables}
+    title, rows = repo_id.rpartition("/")[2], sum(map(len, tables.values()))
+    data = DatasetCardData(
+        language="en",
+        license="cc-by-4.0" if licenses else "unknown",
+        pretty_name=one_line(title),
+        tags=["emotion", "image-text", "emocap", *(["pseudo-labels"] if statistics else [])],
+        annotations_creators=["machine-generated"] if statistics else None,
+        task_categories=["image-classification", "text-classification"],
+        size_categories=[next((name for bound, name in SIZES.items() if rows < bound), "1M<n<10M")],
+        **(metadata or {}),
+    )
+    text = render(
+        "dataset",
+        title=title,
+        splits=table(("split", "images"), [(name, str(len(split))) for name, split in tables.items()]),
+        snippet=snippet(repo_id, next(iter(configs)), next(iter(tables))),
+        configs=table(("configuration", "holds"), [(name, Markdown(CONFIGS[name])) for name in configs], numbers=False)
+        if len(configs) > 1
+        else None,
+        family=family_table(names, repo_id),
+        columns=column_list(configs),
+        licenses=table(("licence", "photos"), [(name, str(number)) for name, number in licenses.items()])
+        if licenses
+        else None,
+        **label_values(statistics, names),
+    )
+    return DatasetCard(f"---\n{data.to_yaml()}\n---\n{text}")
+
+
+def label_values(statistics: dict | None, names: PublicNames) -> dict[str, object]:
+    """What the template says of pseudo-labels."""
+    if statistics is None:
+        return {"statistics": None}
+    selection = statistics["selection"]
+    teacher = names.hub_id(selection["teacher"])
+    shown = [
+        (key, "none" if value is None else str(value))
+        for key, value in selection.items()
+        if key not in ("teacher", "revision", "modalities")
+    ]
+    return {
+        "statistics": statistics,
+        "teacher": hub_link(teacher, "model") if teacher else in_code(names.shown(selection["teacher"])),
+        "revision": in_code(selection["revision"]),
+        "reads": READS[selection["modalities"]],
+        "selection": table(("setting", "value"), shown, numbers=False),
+        "emotions": emotions_table(statistics),
+        "pairs": pairs_table(statistics),
+    }
+
+
+def snippet(repo_id: str, config: str, split: str) -> Markdown:
+    arguments = ", ".join(json.dumps(value) for value in (repo_id, config) if value != "default")
+    return code_block(
+        "python",
+        "from datasets import load_dataset\n\n"
+        f"table = load_dataset({arguments})\n"
+        f"first = next(iter(load_dataset({arguments}, split={json.dumps(split)}, streaming=True)))",
+    )
+
+
+def column_list(configs: dict[str, DatasetDict]) -> Markdown:
+    lines = []
+    for config, tables in configs.items():
+        if len(configs) > 1:
+            lines.append(f"\nOf `{config}`:\n")
+        features = next(iter(tables.values())).features
+        lines += [f"- {in_code(name)}: {escape(kind_of_column(feature))}" for name, feature in features.items()]
+    return Markdown("\n".join(lines))
+
+
+def kind_of_column(feature: object) -> str:
+    """A feature in words as short as they can be; the names of classes are in the YAML part."""
+    if isinstance(feature, List):
+        length = "" if feature.length == -1 else f" of {feature.length}"
+        return f"list{length}: {kind_of_column(feature.feature)}"
+    if isinstance(feature, ClassLabel):
+        return f"ClassLabel ({feature.num_classes} names)"
+    return feature.dtype if isinstance(feature, Value) else type(feature).__name__
+
+
+def emotions_table(statistics: dict[str, object]) -> Markdown:
+    """Each emotion's statistics with its histogram drawn, the most frequent first."""
+    header = ("emotion", "images", "share", "teacher's", "selected", "mean score", "SD", "lowest kept", "scores")
+    rows = [
+        (
+            name,
+            str(own["images"]),
+            *map(figure, (own["share"], own["prevalence"])),
+            str(own["selected"]),
+            *map(figure, (own["score_mean"], own["score_sd"], own["lowest_kept"])),
+            Markdown(sparkline(own["histogram"])),
+        )
+        for name, own in sorted(statistics["emotions"].items(), key=lambda item: -item[1]["images"])
+    ]
+    return table(header, rows)
+
+
+def figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def sparkline(counts: list[int]) -> str:
+    """Counts as a row of blocks, their heights as square roots; an empty bin is a low line."""
+    highest = max(counts)
+    return "".join("_▁▂▃▄▅▆▇█"[math.ceil(8 * math.sqrt(count / highest)) if highest else 0] for count in counts)
+
+
+def pairs_table(statistics: dict[str, object], number: int = 10) -> Markdown | None:
+    """The pairs of emotions that the most images carry, and how much more often than by chance."""
+    names, together = list(statistics["emotions"]), statistics["co_occurrence"]
+    pairs = [
+        (
+            f"{names[first]}, {names[second]}",
+            both,
+            both * statistics["images"] / (together[first][first] * together[second][second]),
+        )
+        for first, row in enumerate(together)
+        for second, both in enumerate(row[:first])
+        if both
+    ]
+    best = sorted(pairs, key=lambda pair: -pair[1])[:number]
+    rows = [(pair, str(images), f"{lift:.2f}") for pair, images, lift in best]
+    return table(("emotions", "images", "lift"), rows) if rows else None

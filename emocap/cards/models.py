@@ -1,0 +1,368 @@
+"""Model and data set cards, filled from a run's own files. No figure in them has another source."""
+
+import csv
+import json
+import math
+from dataclasses import fields
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, constants
+from safetensors import safe_open
+
+from emocap.arguments import (
+    DataArguments,
+    FinetuneArguments,
+    StudentArguments,
+    TeacherArguments,
+    finetune_parser,
+    student_parser,
+    teacher_parser,
+)
+from emocap.cards.text import Markdown, code_block, escape, in_code, one_line, render, shell_command, table
+from emocap.hub.public_names import PATH_KEYS, PublicNames
+
+__all__ = ["family_table", "hub_link", "model_card", "num_parameters", "write_model_card"]
+
+SHOWN = (
+    "map_macro",
+    "map_micro",
+    "lrap",
+    "top1_accuracy",
+    "top3_accuracy",
+    "f1_micro",
+    "jaccard",
+    "ece",
+    "jsd",
+    "bce",
+)
+COLUMNS = {"model": "", "prior": "prior/", "people": "human/", "ceiling": "ceiling/"}
+PIPELINE_TAGS = {"text": "text-classification", "image": "image-classification"}
+READS = {
+    "both": "picture and caption",
+    "text": "captions alone",
+    "image": "pictures alone",
+    None: "picture and caption, but was never trained",
+}
+CAPTION = "a birthday party in the garden"
+TRAINING_KEYS = (
+    "learning_rate",
+    "head_learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "weight_decay",
+    "loss",
+    "pos_weight",
+    "label_smoothing",
+    "early_stopping_patience",
+    "metric_for_best_model",
+    "bf16",
+    "fp16",
+    "seed",
+)
+RELATIONS = {
+    "model_name_or_path": "starts from",
+    "word_embeddings": "takes its word embeddings from",
+    "student": "starts from the student",
+    "teacher": "has the architecture of",
+    "dataset": "is trained on",
+    "mix_dataset": "is trained beside on",
+    "source_dataset": "fits its head on",
+    "region_extractor": "reads photos with",
+}
+"""How a model stands to what its arguments name."""
+
+WITHOUT_WEIGHTS = ("scratch", "random")
+"""Strategies of fine-tuning that take a student's architecture and none of its weights."""
+
+DATASET_KEYS = ("dataset", "mix_dataset", "source_dataset")
+
+
+def write_model_card(folder: Path, repo_id: str | None = None) -> None:
+    """Writes README.md beside a finished run's checkpoint."""
+    model_card(folder, repo_id).save(folder / "README.md")
+
+
+def model_card(folder: Path, repo_id: str | None = None, names: PublicNames | None = None) -> ModelCard:
+    """The card of a finished run, from its config.json, metrics.json, run_arguments.json and trainer_state.json.
+
+    Args:
+        folder: the run's folder.
+        repo_id: what the snippets load; by default the folder's name.
+        names: what folders are called in public.
+    """
+    names = names or PublicNames()
+    config, metrics, arguments = (
+        read_json(folder / name) for name in ("config.json", "metrics.json", "run_arguments.json")
+    )
+    processor = read_json(folder / "processor_config.json") if (folder / "processor_config.json").is_file() else {}
+    repo_id, modalities = repo_id or folder.name, config.get("modalities")
+    title, dataset = repo_id.rpartition("/")[2], names.shown(arguments["dataset"])
+    sees_photos = modalities != "text" and bool(processor.get("image_size") or processor.get("region_extractor"))
+    carbon = carbon_of(folder)
+    data = ModelCardData(
+        language="en",
+        license="apache-2.0",
+        library_name="transformers",
+        pipeline_tag=PIPELINE_TAGS["image" if modalities == "image" else "text"],
+        tags=["emotion", "multi-label-classification", "image-text", "emocap", config["model_type"]],
+        base_model=hub_ids(arguments, names, base_keys(arguments)),
+        datasets=hub_ids(arguments, names, DATASET_KEYS),
+        widget=[{"text": CAPTION}] if modalities != "image" else None,
+        co2_eq_emissions=carbon,
+        model_name=one_line(title),
+        eval_results=eval_results(metrics, one_line(dataset)),
+    )
+    text = render(
+        arguments["kind"],
+        title=title,
+        kind=arguments["kind"],
+        parameters=f"{num_parameters(folder):,}",
+        dataset=in_code(dataset),
+        num_labels=len(config["id2label"]),
+        labels=Markdown(", ".join(map(escape, config["id2label"].values()))),
+        strategy=in_code(arguments["strategy"]) if arguments.get("strategy") else "",
+        pipeline_snippet=pipeline_snippet(repo_id, sees_photos, modalities),
+        model_snippet=model_snippet(repo_id, sees_photos, modalities),
+        reads=READS[modalities] + ("" if sees_photos or modalities == "text" else "; pictures as region features"),
+        family=Markdown(relations(arguments, names) + family_table(names, repo_id)),
+        split=metrics["split"],
+        num_examples=metrics["num_examples"],
+        truth=metrics["truth"],
+        truth_column=in_code(metrics["truth"]),
+        has_intervals=metrics.get("map_macro_low") is not None,
+        has_ceiling="ceiling/map_macro" in metrics,
+        has_people="human/lrap" in metrics,
+        results=results_table(metrics),
+        controls=controls_table(metrics),
+        temperature=config.get("temperature"),
+        ece=metrics.get("ece"),
+        prior_ece=metrics.get("prior/ece"),
+        emotions=emotions_table(config),
+        data=data_table(arguments, names),
+        command=run_command(arguments, names),
+        training=training_table(arguments),
+        effort=effort(folder, carbon),
+    )
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n{text}")
+
+
+def read_json(path: Path) -> dict:
+    return json.loads(path.read_text("utf-8"))
+
+
+def base_keys(arguments: dict) -> tuple[str, ...]:
+    """The arguments whose weights a model starts from; from scratch it takes an architecture alone."""
+    own = () if arguments.get("strategy") in WITHOUT_WEIGHTS else ("student", "teacher")
+    return ("model_name_or_path", "word_embeddings", *own)
+
+
+def hub_ids(arguments: dict, names: PublicNames, keys: tuple[str, ...]) -> list[str] | None:
+    """Hub ids among some arguments, each once; None where there is none."""
+    found = [names.hub_id(arguments.get(key)) for key in keys]
+    return list(dict.fromkeys(filter(None, found))) or None
+
+
+def eval_results(metrics: dict, dataset: str) -> list[EvalResult]:
+    """The model-index: each figure with its 95 % interval, where there is one."""
+    return [
+        EvalResult(
+            task_type="text-classification",
+            task_name="Emotions of a picture with its caption",
+            dataset_type=dataset,
+            dataset_name=dataset,
+            dataset_split=metrics["split"],
+            metric_type=key,
+            metric_name=key,
+            metric_value=round(metrics[key], 4),
+            metric_args=None
+            if metrics.get(f"{key}_low") is None
+            else {"interval_95": [round(metrics[f"{key}_{end}"], 4) for end in ("low", "high")]},
+        )
+        for key in SHOWN
+        if metrics.get(key) is not None
+    ]
+
+
+def num_parameters(folder: Path) -> int:
+    """Numbers in all of a checkpoint's tensors, from the headers of its files."""
+    count = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            count += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    return count
+
+
+def pair_literal(sees_photos: bool, modalities: str | None) -> str:
+    image = ['"image": "party.jpg"'] if sees_photos else []
+    return "{" + ", ".join([*image, *([f'"text": "{CAPTION}"'] if modalities != "image" else [])]) + "}"
+
+
+def pipeline_snippet(repo_id: str, sees_photos: bool, modalities: str | None) -> Markdown:
+    return code_block(
+        "python",
+        "from transformers import pipeline\n\n"
+        f"pipe = pipeline(model={json.dumps(repo_id)}, trust_remote_code=True)\n"
+        f"best = pipe({pair_literal(sees_photos, modalities)}, top_k=3)"
+        '  # [{"label": ..., "score": ...}, ...]',
+    )
+
+
+def model_snippet(repo_id: str, sees_photos: bool, modalities: str | None) -> Markdown:
+    given = [
+        *(['images="party.jpg"'] if sees_photos else []),
+        *([f'text="{CAPTION}"'] if modalities != "image" else []),
+    ]
+    return code_block(
+        "python",
+        "from transformers import AutoModel, AutoProcessor\n\n"
+        f"model = AutoModel.from_pretrained({json.dumps(repo_id)}, trust_remote_code=True).eval()\n"
+        f"processor = AutoProcessor.from_pretrained({json.dumps(repo_id)}, trust_remote_code=True)\n"
+        f"logits = model(**processor({', '.join(given)})).logits\n"
+        "probabilities = (logits / (model.config.temperature or 1)).sigmoid()",
+    )
+
+
+def relations(arguments: dict, names: PublicNames) -> Markdown:
+    """A line for each repository of the Hub that the run's arguments name."""
+    told = RELATIONS | ({"student": RELATIONS["teacher"]} if arguments.get("strategy") in WITHOUT_WEIGHTS else {})
+    lines = [
+        f"- {relation} {hub_link(found, 'dataset' if key in DATASET_KEYS else 'model')}"
+        for key, relation in told.items()
+        if (found := names.hub_id(arguments.get(key)))
+    ]
+    return Markdown("This model:\n\n" + "\n".join(lines) + "\n\n") if lines else Markdown()
+
+
+def family_table(names: PublicNames, repo_id: str) -> Markdown:
+    """The repositories that are published together, if this is one of them."""
+    if len(names.family) < 2:
+        return Markdown()
+    rows = [
+        (role, Markdown("this one") if member == repo_id else hub_link(member, repo_type))
+        for role, repo_type, member in names.family
+    ]
+    return table(("part", "repository"), rows, numbers=False)
+
+
+def hub_link(repo_id: str, repo_type: str) -> Markdown:
+    kind = "" if repo_type == "model" else f"{repo_type}s/"
+    return Markdown(f"[{escape(repo_id)}]({constants.ENDPOINT}/{kind}{repo_id})")
+
+
+def results_table(metrics: dict[str, float]) -> Markdown:
+    """The shown metrics with their intervals beside the prior and, where known, people and the ceiling."""
+    shown = {name: prefix for name, prefix in COLUMNS.items() if f"{prefix}lrap" in metrics}
+    keys = [key for key in SHOWN if metrics.get(key) is not None]
+    has_intervals = any(metrics.get(f"{key}_low") is not None for key in keys)
+
+    def row(key: str) -> list[str]:
+        own, *others = (figure(metrics.get(prefix + key)) for prefix in shown.values())
+        return [key, own, *([interval(metrics, key)] if has_intervals else []), *others]
+
+    first, *others = shown
+    header = ["metric", first, *(["95 % interval"] if has_intervals else []), *others]
+    return table(header, map(row, keys))
+
+
+def figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def interval(metrics: dict[str, float], key: str) -> str:
+    low, high = (metrics.get(f"{key}_{end}") for end in ("low", "high"))
+    return "–" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+
+
+def controls_table(metrics: dict[str, float]) -> Markdown | None:
+    """What `emocap evaluate --controls` found, if it wrote these metrics."""
+    from emocap.evaluation.controls import CONTROLS  # which needs what a card does not
+
+    rows = [
+        (
+            about,
+            figure(metrics[f"{name}/map_macro"]),
+            interval(metrics, f"{name}/map_macro"),
+            figure(metrics.get(f"{name}/map_macro_gain")),
+            interval(metrics, f"{name}/map_macro_gain"),
+        )
+        for name, about in CONTROLS.items()
+        if metrics.get(f"{name}/map_macro") is not None
+    ]
+    header = ("control", "map_macro", "95 % interval", "model ahead by", "95 % interval")
+    return table(header, rows) if rows else None
+
+
+def emotions_table(config: dict) -> Markdown:
+    """Each emotion with its share of the training rows and the threshold at which it counts, where they are known."""
+    columns = {"share of the training rows": config.get("label_prevalence"), "threshold": config.get("thresholds")}
+    known = {name: values for name, values in columns.items() if values is not None}
+    if not known:
+        return Markdown()
+    rows = [
+        (name, *(figure(values[int(index)]) for values in known.values()))
+        for index, name in config["id2label"].items()
+    ]
+    return table(("emotion", *known), rows)
+
+
+def data_table(arguments: dict, names: PublicNames) -> Markdown:
+    """Data sets, splits and their rows, columns."""
+    rows = [
+        (key, in_code(names.shown(arguments[key])))
+        for key in (*DATASET_KEYS, "label_column", "modalities", "captions", "sampling", "max_length")
+        if arguments.get(key) is not None and isinstance(arguments[key], str)
+    ]
+    rows += [(f"rows, {split}", f"{number:,}") for split, number in arguments.get("num_rows", {}).items()]
+    return table(("data", "value"), rows, numbers=False)
+
+
+def training_table(arguments: dict) -> Markdown:
+    rows = [(key, str(arguments[key])) for key in TRAINING_KEYS if arguments.get(key) not in (None, "")]
+    return table(("setting", "value"), rows, numbers=False)
+
+
+def run_command(arguments: dict, names: PublicNames) -> Markdown:
+    """The command of the run: every option that says what is trained on what, and is not at its default."""
+    command, parser, job = {
+        "teacher": ("train-teacher", teacher_parser, TeacherArguments),
+        "student": ("train-student", student_parser, StudentArguments),
+        "finetuned": ("finetune", finetune_parser, FinetuneArguments),
+    }[arguments["kind"]]
+    defaults, words = parser(), ["emocap", command]
+    own = [field.name for group in (DataArguments, job) for field in fields(group)]
+    for key in (*own, *TRAINING_KEYS, "output_dir"):
+        value = arguments.get(key)
+        if value is not None and value != defaults.get_default(key):
+            values = value if isinstance(value, list) else [value]
+            shown = PublicNames().shown if key == "output_dir" else names.shown
+            words += [f"--{key}", *(shown(each) if key in PATH_KEYS else each for each in values)]
+    return shell_command(words)
+
+
+def effort(folder: Path, carbon: dict | None) -> Markdown:
+    """How long training took, and what it emitted where codecarbon wrote it down."""
+    path, lines = folder / "trainer_state.json", []
+    if path.is_file():
+        state = read_json(path)
+        seconds = [entry["train_runtime"] for entry in state["log_history"] if "train_runtime" in entry]
+        if seconds:
+            lines.append(
+                f"Training took {seconds[-1]:,.0f} s: {state['global_step']:,} steps, {state['epoch']:.1f} epochs."
+            )
+    if carbon:
+        lines.append(f"It emitted {carbon['emissions']:,.1f} g CO2eq, as codecarbon estimated.")
+    return Markdown(" ".join(lines))
+
+
+def carbon_of(folder: Path) -> dict[str, object] | None:
+    """Grams of CO2 equivalent from codecarbon's emissions.csv (kilograms, a row a session), if there is one."""
+    path = folder / "emissions.csv"
+    if not path.is_file():
+        return None
+    with open(path, newline="", encoding="utf-8") as file:
+        grams = 1000 * sum(float(row["emissions"]) for row in csv.DictReader(file))
+    return {"emissions": round(grams, 3), "source": "codecarbon", "training_type": "fine-tuning"}

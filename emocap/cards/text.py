@@ -1,0 +1,65 @@
+"""Cards as text: templates filled so that nothing from the data can break markdown, HTML or YAML."""
+
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+__all__ = ["Markdown", "code_block", "escape", "in_code", "one_line", "render", "shell_command", "table"]
+
+SPECIAL = re.compile(r"[&<>|`*\[\]\\~#!{}$]|(?<!\w)_|_(?!\w)")
+
+
+class Markdown(str):
+    """Text that is markdown already: `render` takes it as it is, and escapes every other string."""
+
+
+def one_line(text: object) -> str:
+    """Text without line breaks and control characters: fit for YAML and for a title."""
+    return " ".join("".join(char if char.isprintable() else " " for char in str(text)).split())
+
+
+def escape(text: object) -> str:
+    """One line of text as markdown that shows it literally: entities cannot start anything."""
+    return SPECIAL.sub(lambda found: f"&#{ord(found[0])};", one_line(text))
+
+
+def in_code(text: object) -> Markdown:
+    """Text in the typeface of code; in a table too, where a backtick or a bar would end it."""
+    return Markdown(f"<code>{escape(text)}</code>") if SPECIAL.search(one_line(text)) else Markdown(f"`{text}`")
+
+
+def code_block(language: str, text: str) -> Markdown:
+    """A fenced block that no run of backticks in the text can end."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return Markdown(f"{fence}{language}\n{text}\n{fence}")
+
+
+def shell_command(words: Iterable[object]) -> Markdown:
+    return code_block("bash", " ".join(shlex.quote(one_line(word)) for word in words))
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]], numbers: bool = True) -> Markdown:
+    """A markdown table, its cells escaped; with `numbers`, all columns but the first are set to the right."""
+    lines = [
+        "| " + " | ".join(header) + " |",
+        "|---" + ("|--:" if numbers else "|---") * (len(header) - 1) + "|",
+    ]
+    for row in rows:
+        cells = (cell if isinstance(cell, Markdown) else escape(cell) for cell in row)
+        lines.append("| " + " | ".join(cells) + " |")
+    return Markdown("\n".join(lines))
+
+
+def render(template: str, **values: object) -> str:
+    """The text of a card from `hub_cards/TEMPLATE.md`; strings in `values` are escaped where they are shown."""
+    environment = Environment(
+        loader=PackageLoader("emocap.hub_cards", "."),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: escape(value) if type(value) is str else value,
+    )
+    text = environment.get_template(f"{template}.md").render(**values)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"

@@ -1,0 +1,1 @@
+"""Scores of a model beside its prior, intervals, controls and people."""

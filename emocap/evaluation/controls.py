@@ -1,0 +1,182 @@
+"""Controls beside a model: what one modality, the wrong picture, counted words or coarser labels would do."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict
+from transformers.utils import logging
+
+from emocap.data.pairs import PairDataset, label_matrix
+from emocap.data.schema import label_names
+from emocap.evaluation.baselines import regression_baselines
+from emocap.evaluation.calibration import fit_thresholds
+from emocap.evaluation.inference import known_votes, predict_probabilities, prepare_table, score_table
+from emocap.metrics import (
+    compute_metrics,
+    intervals,
+    paired_gain,
+    prior_probabilities,
+    prior_threshold,
+    resampled_metrics,
+)
+from emocap.models import EmocapProcessor
+
+__all__ = ["CONTROLS", "MERGED", "measure_controls", "merge_labels"]
+
+CONTROLS = {
+    "text_only": "the model reads the captions alone",
+    "image_only": "the model reads the pictures alone",
+    "shuffled_images": "each caption beside another row's picture",
+    "shuffled_captions": "each picture beside another row's caption",
+    "tfidf": "TF-IDF of words and pairs of words, logistic regression",
+    "encoder": "the untrained body, frozen, logistic regression",
+    "merged": "the model, near-synonyms as one emotion",
+    "merged_prior": "the prior, near-synonyms as one emotion",
+}
+"""Prefixes of the controls' keys, and what each is."""
+
+MERGED = (("anger", "angry"), ("fear", "scared"), ("joy", "happy"))
+"""Near-synonyms among the 29 emotions of Socratis; the first of each names the union."""
+
+logger = logging.get_logger(__name__)
+
+
+def measure_controls(
+    model: torch.nn.Module,
+    processor: EmocapProcessor,
+    tables: DatasetDict,
+    split: str,
+    probabilities: np.ndarray,
+    label_column: str = "labels",
+    *,
+    encoder: str | None = None,
+    batch_size: int = 64,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, float | None]:
+    """Metrics of every control that applies, under its prefix (see `CONTROLS`).
+
+    Single modalities and shuffles apply to a model that reads words and pictures; a row without the one modality gets
+    the prior, and shuffling passes pictures round among the rows that have both. The regressions are fitted on the
+    train split, their thresholds on the validation split, where there is one.
+
+    Args:
+        model, processor: as `load_model` gives them.
+        tables: with a train split.
+        split: the one measured.
+        probabilities: float `(rows, L)`, the model's own on `split`.
+        label_column: the truth.
+        encoder: body of the `encoder` control; None leaves it out.
+        num_resamples: behind `map_macro_low`, `map_macro_high`, and `map_macro_gain_low`, `map_macro_gain_high`: by
+            how much the model is ahead of the control (`map_macro_gain`) on the same resamples.
+        seed: of shuffles and resamples.
+    """
+    table, train = tables[split], tables["train"]
+    labels, votes = label_matrix(table, label_column), known_votes(table)
+    thresholds = model.config.thresholds
+    prior = prior_probabilities(label_matrix(train, label_column))
+    found: dict[str, tuple[np.ndarray, object]] = {}
+    pairs = PairDataset(prepare_table(table, processor), processor, modalities=model.config.modalities or "both")
+    if pairs.reads_photos and (model.config.modalities or "both") == "both":
+        for modality, has_it in (("text", has_captions(table)), ("image", pairs.photo_counts > 0)):
+            scores = np.tile(prior, (len(table), 1))
+            rows = np.flatnonzero(has_it)
+            scores[rows] = score_table(model, processor, table.select(rows), batch_size, modality)
+            found[f"{modality}_only"] = scores, thresholds
+        partner = partners(np.flatnonzero(has_captions(table) & (pairs.photo_counts > 0)), len(table), seed)
+        pairs.row_of_pair = partner[pairs.row_of_pair]  # pictures follow the partner, captions stay
+        shuffled = pairs.mean_over_captions(predict_probabilities(model, pairs, batch_size))
+        found["shuffled_images"] = shuffled, thresholds
+        by_picture = np.empty_like(shuffled)
+        by_picture[partner] = shuffled
+        found["shuffled_captions"] = by_picture, thresholds
+    validation = tables.get("validation")
+    found |= regression_baselines(train, validation, table, encoder, label_column, photos=pairs.reads_photos)
+    draws = {"num_resamples": num_resamples, "seed": seed, "keys": ("map_macro",)}
+    own, ahead = compute_metrics(probabilities, labels), resampled_metrics(probabilities, labels, **draws)
+    metrics = {}
+    for name, (scores, cut) in found.items():
+        control, drawn = compute_metrics(scores, labels, votes, cut), resampled_metrics(scores, labels, **draws)
+        control["map_macro_gain"] = own["map_macro"] - control["map_macro"]
+        control["map_macro_gain_low"], control["map_macro_gain_high"] = paired_gain(ahead, drawn, "map_macro")
+        metrics |= with_prefix(name, control | intervals(drawn))
+    merged = merged_taxonomy(model, processor, tables, split, probabilities, label_column, batch_size)
+    for name, (scores, truth, cut) in merged.items():
+        control = compute_metrics(scores, truth, thresholds=cut)
+        metrics |= with_prefix(name, control | intervals(resampled_metrics(scores, truth, **draws)))
+    return {key: None if value != value else value for key, value in metrics.items()}
+
+
+def with_prefix(name: str, metrics: dict[str, float]) -> dict[str, float]:
+    return {f"{name}/{key}": value for key, value in metrics.items() if key != "num_examples"}
+
+
+def has_captions(table: Dataset) -> np.ndarray:
+    return np.array([len(own) > 0 for own in table["captions"][:]])
+
+
+def partners(rows: np.ndarray, num_rows: int, seed: int) -> np.ndarray:
+    """Another row for each of `rows`, each taken once and none its own; the others keep themselves."""
+    order = np.random.default_rng(seed).permutation(rows)
+    partner = np.arange(num_rows)
+    partner[order] = np.roll(order, 1)
+    return partner
+
+
+def merge_labels(values: np.ndarray, names: list[str], *, are_probabilities: bool) -> tuple[np.ndarray, list[str]]:
+    """Near-synonyms as one emotion, see `MERGED`; the others as they are.
+
+    A union is true where either is. Its probability is 1 - (1 - p)(1 - q): the model's emotions are independent given
+    what it reads, that is what its loss assumes, so this is its own answer; the larger of the two would take them for
+    the same event.
+
+    Args:
+        values: float `(N, L)`, probabilities or labels.
+        names: L emotion names.
+
+    Returns:
+        float `(N, M)` and the M names; unchanged where no pair is complete.
+    """
+    kept, columns = list(names), {name: values[:, index] for index, name in enumerate(names)}
+    for first, second in MERGED:
+        if first in columns and second in columns:
+            a, b = columns[first], columns.pop(second)
+            columns[first] = 1 - (1 - a) * (1 - b) if are_probabilities else np.maximum(a, b)
+            kept.remove(second)
+    return np.stack([columns[name] for name in kept], axis=1), kept
+
+
+def merged_taxonomy(
+    model, processor, tables, split, probabilities, label_column, batch_size
+) -> dict[str, tuple[np.ndarray, np.ndarray, object]]:
+    """Probabilities, truth and thresholds of model and prior, synonyms merged; empty where nothing merges."""
+    names = label_names(tables)
+    present = {
+        name: label_matrix(tables[name], label_column) for name in ("train", "validation", split) if name in tables
+    }
+    truth = {name: merge_labels(own, names, are_probabilities=False)[0] for name, own in present.items()}
+    if truth[split].shape[1] == len(names):
+        return {}
+    prior = prior_probabilities(truth["train"])
+    cut = prior_cut = None
+    if model.config.thresholds is not None and "validation" in truth:
+        on_validation = score_table(model, processor, tables["validation"], batch_size)
+        cut = fit_thresholds(merge_labels(on_validation, names, are_probabilities=True)[0], truth["validation"])
+        prior_cut = prior_threshold(prior)
+    own = merge_labels(probabilities, names, are_probabilities=True)[0]
+    return {
+        "merged": (own, truth[split], cut),
+        "merged_prior": (np.tile(prior, (len(own), 1)), truth[split], prior_cut),
+    }
+
+
+def body_of_run(folder: str) -> str | None:
+    """The checkpoint that a finished run started from, as its run_arguments.json says."""
+    path = Path(folder) / "run_arguments.json"
+    if not path.is_file():
+        logger.warning(f"'{folder}' has no run_arguments.json that names its body: give --encoder for that control.")
+        return None
+    arguments = json.loads(path.read_text("utf-8"))
+    return arguments.get("model_name_or_path") or arguments.get("word_embeddings")

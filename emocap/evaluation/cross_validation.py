@@ -1,0 +1,284 @@
+"""Nested cross-validation of a teacher: every image is scored once, by a model that was neither trained nor chosen on
+it."""
+
+import argparse
+import hashlib
+import itertools
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import yaml
+from datasets import Dataset, DatasetDict, concatenate_datasets
+
+from emocap.arguments import file_flags, parse_arguments, teacher_parser
+from emocap.data.pairs import label_matrix
+from emocap.data.storage import load_table, write_json
+from emocap.evaluation.baselines import check_scikit_learn, regression_baselines
+from emocap.evaluation.inference import known_votes, load_model, score_table
+from emocap.metrics import (
+    METRIC_KEYS,
+    compute_metrics,
+    intervals,
+    paired_gain,
+    prior_probabilities,
+    prior_threshold,
+    resampled_metrics,
+)
+from emocap.training.jobs import train_teacher
+from emocap.training.splits import truth_column
+
+__all__ = ["cross_validate", "fold_of"]
+
+VALIDATION_SHARE = 0.1
+LOWER_IS_BETTER = ("bce", "brier", "ece", "jsd")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """What is this command's own; everything else is `train-teacher`'s."""
+    parser = argparse.ArgumentParser(prog="emocap cross-validate", add_help=False, allow_abbrev=False)
+    parser.add_argument("--num_folds", type=int, default=5, help="folds, by a hash of the image id (default: 5)")
+    parser.add_argument(
+        "--vary",
+        action="append",
+        default=[],
+        metavar="FLAG=VALUE,VALUE",
+        help="values to choose from, such as learning_rate=5e-5,1e-4 or label_column=labels,soft_labels; repeat it "
+        "for a grid. Without it one setting is measured.",
+    )
+    parser.add_argument("--num_seeds", type=int, default=1, help="models a fold and setting (default: 1)")
+    parser.add_argument("--choose_by", default="map_macro", help="metric on validation rows (default: map_macro)")
+    return parser
+
+
+def cross_validate(argv: list[str]) -> dict[str, object]:
+    """Runs `emocap cross-validate`: flags of `train-teacher` (or a YAML or JSON file, or a preset), and its own.
+
+    The images fall into folds by a hash of their id. For each fold every setting trains on the others, a tenth of
+    which is kept for early stopping, temperature, thresholds and the choice of the setting; the chosen one alone
+    scores the fold, once. Prior, TF-IDF and the starting body, frozen, with logistic regression train on the same
+    rows. A killed command goes on where it was.
+
+    Returns:
+        What `OUTPUT_DIR/metrics.json` holds: means over the folds, 95 % bootstrap intervals (images drawn anew within
+        each fold) and the prior's, TF-IDF's and encoder's under `prior/`, `tfidf/`, `encoder/`, each with
+        `map_macro_gain`, by how much the teacher is ahead, and its paired interval. `settings.json` has every
+        setting's validation scores, `preset.yaml` the setting chosen most often.
+    """
+    if "-h" in argv or "--help" in argv:
+        print_help()
+    own, flags = make_parser().parse_known_args(argv)
+    if flags and not flags[0].startswith("-"):
+        flags = [*file_flags(teacher_parser(), flags[0]), *flags[1:]]
+    data_args, model_args, training_args = parse_arguments(teacher_parser(), flags)
+    settings = [dict(chosen) for chosen in itertools.product(*map(parse_vary, own.vary))]
+    check(own, settings, flags)
+    output = Path(training_args.output_dir)
+    table = labelled_rows(load_table(data_args.dataset))
+    folds = np.array([fold_of(image_id, own.num_folds) for image_id in table["image_id"][:]])
+    if (sizes := np.bincount(folds, minlength=own.num_folds)).min() < 10:
+        raise ValueError(f"{len(table)} rows in {own.num_folds} folds leave {sizes.min()} in one; give fewer folds.")
+    plan = {"num_folds": own.num_folds, "num_seeds": own.num_seeds, "vary": own.vary, "choose_by": own.choose_by,
+            "flags": flags}  # fmt: skip
+    remember_plan(output, plan)
+    scored = []
+    for fold in range(own.num_folds):
+        scored.append(run_fold(output / f"fold{fold}", table, folds, fold, settings, own, flags, model_args))
+        print(f"fold {fold}: {json.dumps(scored[-1]['chosen'])}", flush=True)
+    metrics = summarise(scored, truth_column(table))
+    write_json(output / "metrics.json", metrics)
+    write_choice(output, scored, settings, flags)
+    return metrics
+
+
+def print_help() -> None:
+    """Every flag explained, this command's own first; exits."""
+    argparse.ArgumentParser(
+        prog="emocap cross-validate",
+        description="Choose a teacher's settings and measure them, by nested cross-validation.",
+        parents=[make_parser(), teacher_parser()],
+        conflict_handler="resolve",
+    ).parse_args(["--help"])
+
+
+def parse_vary(text: str) -> list[tuple[str, str]]:
+    name, _, values = text.partition("=")
+    if not name or not values:
+        raise ValueError(f"--vary '{text}': expected FLAG=VALUE,VALUE such as learning_rate=5e-5,1e-4.")
+    return [(name, value) for value in values.split(",")]
+
+
+def check(own: argparse.Namespace, settings: list[dict[str, str]], flags: list[str]) -> None:
+    """Refuses bad settings before anything is loaded."""
+    check_scikit_learn()
+    if own.num_folds < 2 or own.num_seeds < 1:
+        raise ValueError(f"--num_folds {own.num_folds} and --num_seeds {own.num_seeds}: expected 2 and 1 or more.")
+    if own.choose_by not in METRIC_KEYS:
+        raise ValueError(f"--choose_by '{own.choose_by}' is no metric; choose among {', '.join(METRIC_KEYS)}.")
+    for setting in settings:
+        parse_arguments(teacher_parser(), [*flags, *setting_flags(setting)])  # an unknown flag or value ends here
+
+
+def setting_flags(setting: dict[str, str]) -> list[str]:
+    return [part for name, value in setting.items() for part in (f"--{name}", value)]
+
+
+def fold_of(image_id: str, num_folds: int) -> int:
+    """The fold of an image, from a hash of its id: no other row matters."""
+    return int.from_bytes(hashlib.blake2b(f"fold:{image_id}".encode(), digest_size=8).digest(), "big") % num_folds
+
+
+def is_validation(image_id: str) -> bool:
+    digest = hashlib.blake2b(f"validation:{image_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64 < VALIDATION_SHARE
+
+
+def labelled_rows(tables: DatasetDict) -> Dataset:
+    """The rows of all splits that have human labels.
+
+    Raises:
+        ValueError: there are none.
+    """
+    parts = [split for split in tables.values() if "labels" in split.features and truth_column(split) == "labels"]
+    if not parts:
+        raise ValueError("No split of the data set has human labels; cross-validation needs the column 'labels'.")
+    return concatenate_datasets(parts)
+
+
+def remember_plan(output: Path, plan: dict[str, object]) -> None:
+    """Writes the plan, or refuses a folder in which another one was begun."""
+    path = output / "plan.json"
+    output.mkdir(parents=True, exist_ok=True)
+    if not path.is_file():
+        write_json(path, plan)
+    elif (before := json.loads(path.read_text("utf-8"))) != plan:
+        differs = ", ".join(name for name in plan if before.get(name) != plan[name])
+        raise ValueError(f"'{output}' holds a cross-validation with other settings ({differs}); give a new folder.")
+
+
+def run_fold(folder, table, folds, fold, settings, own, flags, model_args) -> dict[str, object]:
+    """Trains every setting on the other folds, chooses on their validation rows and scores this fold once."""
+    test = table.select(np.flatnonzero(folds == fold))
+    others = np.flatnonzero(folds != fold)
+    kept_back = np.array([is_validation(image_id) for image_id in table.select(others)["image_id"][:]])
+    train, validation = table.select(others[~kept_back]), table.select(others[kept_back])
+    if (folder / "chosen.json").is_file():
+        return {"chosen": json.loads((folder / "chosen.json").read_text("utf-8")), "test": test,
+                **read_scores(folder)}  # fmt: skip
+    if not (folder / "table" / "dataset_dict.json").is_file():
+        DatasetDict({"train": train, "validation": validation}).save_to_disk(str(folder / ".table"))
+        (folder / ".table").replace(folder / "table")
+    runs = {}
+    for index, setting in enumerate(settings):
+        for seed in range(own.num_seeds):
+            runs[index, seed] = folder / f"setting{index}_seed{seed}"
+            train_once(runs[index, seed], folder / "table", [*flags, *setting_flags(setting)], seed)
+    validated = [
+        float(np.mean([read_metric(runs[index, seed], own.choose_by) for seed in range(own.num_seeds)]))
+        for index in range(len(settings))
+    ]
+    best = int((np.argmin if own.choose_by in LOWER_IS_BETTER else np.argmax)(validated))
+    chosen = {"setting": settings[best], "validation": validated}
+    scores = baseline_scores(train, validation, test, model_args.model_name_or_path)
+    for seed in range(own.num_seeds):
+        model, processor = load_model(str(runs[best, seed]))
+        scores[f"seed{seed}"] = score_table(model, processor, test), np.array(model.config.thresholds)
+    arrays = {f"{name}/{part}": value for name, own_scores in scores.items()
+              for part, value in zip(("probabilities", "thresholds"), own_scores, strict=True)}  # fmt: skip
+    with open(folder / ".scores.npz", "wb") as file:
+        np.savez(file, **arrays)
+    (folder / ".scores.npz").replace(folder / "scores.npz")
+    write_json(folder / "chosen.json", chosen)
+    for (index, _), run in runs.items():
+        if index != best:
+            (run / "model.safetensors").unlink(missing_ok=True)
+    shutil.rmtree(folder / "table")
+    return {"chosen": chosen, "test": test, **read_scores(folder)}
+
+
+def train_once(run: Path, table: Path, flags: list[str], seed: int) -> None:
+    """One training, unless it is done; a killed one goes on from its last checkpoint."""
+    if (run / "metrics.json").is_file():
+        return
+    resume = ["--resume_from_checkpoint", "true"] if list(run.glob("checkpoint-*")) else []
+    paths = ["--dataset", str(table), "--output_dir", str(run), "--seed", str(seed), "--push_to_hub", "false"]
+    train_teacher(*parse_arguments(teacher_parser(), [*flags, *paths, *resume]))
+    for checkpoint in run.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+
+
+def read_metric(run: Path, key: str) -> float:
+    return json.loads((run / "metrics.json").read_text("utf-8"))[key]
+
+
+def read_scores(folder: Path) -> dict[str, dict[str, np.ndarray]]:
+    with np.load(folder / "scores.npz", allow_pickle=False) as arrays:
+        names = dict.fromkeys(key.partition("/")[0] for key in arrays)
+        return {"scores": {name: (arrays[f"{name}/probabilities"], arrays[f"{name}/thresholds"]) for name in names}}
+
+
+def baseline_scores(train: Dataset, validation: Dataset, test: Dataset, encoder: str) -> dict[str, tuple]:
+    """Probabilities and thresholds on the fold of prior, TF-IDF and encoder."""
+    prior = prior_probabilities(label_matrix(train, "labels"))
+    thresholds = np.full(len(prior), prior_threshold(prior))
+    own = {"prior": (np.tile(prior, (len(test), 1)), thresholds)}
+    return own | regression_baselines(train, validation, test, encoder)
+
+
+def summarise(scored: list[dict], truth: str) -> dict[str, object]:
+    """Means over folds, and over seeds, with intervals; see `cross_validate`."""
+    names = list(scored[0]["scores"])
+    seeds = [name for name in names if name.startswith("seed")]
+    measured, resampled = {}, {}
+    for name in names:
+        folds = [measure(fold["test"], *fold["scores"][name]) for fold in scored]
+        measured[name] = {key: float(np.mean([own[key] for own, _ in folds])) for key in folds[0][0]}
+        resampled[name] = {key: np.mean([own[key] for _, own in folds], axis=0) for key in folds[0][1]}
+    teacher = {key: float(np.mean([measured[seed][key] for seed in seeds])) for key in measured[seeds[0]]}
+    drawn = {key: np.mean([resampled[seed][key] for seed in seeds], axis=0) for key in resampled[seeds[0]]}
+    metrics = teacher | intervals(drawn)
+    if len(seeds) > 1:
+        metrics |= {f"{key}_sd": float(np.std([measured[seed][key] for seed in seeds], ddof=1)) for key in teacher}
+    for name in names:
+        if name in seeds:
+            continue
+        metrics |= {f"{name}/{key}": value for key, value in (measured[name] | intervals(resampled[name])).items()}
+        metrics[f"{name}/map_macro_gain"] = teacher["map_macro"] - measured[name]["map_macro"]
+        bounds = paired_gain(drawn, resampled[name], "map_macro")
+        metrics |= dict(zip((f"{name}/map_macro_gain_low", f"{name}/map_macro_gain_high"), bounds, strict=True))
+    metrics = {key: None if value != value else value for key, value in metrics.items()}
+    rows = sum(len(fold["test"]) for fold in scored)
+    return metrics | {"num_examples": rows, "split": f"{len(scored)} folds", "truth": truth, "decisions": "fitted"}
+
+
+def measure(table: Dataset, probabilities: np.ndarray, thresholds: np.ndarray) -> tuple[dict, dict]:
+    """Metrics of one fold, and of its resamples; beside those at fitted thresholds those at 0.5, `KEY_at_half`."""
+    labels, votes = label_matrix(table, "labels"), known_votes(table)
+    metrics = compute_metrics(probabilities, labels, votes, thresholds)
+    half = compute_metrics(probabilities, labels)
+    metrics |= {f"{key}_at_half": half[key] for key in ("f1_micro", "f1_macro", "jaccard")}
+    metrics.pop("num_examples")
+    return metrics, resampled_metrics(probabilities, labels, votes, thresholds)
+
+
+def write_choice(output: Path, scored: list[dict], settings: list[dict[str, str]], flags: list[str]) -> None:
+    """Every setting's validation scores, and the flags of the one chosen most often."""
+    chosen = Counter(settings.index(fold["chosen"]["setting"]) for fold in scored)
+    rows = [
+        {
+            **setting,
+            "validation": [fold["chosen"]["validation"][index] for fold in scored],
+            "times_chosen": chosen[index],
+        }
+        for index, setting in enumerate(settings)
+    ]
+    write_json(output / "settings.json", rows)
+    best = settings[chosen.most_common(1)[0][0]]
+    paths = ("dataset", "output_dir", "model_name_or_path")
+    pairs = zip(flags, [*flags[1:], "--"], strict=True)
+    given = {flag[2:]: value for flag, value in pairs if flag.startswith("--") and not value.startswith("--")}
+    preset = {name: value for name, value in (given | best).items() if name not in paths}
+    preset = {name: yaml.safe_load(value) for name, value in preset.items()}
+    (output / "preset.yaml").write_text(yaml.safe_dump(preset, sort_keys=False), encoding="utf-8")

@@ -1,0 +1,220 @@
+"""What is published of a folder: its files under the names they get, with records that leak nothing, and its card."""
+
+import html
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from huggingface_hub import RepoCard
+
+from emocap.cards.components import extractor_card, metric_card
+from emocap.cards.datasets import dataset_card
+from emocap.cards.models import model_card
+from emocap.data.storage import load_table
+from emocap.hub.public_names import PublicNames, find_token
+from emocap.hub.tables import table_configs, write_configs
+from emocap.models import BottomUpConfig, EmocapRegionConfig
+from emocap.pseudo_labels.statistics import STATISTICS_FILE
+
+__all__ = ["Content", "check_safe", "kind_of", "make_content"]
+
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
+PUBLISHED = (".safetensors", ".json", ".txt", ".py", ".jinja", ".onnx")
+KEPT_AS_IT_IS = ("tokenizer.json",)  # a vocabulary, not a record
+REPO_TYPES = {"model": "model", "extractor": "model", "dataset": "dataset", "metric": "space"}
+EXTRACTORS = {config.model_type: config for config in (EmocapRegionConfig, BottomUpConfig)}
+BUNDLED = "extractor"
+
+
+@dataclass
+class Content:
+    """Files by their path in the repository, each a local path or the bytes themselves.
+
+    Attributes:
+        stale: endings of files that an earlier publish may have left there, and that go when they are not in `files`.
+    """
+
+    kind: str
+    card: RepoCard
+    files: dict[str, Path | bytes]
+    stale: tuple[str, ...]
+    left_out: list[str] = field(default_factory=list)
+
+    @property
+    def repo_type(self) -> str:
+        return REPO_TYPES[self.kind]
+
+
+def kind_of(folder: Path) -> str:
+    """`model`, `extractor`, `dataset` or `metric`.
+
+    Raises:
+        FileNotFoundError: none of them is in the folder.
+    """
+    if (folder / "dataset_dict.json").is_file():
+        return "dataset"
+    if (folder / "config.json").is_file():
+        if json.loads((folder / "config.json").read_text("utf-8")).get("model_type") in EXTRACTORS:
+            return "extractor"
+        if (folder / "metrics.json").is_file() and (folder / "run_arguments.json").is_file():
+            return "model"
+    if not folder.is_dir() and folder.name == "metric":
+        return "metric"
+    raise FileNotFoundError(
+        f"'{folder}' is neither a finished run (config.json, metrics.json, run_arguments.json), nor a region "
+        "extractor (config.json), nor a table of pairs (dataset_dict.json). `metric` publishes the metrics."
+    )
+
+
+def check_safe(folder: Path) -> None:
+    """Refuses pickles and links that lead outside, before anything is read.
+
+    Raises:
+        ValueError: says what is in the way, and what to do about it.
+    """
+    root = folder.resolve()
+    for path in walk(folder):
+        if path.is_symlink() and not path.resolve().is_relative_to(root):
+            raise ValueError(
+                f"'{path}' is a link that leads outside of '{folder}'. Only what lies in the folder is published: put "
+                "a copy there, or remove the link."
+            )
+        if path.suffix.lower() in PICKLES and path.name != "training_args.bin":
+            raise ValueError(
+                f"'{path}' may hold pickled objects, which run code when they are loaded. Convert it to safetensors: "
+                f"`AutoModel.from_pretrained('{folder}').save_pretrained('{folder}')` writes model.safetensors (or "
+                "`safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'model.safetensors')`). Then "
+                f"remove '{path.name}'."
+            )
+
+
+def walk(folder: Path):
+    """Files and links of a folder; those that a run leaves for itself (hidden, checkpoint-N, .partial) aside."""
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith((".", "checkpoint-")) or path.name.endswith(".partial") or path.name == "__pycache__":
+            continue
+        yield path
+        if path.is_dir() and not path.is_symlink():
+            yield from walk(path)
+
+
+def make_content(folder: Path, kind: str, repo_id: str, names: PublicNames, staging: Path) -> Content:
+    """The files and the card of a folder.
+
+    Args:
+        folder: what is published.
+        kind: as `kind_of` says.
+        repo_id: `owner/name`.
+        names: what folders are called in public.
+        staging: an empty folder for files that have to be written first.
+    """
+    make = {"model": model_content, "extractor": extractor_content, "dataset": table_content, "metric": metric_content}
+    content = make[kind](folder, repo_id, names, staging)
+    content.files["README.md"] = str(content.card).encode()
+    for path, data in content.files.items():
+        if isinstance(data, bytes) or Path(path).suffix in (".txt", ".py", ".json"):
+            text = data if isinstance(data, bytes) else data.read_bytes()
+            if find_token(text.decode("utf-8", "replace")):
+                raise ValueError(f"'{path}' holds an access token of the Hub. Remove it, and revoke the token.")
+    return content
+
+
+def model_content(folder: Path, repo_id: str, names: PublicNames, staging: Path) -> Content:
+    """A finished run. A region extractor that lies in a folder is named by its Hub id if it is published too, and
+    comes along as `extractor/` if it is not."""
+    files, left_out = published_files(folder)
+    if "auto_map" not in json.loads(files["config.json"].read_text("utf-8")):
+        raise ValueError(
+            f"'{folder}/config.json' names no code, without which the model loads nowhere but here. Save it again: "
+            f"`AutoModel.from_pretrained('{folder}').save_pretrained('{folder}')` after `import emocap`."
+        )
+    names = names.of_run(json.loads(files["run_arguments.json"].read_text("utf-8")), folder)
+    replaced = {}
+    named = {name: json.loads(files[name].read_text("utf-8")) for name in ("config.json", "processor_config.json")}
+    for extractor in {content["region_extractor"] for content in named.values() if content.get("region_extractor")}:
+        replaced[extractor], bundled = public_extractor(folder, extractor, names)
+        files |= bundled
+    card = model_card(folder, repo_id, names)
+    for name, path in files.items():
+        if name.endswith(".json") and Path(name).name not in KEPT_AS_IT_IS:
+            files[name] = public_json(path, names, replaced)
+    return Content("model", card, files, (".safetensors", ".json", ".py"), left_out)
+
+
+def published_files(folder: Path, prefix: str = "") -> tuple[dict[str, Path], list[str]]:
+    """Files by name, and the names of those left out; not those of folders within."""
+    files, left_out = {}, []
+    for path in sorted(folder.iterdir()):
+        is_published = path.is_file() and path.suffix in PUBLISHED and not path.name.startswith(".")
+        if is_published:
+            files[prefix + path.name] = path
+        elif path.name != "README.md":
+            left_out.append(prefix + path.name + "/" * path.is_dir())
+    return files, left_out
+
+
+def public_extractor(folder: Path, extractor: str, names: PublicNames) -> tuple[str, dict[str, Path]]:
+    """What the published checkpoint calls its region extractor, and the files that come along.
+
+    Raises:
+        FileNotFoundError: it was in a folder that is no longer there.
+    """
+    inside = folder / extractor
+    found = Path(extractor) if os.path.isdir(extractor) else inside if inside.is_dir() else None
+    if known := names.hub_id(str(found or extractor)):
+        return known, {}
+    if found is None:
+        if ":" in extractor and not os.path.isabs(extractor):
+            return extractor, {}  # torchvision:NAME
+        raise FileNotFoundError(
+            f"'{folder}' reads photos with the region extractor '{extractor}', which is no longer there. Set "
+            "region_extractor in its config.json and processor_config.json to the extractor's folder or Hub id."
+        )
+    check_safe(found)
+    return f"./{BUNDLED}", published_files(found, f"{BUNDLED}/")[0]
+
+
+def public_json(path: Path, names: PublicNames, replaced: dict[str, str]) -> Path | bytes:
+    """A record without paths of this machine and without tokens; the file itself where it has none."""
+    content = json.loads(path.read_text("utf-8"))
+    cleaned = names.clean(content)
+    if isinstance(content, dict) and content.get("region_extractor") in replaced:
+        cleaned["region_extractor"] = replaced[content["region_extractor"]]
+    return path if cleaned == content else (json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def extractor_content(folder: Path, repo_id: str, names: PublicNames, staging: Path) -> Content:
+    """A region extractor with its code, which the built-in one does not have beside it."""
+    files, left_out = published_files(folder)
+    content = json.loads(files["config.json"].read_text("utf-8"))
+    if "auto_map" not in content:
+        EXTRACTORS[content["model_type"]].from_pretrained(folder).save_pretrained(staging)
+        files |= published_files(staging)[0]
+    files["config.json"] = public_json(files["config.json"], names, {})
+    return Content(
+        "extractor", extractor_card(folder, repo_id, names), files, (".safetensors", ".json", ".py"), left_out
+    )
+
+
+def table_content(folder: Path, repo_id: str, names: PublicNames, staging: Path) -> Content:
+    """A saved table as parquet files, with the statistics of its pseudo-labels."""
+    configs = table_configs(load_table(folder))
+    metadata = write_configs(configs, staging)
+    files = {path.relative_to(staging).as_posix(): path for path in sorted(staging.rglob("*.parquet"))}
+    if (folder / STATISTICS_FILE).is_file():
+        files[STATISTICS_FILE] = public_json(folder / STATISTICS_FILE, names, {})
+    return Content("dataset", dataset_card(folder, repo_id, names, metadata, configs), files, (".parquet",))
+
+
+def metric_content(folder: Path, repo_id: str, names: PublicNames, staging: Path) -> Content:
+    """The metrics as a Space: `evaluate.load` looks for a module of the Space's own name."""
+    from emocap.metrics import metrics as module
+
+    page = f"<!doctype html><meta charset=utf-8><title>emocap</title><pre>{html.escape(module.__doc__)}</pre>\n"
+    files = {
+        f"{repo_id.rpartition('/')[2]}.py": Path(module.__file__),
+        "requirements.txt": b"evaluate\ndatasets\nnumpy\n",
+        "index.html": page.encode(),
+    }
+    return Content("metric", metric_card(repo_id), files, (".py",))

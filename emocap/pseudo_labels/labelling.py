@@ -1,0 +1,398 @@
+"""The labelling job: a teacher scores every image of a table, and pseudo-labels are selected from the scores."""
+
+import hashlib
+import itertools
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, concatenate_datasets
+from datasets.utils.logging import disable_progress_bar, tqdm
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from emocap.data.pairs import PairDataset, label_matrix
+from emocap.data.ranks import launched_ranks
+from emocap.data.shards import job_fingerprint, map_in_shards
+from emocap.data.storage import DataReport, check_output_dir, load_table, save_table
+from emocap.evaluation.inference import (
+    check_features,
+    check_labels,
+    load_config,
+    load_model,
+    predict_probabilities,
+    prepare_table,
+)
+from emocap.models import EmocapProcessor
+from emocap.pseudo_labels.page import label_report, picture_sheet
+from emocap.pseudo_labels.selection import PseudoLabels, select_pseudo_labels
+from emocap.pseudo_labels.statistics import STATISTICS_FILE, label_statistics
+from emocap.regions.extraction import pick_device
+
+__all__ = ["LABEL_SHARES", "label_tables", "score_columns", "select_from_table"]
+
+HUMAN_COLUMNS = ("labels", "soft_labels", "votes", "num_annotators")
+OWN_COLUMNS = ("emotion_scores", "caption_disagreement", "caption_scores", "emotions", "selected_for")
+
+LABEL_SHARES = ("prevalence", "balanced")
+
+REPORT_FILE = "labels.html"
+SHEET_EMOTIONS = 6
+
+
+def label_tables(
+    tables: DatasetDict,
+    teacher: str,
+    output_dir: str,
+    *,
+    labels_per_image: int | None = 4,
+    images_per_label: int | None = None,
+    threshold: float | None = None,
+    label_shares: str | None = None,
+    min_confidence: float | None = None,
+    max_disagreement: float | None = None,
+    batch_size: int = 64,
+    bf16: bool | None = None,
+) -> DatasetDict:
+    """Scores every split, selects pseudo-labels and saves the table with them.
+
+    New columns: `emotion_scores`, the mean probability over an image's captions (the teacher's temperature applied);
+    `caption_disagreement`, the standard deviation over its captions of an emotion's probability, mean over the
+    emotions, null for fewer than two captions; `caption_scores`, each caption's own probabilities; `emotions` and
+    `selected_for`, the selection within each split. Human labels stay where there are any; `emotions` becomes the
+    pseudo-labels. Rows that the teacher cannot read are left out and listed in data_report.json. A killed job goes on
+    where it was, and where `output_dir` holds the scores already, only the selection is made anew. Under `accelerate
+    launch` or torchrun the processes share the rows.
+
+    Args:
+        tables: a table of pairs.
+        teacher: folder or Hub id of an emocap model.
+        output_dir: where the augmented table goes.
+        labels_per_image, images_per_label, threshold: see `select_pseudo_labels`.
+        label_shares: None; "prevalence": each emotion's best images, as large a share as carry it in the teacher's
+            training set; "balanced": the same share for each, so that `labels_per_image` is the mean. With either an
+            image may carry any number of emotions.
+        min_confidence: images whose highest score is lower get no labels.
+        max_disagreement: images whose `caption_disagreement` is higher get no labels.
+        batch_size: pairs a step.
+        bf16: bfloat16 autocast; None: on GPUs that have it.
+
+    Raises:
+        ValueError: features of another width than the teacher's, human labels in another order than the teacher's, a
+            model of another family, a number out of range, or a teacher without prevalence where it is asked for:
+            before anything is loaded. Weights or scores that are not finite.
+    """
+    output = check_output_dir(output_dir)
+    config = load_config(teacher)
+    selection = {
+        "labels_per_image": labels_per_image,
+        "images_per_label": images_per_label,
+        "threshold": threshold,
+        "label_shares": label_shares,
+        "min_confidence": min_confidence,
+        "max_disagreement": max_disagreement,
+    }
+    check_job(tables, config, teacher, selection)
+    ranks = launched_ranks()
+    if not ranks.is_first:
+        disable_progress_bar()
+    bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported() if bf16 is None else bf16
+    model, processor = load_model(teacher)
+    model.to(pick_device(ranks))
+    digest = weights_digest(model, teacher)
+    settings = {
+        "config": model.config.to_json_string(),
+        "max_length": processor.max_length,
+        "weights": digest,
+        "bf16": bf16,
+    }
+    work_dir = output.with_name(f".{output.name}.scores")
+    fingerprint = job_fingerprint(settings, tables.values(), sorted(tables))
+    columns = score_columns(config.num_labels)
+    if ranks.first_decides([holds_scores(output, fingerprint)])[0]:
+        earlier = load_table(output)
+        scored = {name: earlier[name].select_columns(list(columns)) for name in earlier}
+    else:
+        score = scorer(model, processor, teacher, batch_size, bf16)
+        scored = {
+            name: map_in_shards(split, partial(in_turn, score, name), columns, work_dir / name, settings, ranks=ranks)
+            for name, split in tables.items()
+        }
+    if ranks.is_first:
+        origin = {
+            "teacher": teacher,
+            "revision": getattr(config, "_commit_hash", None) or f"sha256:{digest}",  # a folder has no commit
+            "modalities": config.modalities,
+            "temperature": config.temperature,
+        }
+        save_labelled(tables, scored, config, origin, selection, output_dir, fingerprint)
+        shutil.rmtree(work_dir, ignore_errors=True)
+    ranks.wait_for_all()
+    return load_table(output_dir)
+
+
+def save_labelled(
+    tables: DatasetDict,
+    scored: dict[str, Dataset],
+    config: PreTrainedConfig,
+    origin: dict[str, object],
+    selection: dict[str, object],
+    output_dir: str,
+    fingerprint: str,
+) -> None:
+    """Selects within each split and writes the finished table, its statistics and its page."""
+    labelled, report = DatasetDict(), DataReport()
+    for name, whole in tables.items():
+        if not len(whole):
+            continue
+        split, new = without_unread_rows(without_old_labels(whole), scored[name], report)
+        if not len(split):
+            continue
+        chosen = selection_columns(select_from_table(new, split, config, **selection), config)
+        labelled[name] = concatenate_datasets([split, new, chosen], axis=1)
+        labelled[name]._fingerprint = job_fingerprint({"scores": fingerprint, **selection}, [whole])  # not the time
+    if not labelled:
+        raise ValueError(
+            f"'{origin['teacher']}' reads {config.modalities or 'both'}, of which the data set's rows have nothing."
+        )
+    report.extra |= {"selection": origin | selection, "fingerprint": fingerprint}
+    save_table(labelled, output_dir, report, describe(labelled, origin | selection, config))
+
+
+def holds_scores(output: Path, fingerprint: str) -> bool:
+    """Whether the folder holds a table of these very rows scored by this very teacher: then only the selection is
+    new. Not where rows were left out, whose scores it lacks."""
+    path = output / "data_report.json"
+    if not path.is_file():
+        return False
+    report = json.loads(path.read_text("utf-8"))
+    return report.get("fingerprint") == fingerprint and not report["problems"]
+
+
+def in_turn(score: Callable[[Dataset], pa.Table], name: str, shards: list[Dataset]) -> Iterator[pa.Table]:
+    """The shards' columns, one after the other, under a progress bar."""
+    return map(score, tqdm(shards, desc=f"Labelling {name}", unit="shard"))
+
+
+def describe(labelled: DatasetDict, selection: dict[str, object], config: PreTrainedConfig) -> dict[str, str]:
+    """The files beside the table, by name: its statistics, and the page of figures drawn from them."""
+    statistics = label_statistics(labelled, selection, config.label_prevalence)
+    frequent = sorted(statistics["emotions"], key=lambda name: -statistics["emotions"][name]["images"])
+    sheet = picture_sheet(next(iter(labelled.values())), frequent[:SHEET_EMOTIONS])
+    return {
+        STATISTICS_FILE: json.dumps(statistics, indent=2, ensure_ascii=False) + "\n",
+        REPORT_FILE: label_report(statistics, sheet),
+    }
+
+
+def score_columns(num_labels: int) -> Features:
+    """The columns that scoring adds."""
+    scores = List(Value("float32"), length=num_labels)
+    return Features(
+        {"emotion_scores": scores, "caption_disagreement": Value("float32"), "caption_scores": List(scores)}
+    )
+
+
+def check_job(tables: DatasetDict, config: PreTrainedConfig, teacher: str, selection: dict[str, object]) -> None:
+    """Refuses what cannot be done, before any model is loaded."""
+    if not any(len(split) for split in tables.values()):
+        raise ValueError("The data set has no rows to label.")
+    for split in tables.values():
+        check_features(config, split, teacher)
+        if "labels" in split.features and "emotions" in split.features:  # human labels stay beside the teacher's
+            check_labels(config, split.features["emotions"].feature.names, teacher)
+    for name in ("min_confidence", "max_disagreement"):
+        if selection[name] is not None and not 0 <= selection[name] <= 1:
+            raise ValueError(f"{name} is {selection[name]}; expected a number in 0..1.")
+    if selection["label_shares"] not in (None, *LABEL_SHARES):
+        raise ValueError(f"label_shares is '{selection['label_shares']}'; expected one of {', '.join(LABEL_SHARES)}.")
+    if selection["label_shares"] == "prevalence" and config.label_prevalence is None:
+        raise ValueError(
+            f"The configuration of '{teacher}' has no label_prevalence, which label_shares 'prevalence' matches. "
+            "Train the teacher again, or choose 'balanced'."
+        )
+    select_pseudo_labels(np.zeros((0, config.num_labels)), **selection_options(config, **selection))
+
+
+def scorer(
+    model: PreTrainedModel, processor: EmocapProcessor, teacher: str, batch_size: int, bf16: bool
+) -> Callable[[Dataset], pa.Table]:
+    """From a shard of rows to its `score_columns`; null in rows that hold nothing the teacher reads."""
+    modalities, num_labels = model.config.modalities or "both", model.config.num_labels
+    columns = score_columns(num_labels)
+
+    def score(shard: Dataset) -> pa.Table:
+        shard = prepare_table(shard, processor)
+        captions = caption_counts(shard) if modalities != "image" else np.zeros(len(shard), dtype=np.int64)
+        rows = np.flatnonzero((captions > 0) | photos_to_read(shard, processor, modalities))
+        means = np.zeros((len(shard), num_labels))
+        spreads = np.zeros(len(shard))
+        probabilities = np.empty((0, num_labels), dtype=np.float32)
+        if len(rows):
+            readable = shard if len(rows) == len(shard) else shard.select(rows)
+            pairs = PairDataset(readable, processor, modalities=modalities)
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+                probabilities = predict_probabilities(model, pairs, batch_size)
+            means[rows] = pairs.mean_over_captions(probabilities)
+            check_finite(means[rows], readable, teacher)
+            deviations = probabilities - means[rows][pairs.row_of_pair]
+            spreads[rows] = np.sqrt(pairs.mean_over_captions(deviations**2)).mean(axis=1)
+            # a row without a caption gave a pair too, which no caption stands for
+            probabilities = probabilities[captions[rows][pairs.row_of_pair] > 0].astype(np.float32)
+        unread = np.ones(len(shard), dtype=bool)
+        unread[rows] = False
+        own = [
+            fixed_lists(means.astype(np.float32), mask=pa.array(unread)),
+            pa.array(spreads.astype(np.float32), mask=captions < 2),
+            pa.ListArray.from_arrays(
+                pa.array(np.append(0, captions.cumsum()), pa.int32()), fixed_lists(probabilities)
+            ),
+        ]
+        return pa.table(own, names=list(columns)).cast(columns.arrow_schema)
+
+    return score
+
+
+def fixed_lists(values: np.ndarray, mask: pa.Array | None = None) -> pa.FixedSizeListArray:
+    """The rows of a matrix; null where `mask` is true."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1], mask=mask)
+
+
+def photos_to_read(table: Dataset, processor: EmocapProcessor, modalities: str) -> np.ndarray:
+    """Bool `(rows,)`: whether the row has the pixels, or the region features, that the model reads."""
+    column = "num_regions" if processor.image_size is None else "has_pixels"
+    if modalities == "text" or column not in table.features:
+        return np.zeros(len(table), dtype=bool)
+    return np.asarray(table.with_format("numpy")[column][:]) > 0
+
+
+def caption_counts(table: Dataset) -> np.ndarray:
+    """Captions of each row, int64 `(rows,)`."""
+    lengths = pc.list_value_length(table.with_format("arrow")["captions"][:].combine_chunks())
+    return lengths.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def check_finite(scores: np.ndarray, rows: Dataset, teacher: str) -> None:
+    bad = np.flatnonzero(~np.isfinite(scores).all(axis=1))
+    if bad.size:
+        raise ValueError(
+            f"'{teacher}' gives {bad.size} of {len(rows)} images scores that are not numbers, first to "
+            f"'{rows[int(bad[0])]['image_id']}'. Look for NaN or infinite values in that image's features, or score "
+            "without bf16. What was scored before stays: the job goes on from there."
+        )
+
+
+def weights_digest(model: PreTrainedModel, teacher: str) -> str:
+    """SHA-256 of all weights and buffers, 16 hexadecimal digits: which teacher it was, whatever its name.
+
+    Raises:
+        ValueError: weights that are not finite.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"'{teacher}' cannot score: its '{name}' holds NaN or infinite values. Train it again.")
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def without_unread_rows(split: Dataset, new: Dataset, report: DataReport) -> tuple[Dataset, Dataset]:
+    """Both tables without the rows that could not be scored, which the report lists."""
+    unread = new.with_format("arrow")["emotion_scores"][:].is_null().to_numpy()
+    if not unread.any():
+        return split, new
+    for image_id in itertools.compress(split["image_id"][:], unread):
+        report.problem(image_id, "neither a caption nor a photo that the teacher reads", "row left out")
+    kept = np.flatnonzero(~unread)
+    return split.select(kept), new.select(kept)
+
+
+def select_from_table(
+    scored: Dataset,
+    rows: Dataset,
+    config: PreTrainedConfig,
+    *,
+    min_confidence: float | None = None,
+    max_disagreement: float | None = None,
+    **selection: object,
+) -> PseudoLabels:
+    """Selection among the rows of one split.
+
+    Args:
+        scored: the columns `emotion_scores` and `caption_disagreement`.
+        rows: the same rows with `image_id`.
+        config: the teacher's, with `label_prevalence`.
+        min_confidence, max_disagreement, selection: see `label_tables`.
+    """
+    scores = label_matrix(scored, "emotion_scores")
+    eligible = np.ones(len(scores), dtype=bool)
+    if min_confidence is not None and len(scores):
+        eligible &= scores.max(axis=1) >= min_confidence
+    if max_disagreement is not None:
+        disagreement = scored.with_format("arrow")["caption_disagreement"][:].to_numpy()
+        eligible &= ~(disagreement > max_disagreement)  # one caption alone, NaN here, disagrees with none
+    options = selection_options(config, **selection)
+    return select_pseudo_labels(scores, **options, eligible=eligible, image_ids=rows["image_id"][:])
+
+
+def selection_options(
+    config: PreTrainedConfig,
+    *,
+    labels_per_image: int | None,
+    images_per_label: int | None,
+    threshold: float | None,
+    label_shares: str | None = None,
+    **filters: object,
+) -> dict[str, object]:
+    """Arguments of `select_pseudo_labels`."""
+    options = {"labels_per_image": labels_per_image, "images_per_label": images_per_label, "threshold": threshold}
+    if label_shares == "prevalence":
+        options |= {"labels_per_image": None, "label_shares": config.label_prevalence}
+    elif label_shares == "balanced":
+        if labels_per_image is None or not 1 <= labels_per_image <= config.num_labels:
+            raise ValueError(
+                f"labels_per_image is {labels_per_image}; label_shares 'balanced' needs 1 to {config.num_labels}, the "
+                "mean number of emotions an image."
+            )
+        options |= {"labels_per_image": None, "label_shares": labels_per_image / config.num_labels}
+    return options
+
+
+def selection_columns(selection: PseudoLabels, config: PreTrainedConfig) -> Dataset:
+    """The columns `emotions` (best first) and `selected_for` (in label order)."""
+    kinds = List(ClassLabel(names=[config.id2label[index] for index in range(config.num_labels)]))
+    features = Features({"emotions": kinds, "selected_for": kinds})
+    number = len(selection.image_labels)
+    images = np.fromiter(itertools.chain.from_iterable(selection.label_images), dtype=np.int64)
+    labels = np.repeat(np.arange(config.num_labels), list(map(len, selection.label_images)))
+    by_image = np.argsort(images, kind="stable")  # labels come in ascending order, and stay so within an image
+    lists = [
+        (
+            list(map(len, selection.image_labels)),
+            np.fromiter(itertools.chain.from_iterable(selection.image_labels), dtype=np.int64),
+        ),
+        (np.bincount(images, minlength=number), labels[by_image]),
+    ]
+    columns = [
+        pa.ListArray.from_arrays(
+            pa.array(np.append(0, np.cumsum(counts)).astype(np.int32)), pa.array(values, pa.int64())
+        )
+        for counts, values in lists
+    ]
+    return Dataset(pa.table(columns, names=list(features)).cast(features.arrow_schema))
+
+
+def without_old_labels(split: Dataset) -> Dataset:
+    """The split without earlier pseudo-labels and without columns of human labels that hold none."""
+    empty = [
+        column
+        for column in HUMAN_COLUMNS
+        if column in split.features and split.data.column(column).null_count == len(split.data)
+    ]
+    old = [column for column in OWN_COLUMNS if column in split.features]
+    return split.remove_columns(empty + old)

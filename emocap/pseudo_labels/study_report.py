@@ -1,0 +1,197 @@
+"""Table, figure and JSON of a label study, from its runs' files alone."""
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+
+from emocap.data.pairs import label_matrix
+from emocap.data.storage import write_json
+from emocap.metrics.bootstrap import resampled_metrics
+from emocap.pseudo_labels.study import LabelRun, LabelStudy, label_agreement
+from emocap.report.axes import axis_ticks, tick_labels
+from emocap.report.render import render_page
+
+__all__ = ["T_95", "format_study", "summarize_study", "write_study"]
+
+T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
+"""Quantile 0.975 of Student's t for 1 to 15 degrees of freedom."""
+
+NUM_RESAMPLES = 1000
+
+
+def write_study(study: LabelStudy) -> dict[str, object]:
+    """Writes `label_study.json` and `report.html` into the study's folder; returns the summary."""
+    summary = summarize_study(study)
+    write_json(study.output_dir / "label_study.json", summary)
+    page = render_page(
+        "label_study.html.j2", title="What the pseudo-labels are worth", summary=summary, chart=gain_chart(summary)
+    )
+    partial = study.output_dir / "report.html.partial"
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(study.output_dir / "report.html")
+    return summary
+
+
+def summarize_study(study: LabelStudy) -> dict[str, object]:
+    """Every arm's metric and its gain over `scratch`, over the seeds that both have finished.
+
+    Returns:
+        `metric`, `num_target`, `prior` (the constant predictor's metric, where it is `map_macro` the mean prevalence),
+        `agreement` where the true process is known, and `arms`: `selection`, `targets`, `images_per_label`, `images`
+        (mean over seeds), `seeds`, `mean`, `sd`, `before` (the metric before any fine-tuning), `gain`, `gain_low` and
+        `gain_high` (95 % by Student's t over the seeds' paired gains; None for one seed), `images_low` and
+        `images_high` (95 % by bootstrap over the test images of the mean gain).
+    """
+    metric = study.arguments.metric
+    finished = {
+        run: json.loads(study.path(run).read_text("utf-8")) for run in study.runs() if study.path(run).is_file()
+    }
+    truth = label_matrix(study.target["test"], "labels")
+    resamples = {run: resampled(study, run, truth, metric) for run in finished}
+    scratch = {run.seed: run for run in finished if run.selection == "scratch"}
+    arms = {}
+    for run in finished:
+        arms.setdefault(run[:3], []).append(run)
+    rows = []
+    for (selection, targets, number), runs in arms.items():
+        values = np.array([finished[run]["metrics"][metric] for run in runs])
+        row = {
+            "selection": selection,
+            "targets": targets,
+            "images_per_label": number,
+            "images": float(np.mean([finished[run]["images"] for run in runs])),
+            "seeds": len(runs),
+            "mean": float(values.mean()),
+            "sd": float(values.std(ddof=1)) if len(values) > 1 else None,
+        }
+        if selection != "scratch":
+            row["before"] = float(np.mean([finished[run]["metrics_before"][metric] for run in runs]))
+            row |= gains(runs, scratch, finished, resamples, metric)
+        rows.append(row)
+    known = "bayes_probabilities" in study.source.features
+    return {
+        "metric": metric,
+        "num_target": study.arguments.num_target,
+        "test_images": len(truth),
+        "prior": float(truth.mean(axis=0)[truth.any(axis=0)].mean()) if metric == "map_macro" else None,
+        "agreement": label_agreement(study.source) if known else None,
+        "arms": rows,
+    }
+
+
+def resampled(study: LabelStudy, run: LabelRun, truth: np.ndarray, metric: str) -> np.ndarray:
+    probabilities = np.load(study.path(run).with_suffix(".npy"), allow_pickle=False)
+    return resampled_metrics(probabilities, truth, num_resamples=NUM_RESAMPLES, keys=(metric,))[metric]
+
+
+def gains(
+    runs: Sequence[LabelRun],
+    scratch: dict[int, LabelRun],
+    finished: dict[LabelRun, dict],
+    resamples: dict[LabelRun, np.ndarray],
+    metric: str,
+) -> dict[str, float | None]:
+    """Paired gains of one arm over the students from scratch."""
+    pairs = [(run, scratch[run.seed]) for run in runs if run.seed in scratch]
+    if not pairs:
+        return dict.fromkeys(("gain", "gain_low", "gain_high", "images_low", "images_high"))
+    own = np.array([finished[run]["metrics"][metric] - finished[base]["metrics"][metric] for run, base in pairs])
+    over_images = np.mean([resamples[run] - resamples[base] for run, base in pairs], axis=0)
+    low, high = np.nanquantile(over_images, [0.025, 0.975])
+    gain, half = float(own.mean()), None
+    if len(own) > 1:
+        half = float(T_95[min(len(own) - 2, len(T_95) - 1)] * own.std(ddof=1) / np.sqrt(len(own)))
+    return {
+        "gain": gain,
+        "gain_low": None if half is None else gain - half,
+        "gain_high": None if half is None else gain + half,
+        "images_low": float(low),
+        "images_high": float(high),
+    }
+
+
+def format_study(summary: dict[str, object]) -> str:
+    """The arms as a markdown table."""
+    lines = [
+        f"| pseudo-labels | P | images | {summary['metric']} | before fine-tuning | gain | over seeds | over images |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for arm in summary["arms"]:
+        cells = [
+            arm_name(arm),
+            "–" if arm["images_per_label"] is None else str(arm["images_per_label"]),
+            f"{arm['images']:.0f}",
+            f"{arm['mean']:.3f}" + ("" if arm["sd"] is None else f" ± {arm['sd']:.3f}"),
+            figure(arm.get("before")),
+            figure(arm.get("gain"), "+.3f"),
+            interval(arm.get("gain_low"), arm.get("gain_high")),
+            interval(arm.get("images_low"), arm.get("images_high")),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def arm_name(arm: dict[str, object]) -> str:
+    return "none (scratch)" if arm["selection"] == "scratch" else f"{arm['selection']}, {arm['targets']}"
+
+
+def figure(value: float | None, form: str = ".3f") -> str:
+    return "–" if value is None else format(value, form)
+
+
+def interval(low: float | None, high: float | None) -> str:
+    return "–" if low is None else f"{low:+.3f} to {high:+.3f}"
+
+
+def gain_chart(summary: dict[str, object]) -> dict[str, object] | None:
+    """Geometry of the gains over the number of images, on a logarithmic axis, one line for each kind of arm.
+
+    Every line ends in the arm that learned from all images.
+    """
+    everything = {arm["targets"]: arm for arm in summary["arms"] if arm["selection"] == "all"}
+    lines = {}
+    for arm in summary["arms"]:
+        if arm["selection"] not in ("scratch", "all") and arm["gain"] is not None:
+            lines.setdefault((arm["selection"], arm["targets"]), []).append(arm)
+    for (_, targets), arms in lines.items():
+        if targets in everything and everything[targets]["gain"] is not None:
+            arms.append(everything[targets])
+        arms.sort(key=lambda arm: arm["images"])
+    points = [arm for arms in lines.values() for arm in arms]
+    if not points:
+        return None
+    bounds = [
+        value for arm in points for value in (arm["gain"], arm["gain_low"], arm["gain_high"]) if value is not None
+    ]
+    width, height, left, bottom = 560, 300, 56, 40
+    y_ticks = axis_ticks(min(0.0, *bounds), max(0.0, *bounds))
+    sizes = sorted({arm["images"] for arm in points})
+    first, last = np.log(sizes[0]), np.log(sizes[-1]) + 1e-9
+
+    def x_of(images: float) -> float:
+        return round(left + 8 + (np.log(images) - first) / (last - first) * (width - left - 40), 1)
+
+    def y_of(gain: float) -> float:
+        return round(10 + (y_ticks[-1] - gain) / (y_ticks[-1] - y_ticks[0]) * (height - 10 - bottom), 1)
+
+    curves = []
+    for index, (kind, arms) in enumerate(lines.items()):
+        known = [arm for arm in arms if arm["gain_low"] is not None]
+        low = [(x_of(arm["images"]), y_of(arm["gain_low"])) for arm in known]
+        high = [(x_of(arm["images"]), y_of(arm["gain_high"])) for arm in known]
+        text = "; ".join(f"{arm['images']:.0f} images {arm['gain']:+.3f}" for arm in arms)
+        places = [(x_of(arm["images"]), y_of(arm["gain"])) for arm in arms]
+        name = ", ".join(kind)
+        curves.append({"name": name, "colour": index, "points": places, "band": [*low, *high[::-1]], "text": text})
+    return {
+        "width": width,
+        "height": height,
+        "left": left,
+        "right": width - 24,
+        "base": height - bottom,
+        "zero": y_of(0.0),
+        "x_ticks": [(x_of(size), f"{size:,.0f}") for size in sizes],
+        "y_ticks": list(zip(map(y_of, y_ticks), tick_labels(y_ticks), strict=True)),
+        "curves": curves,
+    }

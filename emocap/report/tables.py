@@ -1,0 +1,273 @@
+"""Results of finished runs as rows, and the rows as text, from their metrics.json alone."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+
+from emocap.data.storage import read_text
+from emocap.evaluation.controls import CONTROLS
+
+__all__ = [
+    "COLUMNS",
+    "LOWER_IS_BETTER",
+    "control_rows",
+    "format_table",
+    "groups",
+    "markdown_table",
+    "name_text",
+    "notes",
+    "read_json",
+    "results_rows",
+    "setting_text",
+    "update_block",
+    "value_text",
+]
+
+Runs = dict[str, Path | Sequence[Path]]
+"""Name to the folder of a finished run, or to the folders of one run under several seeds."""
+
+COLUMNS = {
+    "map_macro": "Average precision, mean over the emotions: how well each emotion ranks the pictures that raise it.",
+    "lrap": "Label ranking average precision: how high a picture's true emotions rank among all.",
+    "top1_accuracy": "Share of pictures whose most probable emotion is true.",
+    "top3_accuracy": "Share of pictures with a true emotion among the three most probable.",
+    "f1_micro": "F1 over all entries, emotions predicted from the model's own thresholds, or from 0.5.",
+    "jaccard": "Overlap of predicted and true emotions over their union, mean over the pictures.",
+    "ece": "Expected calibration error: how far probabilities lie from the shares they promise.",
+    "jsd": "Jensen-Shannon divergence from the crowd's votes, in nats; only where votes are known.",
+    "bce": "Binary cross-entropy, in nats.",
+}
+"""Metrics of the table, in order, and what they mean."""
+
+LOWER_IS_BETTER = ("ece", "jsd", "bce")
+
+CEILINGS = {"ceiling text": "ceiling_text/", "ceiling image": "ceiling_image/", "ceiling both": "ceiling/"}
+
+TRUTHS = {"labels": "human labels", "soft_labels": "shares of the votes"}
+PSEUDO_TRUTHS = ("emotions", "emotion_scores")
+PSEUDO_NOTE = "Measured on pseudo-labels: agreement with the labelling model, not with people."
+
+TERMINAL_SIGNS = str.maketrans("†–", "^-")  # not every terminal can print the page's own
+
+
+def results_rows(runs: Runs) -> list[dict[str, object]]:
+    """The results table as data: for each setting (split, truth, number of examples) prior, models and ceilings.
+
+    Models are compared only within a setting. References that differ between its runs, such as priors fitted on more
+    or fewer examples, are listed once each, with the runs they belong to.
+
+    Args:
+        runs: name to folder of a finished run, or to several that differ by their seed: their means are shown.
+
+    Returns:
+        Dicts of `name`, `kind` ("prior", "model", "human" or "ceiling"), `split`, `truth`, `num_examples`, `note`
+        (None, or what to bear in mind), one float or None for each of `COLUMNS`, `spread`, what is known of each
+        column's uncertainty as text (95 % interval over images, or standard deviation over seeds), and `best`, the
+        columns in which this model is the best of several.
+
+    Raises:
+        FileNotFoundError: a run without metrics.json.
+        ValueError: no runs, or a metrics.json that is no JSON object.
+    """
+    if not runs:
+        raise ValueError("There are no runs to report; give a name and a finished run's folder for each.")
+    settings = {}
+    for name in runs:
+        metrics = read_metrics(name, runs)
+        setting = {key: metrics.get(key) for key in ("split", "truth", "num_examples")}
+        settings.setdefault(tuple(setting.values()), (setting, {}))[1][name] = metrics
+    rows = []
+    for setting, group in settings.values():
+        is_pseudo = setting["truth"] in PSEUDO_TRUTHS
+        own = _reference_rows("prior", "prior", "prior/", group)
+        own += _with_best([_row(name, "model", "", metrics) for name, metrics in group.items()])
+        own += [] if is_pseudo else _reference_rows("one annotator", "human", "human/", group)
+        for name, prefix in CEILINGS.items():
+            # the people's own probabilities are no upper bound on the agreement with a labelling model
+            own += [] if is_pseudo else _reference_rows(name, "ceiling", prefix, group)
+        rows += [{**row, **setting, "note": PSEUDO_NOTE if is_pseudo else None} for row in own]
+    return rows
+
+
+def folders_of(runs: Runs, name: str) -> list[Path]:
+    own = runs[name]
+    return [Path(own)] if isinstance(own, (str, Path)) else [Path(folder) for folder in own]
+
+
+def read_metrics(name: str, runs: Runs) -> dict[str, object]:
+    """A run's metrics.json; of several seeds their means, with `KEY_sd` and `num_seeds` and without intervals.
+
+    Raises:
+        ValueError: seeds that were measured on different rows.
+    """
+    what = "the metrics that a finished run leaves in its folder"
+    several = [read_json(folder / "metrics.json", what) for folder in folders_of(runs, name)]
+    if len(several) == 1:
+        return several[0]
+    for key in ("split", "truth", "num_examples"):
+        if len({own.get(key) for own in several}) > 1:
+            raise ValueError(f"The runs of '{name}' differ in {key}: {[own.get(key) for own in several]}.")
+    merged = dict(several[0])
+    for key in [key for key in merged if key.endswith(("_low", "_high"))]:
+        del merged[key]
+    for key, value in list(merged.items()):
+        values = [finite(own.get(key)) if isinstance(own.get(key), float) else None for own in several]
+        if isinstance(value, float) and None not in values:
+            merged |= {key: fmean(values), f"{key}_sd": stdev(values)}
+    return merged | {"num_seeds": len(several)}
+
+
+def control_rows(metrics: dict[str, object]) -> list[dict[str, object]]:
+    """The controls in one run's metrics (see `emocap.evaluation.controls`): map_macro, the lead, intervals.
+
+    Returns:
+        Dicts of `name`, `meaning`, `map_macro`, `interval`, `gain`, `gain_interval` (texts, "–" where unknown).
+    """
+    rows = []
+    for name, meaning in CONTROLS.items():
+        if finite(metrics.get(f"{name}/map_macro")) is None:
+            continue
+        key, row = f"{name}/map_macro", {"name": name.replace("_", " "), "meaning": meaning}
+        for part, figure in (("map_macro", key), ("gain", f"{key}_gain")):
+            row[part] = value_text(finite(metrics.get(figure)))
+            row[f"{part}_interval"] = _interval_text(metrics, figure)
+        rows.append(row)
+    return rows
+
+
+def _interval_text(metrics: dict[str, object], key: str) -> str:
+    low, high = finite(metrics.get(f"{key}_low")), finite(metrics.get(f"{key}_high"))
+    return "" if low is None or high is None else f"{value_text(low)} to {value_text(high)}"
+
+
+def format_table(rows: list[dict[str, object]]) -> str:
+    """Plain text table of `results_rows` for a terminal; `*` marks the best model of several."""
+    header = ["", *(f"{key} " for key in COLUMNS)]
+    lines = {id(row): [name_text(row), *_marked_values(row, "{}*", "{} ")] for row in rows}
+    widths = [max(len(cells[column]) for cells in [header, *lines.values()]) for column in range(len(header))]
+
+    def aligned(cells: Sequence[str]) -> str:
+        name, *values = (cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+        return " ".join([cells[0].ljust(len(name)), *values]).rstrip()
+
+    blocks = [
+        "\n".join([setting_text(group[0]), aligned(header), *(aligned(lines[id(row)]) for row in group)])
+        for group in groups(rows)
+    ]
+    remarks = [f"† {note}" for note in notes(rows)]
+    if any(row["best"] for row in rows):
+        remarks.insert(0, f"* best model; lower is better for {', '.join(LOWER_IS_BETTER)}")
+    return "\n\n".join([*blocks, *filter(None, ["\n".join(remarks)])]).translate(TERMINAL_SIGNS)
+
+
+def update_block(path: Path, name: str, table: str) -> None:
+    """Puts a table between the comments `<!-- name -->` and `<!-- /name -->` of a markdown file.
+
+    Raises:
+        ValueError: the file has no such comments.
+    """
+    text = path.read_text("utf-8")
+    before, opening, rest = text.partition(f"<!-- {name} -->")
+    _, closing, after = rest.partition(f"<!-- /{name} -->")
+    if not opening or not closing:
+        raise ValueError(f"'{path}' has no block '<!-- {name} --> ... <!-- /{name} -->' to put the table in.")
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text(f"{before}{opening}\n{table}\n{closing}{after}", encoding="utf-8")
+    temporary.replace(path)
+
+
+def markdown_table(rows: list[dict[str, object]]) -> str:
+    """Markdown tables of `results_rows`, one for each setting; the best model of several is in bold."""
+    blocks = []
+    for group in groups(rows):
+        lines = ["| model | " + " | ".join(COLUMNS) + " |", "|---" + "|--:" * len(COLUMNS) + "|"]
+        for row in group:
+            cells = [_escape_markdown(name_text(row)), *_marked_values(row, "**{}**", "{}")]
+            lines.append("| " + " | ".join(cells) + " |")
+        blocks.append(f"{_escape_markdown(setting_text(group[0]))}:\n\n" + "\n".join(lines))
+    return "\n\n".join([*blocks, *(f"† {note}" for note in notes(rows))])
+
+
+def read_json(path: Path, what: str) -> dict:
+    try:
+        content = json.loads(read_text(path, what))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"'{path}' is not JSON ({error}); expected {what}.") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"'{path}' holds a {type(content).__name__}; expected an object with {what}.")
+    return content
+
+
+def _row(name: str, kind: str, prefix: str, metrics: dict) -> dict[str, object]:
+    row = {"name": name, "kind": kind, **{key: finite(metrics.get(prefix + key)) for key in COLUMNS}, "best": []}
+    if kind == "model" and "num_seeds" in metrics:
+        row["name"] = f"{name} ({metrics['num_seeds']} seeds)"
+    row["spread"] = {key: _interval_text(metrics, prefix + key) for key in COLUMNS}
+    for key in COLUMNS:
+        if kind == "model" and (deviation := finite(metrics.get(f"{key}_sd"))) is not None:
+            row["spread"][key] = f"± {value_text(deviation)}"
+    return row
+
+
+def finite(value: float | None) -> float | None:
+    """The number, or None for what is none."""
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _reference_rows(name: str, kind: str, prefix: str, group: dict[str, dict]) -> list[dict[str, object]]:
+    """One row for each set of values that the runs of a group show; none where nothing is known."""
+    variants = {}
+    for run, metrics in group.items():
+        row = _row(name, kind, prefix, metrics)
+        if any(row[key] is not None for key in COLUMNS):
+            variants.setdefault(tuple(value_text(row[key]) for key in COLUMNS), (row, []))[1].append(run)
+    if len(variants) == 1:
+        return [row for row, _ in variants.values()]
+    return [{**row, "name": f"{name} ({', '.join(names)})"} for row, names in variants.values()]
+
+
+def _with_best(models: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Names each model's best columns, where there are models to compare; equal figures are equally good."""
+    for key in COLUMNS if len(models) > 1 else ():
+        shown = {index: float(value_text(row[key])) for index, row in enumerate(models) if row[key] is not None}
+        best = (min if key in LOWER_IS_BETTER else max)(shown.values(), default=None)
+        for index, value in shown.items():
+            models[index]["best"] += [key] * (value == best)
+    return models
+
+
+def groups(rows: list[dict[str, object]]) -> list[list[dict[str, object]]]:
+    groups = {}
+    for row in rows:
+        groups.setdefault((row["split"], row["truth"], row["num_examples"]), []).append(row)
+    return list(groups.values())
+
+
+def notes(rows: list[dict[str, object]]) -> list[str]:
+    return list(dict.fromkeys(row["note"] for row in rows if row["note"]))
+
+
+def setting_text(row: dict[str, object]) -> str:
+    split, truth, number = row["split"], row["truth"], row["num_examples"]
+    examples = "an unknown number of" if number is None else f"{number:,}"
+    known = "pseudo-labels" if truth in PSEUDO_TRUTHS else TRUTHS.get(truth, f"truth: {truth or 'unknown'}")
+    return f"{split or 'unknown'} split, {examples} examples, {known}"
+
+
+def name_text(row: dict[str, object]) -> str:
+    return f"{row['name']} †" if row["note"] else str(row["name"])
+
+
+def value_text(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _marked_values(row: dict[str, object], best: str, other: str) -> list[str]:
+    return [(best if key in row["best"] else other).format(value_text(row[key])) for key in COLUMNS]
+
+
+def _escape_markdown(text: str) -> str:
+    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return "".join(f"\\{letter}" if letter in r"\|*_`[]" else letter for letter in text)

@@ -1,0 +1,361 @@
+"""Training of teacher, student and fine-tuned models with `Trainer`, from arguments to a finished run's folder."""
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from datasets import DatasetDict
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    EarlyStoppingCallback,
+    EvalPrediction,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
+
+from emocap.arguments import (
+    DataArguments,
+    EmocapTrainingArguments,
+    FinetuneArguments,
+    StudentArguments,
+    TeacherArguments,
+    arguments_to_dict,
+)
+from emocap.cards.models import write_model_card
+from emocap.data.pairs import FixedSizeColumn, PairDataset, label_matrix
+from emocap.data.schema import NUM_REGIONS, label_names
+from emocap.data.storage import write_json
+from emocap.evaluation.calibration import fit_decisions, temper
+from emocap.evaluation.details import describe
+from emocap.evaluation.inference import (
+    check_features,
+    check_labels,
+    evaluate,
+    load_config,
+    prepare_table,
+    write_metrics,
+)
+from emocap.hub.public_names import PATH_KEYS
+from emocap.metrics import compute_metrics, prior_probabilities
+from emocap.models import (
+    EmocapProcessor,
+    EmocapStudentConfig,
+    EmocapStudentForMultiLabelClassification,
+    EmocapTeacherForMultiLabelClassification,
+)
+from emocap.training.sampling import MixedPairs, PairSampler, rows_of_labels
+from emocap.training.splits import load_splits, truth_column
+from emocap.training.trainer import EmocapTrainer, checkpoint_to_resume, frozen_outputs
+from emocap.transfer.surgery import check_frozen, check_transfer, load_source, transfer_model
+
+__all__ = ["EmocapTrainer", "finetune", "train_student", "train_teacher"]
+
+
+def publishing(job: Callable) -> Callable:
+    """A training job that ends as `emocap publish` would with `--push_to_hub`; `Trainer` itself pushes nothing."""
+
+    @functools.wraps(job)
+    def train_and_publish(data_args, model_args, training_args: EmocapTrainingArguments) -> dict[str, float]:
+        is_asked, training_args.push_to_hub = training_args.push_to_hub, False
+        is_asked = is_asked and training_args.should_save
+        repo_id = training_args.hub_model_id or Path(training_args.output_dir).name
+        if is_asked:
+            from emocap.hub.publishing import check_login, publish
+
+            check_login(repo_id, training_args.hub_token)  # not after hours of training
+        metrics = job(data_args, model_args, training_args)
+        if is_asked:
+            publish(
+                training_args.output_dir,
+                repo_id,
+                private=bool(training_args.hub_private_repo),
+                revision=training_args.hub_revision,
+                token=training_args.hub_token,
+            )
+        return metrics
+
+    return train_and_publish
+
+
+@publishing
+def train_teacher(
+    data_args: DataArguments, model_args: TeacherArguments, training_args: EmocapTrainingArguments
+) -> dict[str, float]:
+    """Trains a teacher; returns what metrics.json holds."""
+    splits = load_splits(data_args)
+    set_seed(training_args.seed)
+    model, processor, fresh = build_teacher(model_args, splits)
+    set_bias_to_prior(model.classifier, splits["train"], data_args.label_column)
+    return run(model, processor, splits, fresh, "teacher", (data_args, model_args, training_args))
+
+
+@publishing
+def train_student(
+    data_args: DataArguments, model_args: StudentArguments, training_args: EmocapTrainingArguments
+) -> dict[str, float]:
+    """Trains a student of either architecture; returns what metrics.json holds."""
+    splits = load_splits(data_args)
+    set_seed(training_args.seed)
+    if model_args.architecture == "visualbert":
+        if not model_args.model_name_or_path:
+            raise ValueError("--architecture visualbert needs --model_name_or_path, the body to start from.")
+        teacher_args = TeacherArguments(
+            model_args.model_name_or_path, reinit_visual_projection=model_args.reinit_visual_projection
+        )
+        model, processor, fresh = build_teacher(teacher_args, splits)
+        head = model.classifier
+    else:
+        model, processor = build_student(model_args, splits)
+        fresh, head = set(), model.fc2
+    if not (model_args.architecture == "gru_cnn" and model_args.model_name_or_path):
+        set_bias_to_prior(head, splits["train"], data_args.label_column)
+    return run(model, processor, splits, fresh, "student", (data_args, model_args, training_args))
+
+
+@publishing
+def finetune(
+    data_args: DataArguments, model_args: FinetuneArguments, training_args: EmocapTrainingArguments
+) -> dict[str, float]:
+    """Fine-tunes onto the target with AnB, AnB+ or a control; returns what metrics.json holds."""
+    splits = load_splits(data_args)
+    names = label_names(splits["train"])
+    for checkpoint in filter(None, (model_args.student, model_args.teacher)):
+        config = load_config(checkpoint)
+        check_labels(config, names, checkpoint)
+        check_features(config, splits["train"], checkpoint)
+    flags = {
+        name: getattr(model_args, name)
+        for name in ("student", "teacher", "strategy", "num_layers", "head_init", "copy_word_embeddings")
+    }
+    source_table = load_source(model_args.source_dataset, check_transfer(**flags))
+    set_seed(training_args.seed)
+    prior = prior_probabilities(label_matrix(splits["train"], data_args.label_column))
+    model, processor, surgery = transfer_model(**flags, prior=prior, source_table=source_table)
+    if training_args.should_save:
+        Path(training_args.output_dir).mkdir(parents=True, exist_ok=True)
+        write_json(Path(training_args.output_dir) / "surgery.json", surgery)
+    metrics = run(model, processor, splits, set(), "finetuned", (data_args, model_args, training_args))
+    after = check_frozen(model, surgery)
+    if training_args.should_save:
+        write_json(Path(training_args.output_dir) / "surgery.json", surgery | {"after_training": after})
+    if after["moved"]:
+        raise RuntimeError(f"Training moved frozen tensors: {', '.join(after['moved'][:5])}.")
+    return metrics
+
+
+def run(
+    model: torch.nn.Module,
+    processor: EmocapProcessor,
+    splits: DatasetDict,
+    fresh: set[str],
+    kind: str,
+    arguments: tuple[DataArguments, object, EmocapTrainingArguments],
+) -> dict[str, float]:
+    """Trains, keeps the best checkpoint, measures it on the test split and writes the run's folder."""
+    data_args, _, training_args = arguments
+    processor.max_length = data_args.max_length or processor.max_length
+    with training_args.main_process_first(desc="photos are resized once"):
+        prepared = {name: prepare_table(split, processor) for name, split in splits.items()}
+    columns = {name: truth_column(split) for name, split in splits.items()} | {"train": data_args.label_column}
+    pairs = {
+        name: PairDataset(split, processor, columns[name], data_args.modalities) for name, split in prepared.items()
+    }
+    seen = data_args.modalities if pairs["train"].reads_photos else "text"
+    model.config.modalities = seen if model.config.modalities in (None, seen) else "both"
+    set_loss(model.config, splits, data_args, training_args)
+    truth = label_matrix(splits["validation"], columns["validation"])
+
+    def compute(prediction: EvalPrediction) -> dict[str, float]:
+        return compute_metrics(pairs["validation"].mean_over_captions(sigmoid(prediction.predictions)), truth)
+
+    trainer = EmocapTrainer(
+        model,
+        training_args,
+        data_collator=PairDataset.collate,
+        train_dataset=MixedPairs(pairs["train"], pairs["mix"]) if "mix" in pairs else pairs["train"],
+        eval_dataset=pairs["validation"],
+        processing_class=processor,
+        compute_metrics=compute,
+        fresh=fresh,
+        sampler=make_sampler(pairs, splits["train"], data_args, training_args),
+    )
+    if training_args.early_stopping_patience and training_args.load_best_model_at_end:
+        trainer.add_callback(EarlyStoppingCallback(training_args.early_stopping_patience))
+    with frozen_outputs(trainer):
+        trainer.train(resume_from_checkpoint=checkpoint_to_resume(training_args))
+        trainer.compute_metrics = None  # it belongs to the validation split
+        logits = trainer.predict(trainer.eval_dataset).predictions
+    fit_decisions(model.config, pairs["validation"], logits, truth)
+    split = "test" if "test" in pairs else "validation"
+    logits = trainer.predict(pairs[split]).predictions
+    probabilities = pairs[split].mean_over_captions(temper(logits, model.config.temperature))
+    prior_column, thresholds = truth_column(splits["train"]), model.config.thresholds
+    metrics = evaluate(probabilities, splits[split], splits["train"], columns[split], prior_column, thresholds)
+    metrics |= {"split": split, "truth": columns[split]}
+    trainer.save_model()
+    trainer.save_state()
+    if trainer.is_world_process_zero():
+        details = describe(probabilities, splits[split], columns[split], thresholds)
+        num_rows = {name: len(table) for name, table in splits.items()}
+        finish(Path(training_args.output_dir), metrics, details, kind, num_rows, arguments)
+    return metrics
+
+
+def set_loss(config, splits: DatasetDict, data_args: DataArguments, training_args: EmocapTrainingArguments) -> None:
+    """Puts the run's loss into the model's configuration, and the prevalence of what it trains on."""
+    prevalence = prior_probabilities(label_matrix(splits["train"], data_args.label_column))
+    if "mix" in splits:
+        human = prior_probabilities(label_matrix(splits["mix"], truth_column(splits["mix"])))
+        prevalence = (1 - data_args.mix_share) * prevalence + data_args.mix_share * human
+    config.label_prevalence = [round(share, 6) for share in prevalence.tolist()]
+    config.loss, config.pos_weight = training_args.loss, training_args.pos_weight
+    config.label_smoothing = training_args.label_smoothing
+
+
+def make_sampler(
+    pairs: dict[str, PairDataset],
+    table: datasets.Dataset,
+    data_args: DataArguments,
+    training_args: EmocapTrainingArguments,
+) -> PairSampler:
+    """What draws the training pairs."""
+    return PairSampler(
+        pairs["train"],
+        captions=data_args.captions,
+        rows_of_labels=rows_of_labels(table) if data_args.sampling == "class_balanced" else None,
+        mix=pairs.get("mix"),
+        mix_share=data_args.mix_share,
+        pairs_a_step=training_args.train_batch_size
+        * training_args.gradient_accumulation_steps
+        * training_args.world_size,
+        by_length=training_args.train_sampling_strategy == "group_by_length",
+        seed=training_args.seed if training_args.data_seed is None else training_args.data_seed,
+    )
+
+
+def finish(
+    output_dir: Path, metrics: dict, details: dict, kind: str, num_rows: dict[str, int], arguments: tuple
+) -> None:
+    """Metrics, arguments and card beside the checkpoint; the copy of the arguments in torch's own format goes. Folders
+    are written down with their whole path: a relative one would look like a Hub id where it is not."""
+    (output_dir / "training_args.bin").unlink(missing_ok=True)
+    write_metrics(output_dir / "metrics.json", metrics, details)
+    recorded = {"kind": kind, "num_rows": num_rows, **arguments_to_dict(*arguments)}
+    folders = {name: os.path.abspath(recorded[name]) for name in PATH_KEYS if os.path.isdir(recorded.get(name) or "")}
+    write_json(output_dir / "run_arguments.json", recorded | folders)
+    write_model_card(output_dir)
+
+
+def check_start(model_name_or_path: str, splits: DatasetDict) -> None:
+    """Refuses an emocap checkpoint of other labels as a body, before it is loaded."""
+    config = AutoConfig.from_pretrained(model_name_or_path)
+    if config.model_type.startswith("emocap_"):
+        check_labels(config, label_names(splits["train"]), model_name_or_path)
+
+
+def build_teacher(
+    model_args: TeacherArguments, splits: DatasetDict
+) -> tuple[EmocapTeacherForMultiLabelClassification, EmocapProcessor, set[str]]:
+    """The teacher, its processor and the names of its new parameters."""
+    start, table = model_args.model_name_or_path, splits["train"]
+    check_start(start, splits)
+    overrides = label_fields(label_names(table))
+    if model_args.pooling:
+        overrides["pooling"] = model_args.pooling
+    if model_args.fusion:
+        overrides["fusion"] = model_args.fusion
+    if "region_features" in table.features:
+        overrides["visual_embedding_dim"] = table.features["region_features"].length // NUM_REGIONS
+    if model_args.region_extractor:
+        overrides["region_extractor"] = model_args.region_extractor
+    model = EmocapTeacherForMultiLabelClassification.from_body(
+        start, reinit_visual_projection=model_args.reinit_visual_projection, **overrides
+    )
+    fresh = {f"classifier.{name}" for name, _ in model.classifier.named_parameters()}
+    saw_no_photos = AutoConfig.from_pretrained(start).model_type == "bert" or model.config.modalities == "text"
+    if saw_no_photos or model_args.reinit_visual_projection:
+        projection = "visual_bert.embeddings.visual_projection"
+        fresh |= {f"{projection}.{name}" for name, _ in model.get_submodule(projection).named_parameters()}
+        if "region_features" in table.features:
+            model.region_normalizer.fit(sample_regions(table))
+    if model_args.freeze_body:
+        model.visual_bert.requires_grad_(False)
+    return model, build_processor(start, model.config.region_extractor), fresh
+
+
+def build_processor(start: str, region_extractor: str | None) -> EmocapProcessor:
+    """The teacher's processor: an emocap checkpoint's own knows the extractor that lies inside it."""
+    if AutoConfig.from_pretrained(start).model_type == "emocap_teacher":
+        return EmocapProcessor.from_pretrained(start, region_extractor=region_extractor)
+    return EmocapProcessor(load_tokenizer(start), region_extractor=region_extractor)
+
+
+def build_student(
+    model_args: StudentArguments, splits: DatasetDict
+) -> tuple[EmocapStudentForMultiLabelClassification, EmocapProcessor]:
+    """A new GRU and CNN student with pretrained word embeddings, or a student checkpoint to go on from."""
+    start = model_args.model_name_or_path
+    if start:
+        check_start(start, splits)
+        model = EmocapStudentForMultiLabelClassification.from_pretrained(start)
+        return model, EmocapProcessor.from_pretrained(start)
+    if not model_args.word_embeddings:
+        raise ValueError(
+            "--architecture gru_cnn needs --word_embeddings: the BERT checkpoint whose vocabulary it reads, such as "
+            "google-bert/bert-base-uncased."
+        )
+    words = AutoConfig.from_pretrained(model_args.word_embeddings)
+    config = EmocapStudentConfig(
+        vocab_size=words.vocab_size,
+        pad_token_id=words.pad_token_id,
+        word_embedding_size=words.hidden_size,
+        freeze_word_embeddings=model_args.freeze_word_embeddings,
+        word_projection_size=model_args.word_projection_size,
+        gru_hidden_size=model_args.gru_hidden_size,
+        gru_num_layers=model_args.gru_num_layers,
+        image_size=model_args.image_size,
+        cnn_channels=model_args.cnn_channels,
+        fc_hidden_size=model_args.fc_hidden_size,
+        **label_fields(label_names(splits["train"])),
+    )
+    model = EmocapStudentForMultiLabelClassification(config)
+    model.load_word_embeddings(model_args.word_embeddings)
+    return model, EmocapProcessor(load_tokenizer(model_args.word_embeddings), image_size=config.image_size)
+
+
+def label_fields(names: list[str]) -> dict[str, dict]:
+    return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+
+
+def load_tokenizer(checkpoint: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint, emocap's or any other."""
+    return AutoTokenizer.from_pretrained(checkpoint)
+
+
+def sample_regions(table: datasets.Dataset, rows: int = 1000) -> torch.Tensor:
+    """Region features float32 `(n, dim)` of up to `rows` photos, evenly spread over the table."""
+    column, counts = (
+        FixedSizeColumn(table, "region_features"),
+        np.asarray(table.with_format("numpy")["num_regions"][:]),
+    )
+    chosen = np.flatnonzero(counts)
+    chosen = chosen[np.linspace(0, len(chosen) - 1, min(rows, len(chosen))).astype(int)]
+    features = column[chosen].reshape(len(chosen), NUM_REGIONS, -1)
+    inside = np.arange(NUM_REGIONS) < counts[chosen][:, None]
+    return torch.from_numpy(features[inside]).float()
+
+
+def set_bias_to_prior(head: torch.nn.Linear, table: datasets.Dataset, label_column: str) -> None:
+    """Starts the head from the constant predictor's logits: nothing has to be learned to be as good."""
+    prior = torch.from_numpy(prior_probabilities(label_matrix(table, label_column))).float()
+    with torch.no_grad():
+        head.bias.copy_(torch.logit(prior, eps=1e-3))
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    return torch.from_numpy(np.asarray(logits, dtype=np.float32)).sigmoid().numpy()

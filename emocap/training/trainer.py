@@ -1,0 +1,108 @@
+"""`Trainer` as every run uses it."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch.utils.data import SequentialSampler
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.utils import logging
+
+from emocap.training.frozen import PooledPairs, only_head_trains
+from emocap.training.sampling import PairSampler
+
+__all__ = ["EmocapTrainer", "checkpoint_to_resume", "frozen_outputs"]
+
+logger = logging.get_logger(__name__)
+
+
+class EmocapTrainer(Trainer):
+    """`Trainer` with a learning rate of its own for new layers, and epochs that a `PairSampler` draws.
+
+    Args:
+        fresh: names of the parameters that train at `head_learning_rate`.
+        sampler: draws the training pairs; None: `Trainer`'s own random order.
+    """
+
+    def __init__(self, *args, fresh: set[str] = frozenset(), sampler: PairSampler | None = None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.fresh, self.sampler = fresh, sampler
+        if sampler is not None:
+            self.add_callback(EpochOfSampler(sampler))
+
+    def _get_train_sampler(self, train_dataset: torch.utils.data.Dataset | None = None):
+        return super()._get_train_sampler(train_dataset) if self.sampler is None else self.sampler
+
+    def _get_eval_sampler(self, eval_dataset: torch.utils.data.Dataset) -> SequentialSampler | None:
+        """Rows in their own order, for which metrics are computed: `Trainer` would sort these by length too."""
+        return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        model = self.model if model is None else model
+        if self.optimizer is None:
+            decayed = set(self.get_decay_parameter_names(model))
+            groups = {}
+            for name, parameter in model.named_parameters():
+                if parameter.requires_grad:
+                    groups.setdefault((name in self.fresh, name in decayed), []).append(parameter)
+            rates = {False: self.args.learning_rate, True: self.args.head_learning_rate or self.args.learning_rate}
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+            self.optimizer = optimizer_class(
+                [
+                    {"params": parameters, "lr": rates[is_fresh], "weight_decay": self.args.weight_decay * is_decayed}
+                    for (is_fresh, is_decayed), parameters in groups.items()
+                ],
+                **options,
+            )
+        return self.optimizer
+
+
+class EpochOfSampler(TrainerCallback):
+    """Tells the sampler which epoch begins: `accelerate` does not reach it in a distributed run that goes on from the
+    middle of an epoch."""
+
+    def __init__(self, sampler: PairSampler):
+        self.sampler = sampler
+
+    def on_epoch_begin(self, args, state, control, **kwargs) -> None:
+        self.sampler.set_epoch(int(state.epoch or 0))
+
+
+@contextmanager
+def frozen_outputs(trainer: EmocapTrainer) -> Iterator[None]:
+    """Inside, training and evaluation read a frozen body's outputs, computed once, where the head alone learns."""
+    args, scratch = trainer.args, Path(trainer.args.output_dir) / ".pooled_outputs"
+    try:
+        if args.cache_frozen_outputs and only_head_trains(trainer.model):
+            for name in ("train_dataset", "eval_dataset"):
+                pairs, autocast = getattr(trainer, name), trainer.accelerator.autocast
+                pooled = PooledPairs(trainer.model, pairs, scratch / name, args.eval_batch_size, autocast)
+                setattr(trainer, name, pooled)
+        yield
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def checkpoint_to_resume(args: TrainingArguments) -> str | None:
+    """The checkpoint that `resume_from_checkpoint` names: a folder, or, with "true", the last one of the run."""
+    resume = str(args.resume_from_checkpoint)
+    if resume.lower() == "true":
+        return last_checkpoint(Path(args.output_dir))
+    return None if resume.lower() in ("false", "none") else resume
+
+
+def last_checkpoint(output_dir: Path) -> str | None:
+    """The newest checkpoint of a run that was written to its end, or None: then the run begins anew."""
+    found = sorted(output_dir.glob("checkpoint-*"), key=lambda folder: -int(folder.name.rpartition("-")[2]))
+    for folder in found:
+        try:
+            json.loads((folder / "trainer_state.json").read_text())  # the last file of a checkpoint
+        except (OSError, ValueError):
+            logger.warning(f"'{folder}' was not written to its end: it is left out.")
+        else:
+            return str(folder)
+    logger.warning(f"'{output_dir}' holds no checkpoint to go on from: the run begins at its first step.")
+    return None

@@ -1,0 +1,343 @@
+"""The transfer study (Yosinski et al. 2014): every strategy x every number of layers x seeds x target sizes.
+
+A and B are two tables of one set of emotions, the source and the target, and each direction has its own runs. A base
+network is trained on all rows of one side; the target network and its controls on `size` rows of the other. What one
+seed shares: the rows drawn (nested, so 100 rows are among the 300), the base networks, the draw of fresh layers.
+"""
+
+import hashlib
+import json
+import math
+import multiprocessing
+import time
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import datasets
+import numpy as np
+import torch
+import transformers
+from datasets import DatasetDict
+from tqdm.auto import tqdm
+from transformers import set_seed
+
+from emocap.arguments import StudentArguments
+from emocap.data.schema import label_names, split_of
+from emocap.data.storage import load_table, write_json
+from emocap.metrics import compute_metrics, prior_probabilities
+from emocap.models import EmocapProcessor
+from emocap.training.jobs import build_student
+from emocap.training.splits import truth_column
+from emocap.transfer.runs import Part, Recipe, fit, part_probabilities
+from emocap.transfer.study_arguments import StudyArguments
+from emocap.transfer.surgery import STRATEGIES, check_frozen, check_num_layers, transfer_model
+
+__all__ = ["Run", "Study", "transfer_study"]
+
+SIDES = ("source", "target")
+OTHER = {"source": "target", "target": "source"}
+FRESH_SEED = 1000
+"""Added to a seed where layers are drawn beside copied ones: a control whose fresh layers began where those of its own
+base network did would find their old partners again."""
+
+
+class Run(NamedTuple):
+    """One network: trained and measured on `side`; with `anb` its layers come from the other side's base network."""
+
+    side: str
+    size: int | None  # rows of the side; None: all, a base network
+    seed: int
+    strategy: str
+    num_layers: str  # of `STRATEGIES`' layers; "0" for scratch
+
+
+def transfer_study(study: "Study") -> None:
+    """Runs what is not yet there, in `jobs` processes.
+
+    A run is a JSON file named by a hash of its settings, beside its probabilities of the test rows: it is never
+    repeated, and a study with further sizes, seeds or layers adds to the folder.
+    """
+    quiet()
+    study.prepare()
+    todo = [[run for run in stage if not study.is_finished(run)] for stage in study.stages()]
+    jobs = min(study.arguments.jobs, max(map(len, todo)))
+    total = sum(map(len, study.stages()))
+    with ExitStack() as stack:
+        bar = stack.enter_context(tqdm(total=total, initial=total - sum(map(len, todo)), desc="Study", unit="run"))
+        work = map
+        if jobs > 1:
+            context = multiprocessing.get_context("spawn")
+            pool = ProcessPoolExecutor(jobs, context, start_worker, (study.arguments,))
+            work = stack.enter_context(pool).map
+        for stage in todo:
+            for _ in work(perform if jobs > 1 else study.perform, stage):
+                bar.update()
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two tables: its splits, and which columns teach and judge."""
+
+    splits: DatasetDict
+    label_column: str
+    truth_column: str
+
+    def fingerprint(self) -> list[str]:
+        return [self.splits[name]._fingerprint for name in ("train", "validation", "test")]
+
+
+class Study:
+    """Tables, runs and folders of one study; tokens and pixels are made once a process.
+
+    Raises:
+        ValueError: settings or tables that do not fit, before anything is trained.
+    """
+
+    def __init__(self, arguments: StudyArguments):
+        self.arguments = arguments
+        self.output_dir = Path(arguments.output_dir)
+        self.runs_dir = self.output_dir / "runs"
+        self.sides = {
+            "source": load_side(arguments.source_dataset, arguments.source_label_column, arguments.max_eval_samples),
+            "target": load_side(arguments.target_dataset, arguments.target_label_column, arguments.max_eval_samples),
+        }
+        self.total = len(arguments.cnn_channels) + 4  # word embeddings, GRU, convolutions, fc1, fc2
+        self.check()
+        self.parts: dict[tuple[str, str], Part] = {}
+        untrained = [self.student_settings(), label_names(self.sides["target"].splits)]
+        self.architecture = self.output_dir / "bases" / f"untrained-{digest(untrained)}"
+
+    def check(self) -> None:
+        """Refuses what cannot run, before any model is built."""
+        names = {side: label_names(self.sides[side].splits) for side in SIDES}
+        if names["source"] != names["target"]:
+            raise ValueError(
+                f"Source and target must have one set of emotions in one order: the source has {len(names['source'])} "
+                f"({', '.join(names['source'][:3])} ...), the target {len(names['target'])} "
+                f"({', '.join(names['target'][:3])} ...). Label the source by a teacher of the target."
+            )
+        for side in self.trained_sides():
+            rows = len(self.sides[side].splits["train"])
+            if max(self.arguments.sizes) > rows:
+                raise ValueError(
+                    f"--sizes has {max(self.arguments.sizes)}, but the {side} has {rows} training rows to draw from."
+                )
+        if unknown := sorted(set(self.arguments.strategies) - set(STRATEGIES)):
+            raise ValueError(f"--strategies has {', '.join(unknown)}; expected some of {', '.join(STRATEGIES)}.")
+        for number in self.arguments.num_layers:
+            if number != "every":
+                check_num_layers(self.total, number, "anb")
+        if self.arguments.num_seeds < 1 or self.arguments.jobs < 1 or min(self.arguments.sizes) < 1:
+            raise ValueError("--num_seeds, --jobs and every one of --sizes must be 1 or more.")
+
+    def trained_sides(self) -> list[str]:
+        """The sides that networks are fine-tuned onto."""
+        return [OTHER[direction.partition("_to_")[0]] for direction in self.arguments.directions]
+
+    def prepare(self) -> None:
+        """Saves the untrained architecture and its processor; resizes the photos once, for every process."""
+        torch.set_num_threads(1)  # models this small gain nothing from more
+        self.runs_dir.mkdir(parents=True, exist_ok=True)
+        if not (self.architecture / "config.json").is_file():
+            arguments = self.arguments
+            flags = StudentArguments(
+                word_embeddings=arguments.word_embeddings,
+                freeze_word_embeddings=arguments.freeze_word_embeddings,
+                image_size=arguments.image_size,
+                cnn_channels=arguments.cnn_channels,
+                gru_hidden_size=arguments.hidden_size,
+                fc_hidden_size=arguments.hidden_size,
+            )
+            model, processor = build_student(flags, self.sides["target"].splits)
+            processor.max_length = arguments.max_length or processor.max_length
+            processor.save_pretrained(self.architecture)
+            model.save_pretrained(self.architecture)
+        for side in SIDES:
+            for split in ("train", "validation", "test"):
+                self.part(side, split)
+
+    def stages(self) -> list[list[Run]]:
+        """The networks that others start from, then the others."""
+        sides, sizes, arguments = self.trained_sides(), self.arguments.sizes, self.arguments
+        seeds, copying = range(arguments.num_seeds), [name for name in arguments.strategies if name != "scratch"]
+        bases = [Run(OTHER[side], None, seed, "scratch", "0") for seed in seeds for side in sides]
+        scratch = [Run(side, size, seed, "scratch", "0") for size in sizes for seed in seeds for side in sides]
+        rest = [
+            Run(side, size, seed, strategy, number)
+            for size in sizes
+            for seed in seeds
+            for side in sides
+            for strategy in copying
+            for number in self.layers(size, strategy)
+        ]
+        return [[*bases, *scratch], rest]
+
+    def layers(self, size: int, strategy: str) -> list[str]:
+        """Numbers of layers at a size. A random network has no head to pass: its last number is one less."""
+        last = self.total - (strategy == "random")
+        if self.arguments.layer_sizes and size not in self.arguments.layer_sizes:
+            return [str(last)]
+        numbers = set()
+        for number in self.arguments.num_layers:
+            numbers |= set(range(1, last + 1)) if number == "every" else {last if number == "all" else int(number)}
+        return [str(number) for number in sorted(numbers) if 1 <= number <= last]
+
+    def recipe(self, run: Run) -> Recipe:
+        arguments = self.arguments
+        steps = arguments.base_steps if run.size is None else arguments.max_steps
+        return Recipe(
+            max_steps=steps,
+            eval_steps=max(1, math.ceil(steps / arguments.num_evaluations)),
+            patience=arguments.patience,
+            learning_rate=arguments.learning_rate,
+            batch_size=arguments.batch_size,
+            weight_decay=arguments.weight_decay,
+            metric=arguments.metric,
+        )
+
+    def settings(self, run: Run) -> dict[str, object]:
+        """Everything that the run's result depends on."""
+        side = self.sides[run.side]
+        settings = {
+            **run._asdict(),
+            "recipe": self.recipe(run)._asdict(),
+            "student": self.student_settings(),
+            "data": side.fingerprint(),
+            "label_column": side.label_column,
+            "truth": side.truth_column,
+        }
+        if run.strategy.startswith("anb"):
+            settings["source"] = self.settings(self.base_of(run))
+        return settings
+
+    def student_settings(self) -> dict[str, object]:
+        known = (
+            "word_embeddings",
+            "freeze_word_embeddings",
+            "image_size",
+            "cnn_channels",
+            "hidden_size",
+            "max_length",
+        )
+        return {name: getattr(self.arguments, name) for name in known}
+
+    def key(self, run: Run) -> str:
+        return digest(self.settings(run))
+
+    def is_finished(self, run: Run) -> bool:
+        return (self.runs_dir / f"{self.key(run)}.json").is_file()
+
+    def base_of(self, run: Run) -> Run:
+        """A's network of the run's seed: trained on all rows of the other side."""
+        return Run(OTHER[run.side], None, run.seed, "scratch", "0")
+
+    def checkpoint(self, run: Run) -> str:
+        return str(self.output_dir / "bases" / self.key(run))
+
+    def perform(self, run: Run) -> None:
+        """Trains and measures one network and writes its files, the JSON last."""
+        start = time.process_time()
+        part = self.part(run.side, "train")
+        rows = np.arange(len(part.truth))
+        if run.size is not None:
+            rows = np.random.default_rng(run.seed).permutation(len(rows))[: run.size]
+        train = part.of_rows(rows)
+        seed = run.seed + FRESH_SEED * (run.strategy != "scratch")
+        set_seed(seed)
+        model, processor, surgery = transfer_model(
+            student=self.checkpoint(self.base_of(run)) if run.strategy.startswith("anb") else str(self.architecture),
+            teacher=self.checkpoint(run._replace(strategy="scratch", num_layers="0"))
+            if run.strategy.startswith("bnb")
+            else None,
+            strategy=run.strategy,
+            num_layers=run.num_layers,
+            prior=prior_probabilities(train.targets),
+        )
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        history = fit(model, train, self.part(run.side, "validation"), self.recipe(run), seed)
+        after = check_frozen(model, surgery)
+        if after["moved"]:
+            raise RuntimeError(f"Training moved frozen tensors: {', '.join(after['moved'][:5])}.")
+        if run.strategy == "scratch":
+            folder = self.checkpoint(run)
+            model.config.modalities = "both" if part.pairs.reads_photos else "text"
+            processor.save_pretrained(folder)
+            model.save_pretrained(folder)
+        test = self.part(run.side, "test")
+        probabilities = part_probabilities(model, test)
+        path = self.runs_dir / self.key(run)
+        with open(f"{path}.npy.partial", "wb") as file:
+            np.save(file, probabilities.astype(np.float32))
+        Path(f"{path}.npy.partial").replace(f"{path}.npy")
+        content = {
+            "settings": self.settings(run),
+            "metrics": compute_metrics(probabilities, test.truth),
+            "history": history | {"cpu_seconds": round(time.process_time() - start, 2)},
+            "surgery": surgery | {"after_training": after},
+        }
+        write_json(f"{path}.json", content)
+
+    def part(self, side: str, split: str) -> Part:
+        if (side, split) not in self.parts:
+            own = self.sides[side]
+            processor = EmocapProcessor.from_pretrained(str(self.architecture))
+            column = own.label_column if split == "train" else own.truth_column
+            self.parts[side, split] = Part(own.splits[split], processor, column, own.truth_column)
+        return self.parts[side, split]
+
+
+def load_side(dataset: str, label_column: str | None, max_eval_samples: int | None) -> Side:
+    """A table's train, validation and test rows; a table of one split is divided by a hash of the image ids.
+
+    Raises:
+        ValueError: no training split, a split without rows, or rows without labels.
+    """
+    tables = load_table(dataset)
+    if "train" not in tables:
+        raise ValueError(f"'{dataset}' has no split 'train' (splits: {', '.join(tables)}).")
+    if "validation" in tables and "test" in tables:
+        splits = {name: tables[name] for name in ("train", "validation", "test")}
+    else:
+        where = np.array([split_of(image_id) for image_id in tables["train"]["image_id"][:]])
+        splits = {
+            name: tables["train"].select(np.flatnonzero(where == name)) for name in ("train", "validation", "test")
+        }
+    if max_eval_samples:
+        splits["validation"] = splits["validation"].select(range(min(max_eval_samples, len(splits["validation"]))))
+    for name, split in splits.items():
+        if not len(split):
+            raise ValueError(
+                f"The {name} split of '{dataset}' is empty; a study needs train, validation and test rows."
+            )
+    truth = truth_column(splits["train"])
+    scores = "emotion_scores" in splits["train"].features and truth == "emotions"
+    return Side(DatasetDict(splits), label_column or ("emotion_scores" if scores else truth), truth)
+
+
+def digest(settings: object) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+worker: Study | None = None
+
+
+def start_worker(arguments: StudyArguments) -> None:
+    """Loads the tables once in each process."""
+    global worker
+    quiet()
+    torch.set_num_threads(1)
+    worker = Study(arguments)
+
+
+def perform(run: Run) -> None:
+    worker.perform(run)
+
+
+def quiet() -> None:
+    """No bar for each of hundreds of small checkpoints."""
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    datasets.disable_progress_bars()

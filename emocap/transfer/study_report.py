@@ -1,0 +1,248 @@
+"""The transfer study's table and figure, from the files of its finished runs."""
+
+import html
+import json
+from pathlib import Path
+
+import numpy as np
+
+from emocap.data.storage import write_json
+from emocap.metrics import compute_metrics, paired_gain, prior_probabilities, resampled_metrics
+from emocap.report.axes import axis_ticks, tick_labels
+from emocap.report.page import update_block
+from emocap.transfer.study import OTHER, Run, Study
+
+__all__ = ["study_rows", "study_table", "t_interval", "write_study"]
+
+NAMES = {"scratch": "scratch", "anb": "AnB", "anb+": "AnB+", "bnb": "BnB", "bnb+": "BnB+", "random": "random"}
+BASES = {"scratch": "over_scratch", "bnb+": "over_bnb_plus", "anb+": "over_anb_plus"}
+NUM_RESAMPLES = 500
+COLOURS = {
+    "scratch": "#666",
+    "anb": "#c0392b",
+    "anb+": "#e67e22",
+    "bnb": "#1f5fa8",
+    "bnb+": "#5dade2",
+    "random": "#8e8e00",
+}
+
+
+def write_study(study: Study) -> list[dict[str, object]]:
+    """Writes study.json, study.md and figure.svg into the study's folder, and the README's block where one is named;
+    returns the rows."""
+    rows, arguments = study_rows(study), study.arguments
+    write_json(study.output_dir / "study.json", {"metric": arguments.metric, "rows": rows})
+    table = study_table(rows, arguments.metric)
+    for name, text in (("study.md", table + "\n"), ("figure.svg", figure(rows, arguments.metric, study.total))):
+        temporary = study.output_dir / f"{name}.partial"
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(study.output_dir / name)
+    if arguments.readme:
+        update_block(Path(arguments.readme), arguments.block, study_table(shown(rows), arguments.metric))
+    return rows
+
+
+def study_rows(study: Study) -> list[dict[str, object]]:
+    """One dict for each direction, size, strategy and number of layers of the study's own runs.
+
+    Each has `values`, the metric of every seed; `mean`, and `low` and `high`, its 95 % t interval over the seeds;
+    `prior`, the constant answer's; and under `over_scratch` and `over_bnb_plus` (at the same number of layers) the
+    paired gain: `mean`, `low` and `high` over the seeds, and `low_images` and `high_images` from a bootstrap over the
+    test images, the seeds' mean taken as it is. `anb` has `over_anb_plus` too: what freezing costs.
+    """
+    metric, groups = study.arguments.metric, {}
+    for run in (run for stage in study.stages() for run in stage if run.size is not None):
+        groups.setdefault(run._replace(seed=0), []).append(run)
+    read = {}
+    for key, runs in groups.items():
+        contents = [json.loads((study.runs_dir / f"{study.key(run)}.json").read_text("utf-8")) for run in runs]
+        read[key] = np.array([content["metrics"][metric] for content in contents]), resampled(study, runs)
+    priors = {side: prior_metric(study, side) for side in study.trained_sides()}
+    rows = []
+    for run, (values, images) in read.items():
+        row = {
+            "direction": f"{OTHER[run.side]}_to_{run.side}",
+            "size": run.size,
+            "strategy": run.strategy,
+            "num_layers": int(run.num_layers),
+            "truth": study.sides[run.side].truth_column,
+            "prior": priors[run.side],
+            "values": values.tolist(),
+            **dict(zip(("mean", "low", "high"), t_interval(values), strict=True)),
+        }
+        for base, name in BASES.items():
+            other = run._replace(strategy=base, num_layers="0" if base == "scratch" else run.num_layers)
+            if other in read and other != run and (base != "anb+" or run.strategy == "anb"):
+                row[name] = gain(values, images, *read[other], metric)
+        rows.append(row)
+    return rows
+
+
+def resampled(study: Study, runs: list[Run]) -> np.ndarray:
+    """The metric on resampled test images, mean over the runs' seeds: float64 `(NUM_RESAMPLES,)`."""
+    metric, truth = study.arguments.metric, study.part(runs[0].side, "test").truth
+    values = []
+    for run in runs:
+        probabilities = np.load(study.runs_dir / f"{study.key(run)}.npy")
+        draws = resampled_metrics(probabilities, truth, num_resamples=NUM_RESAMPLES, keys=(metric,))
+        values.append(draws[metric])
+    return np.mean(values, axis=0)
+
+
+def gain(values: np.ndarray, images: np.ndarray, base: np.ndarray, base_images: np.ndarray, metric: str) -> dict:
+    mean, low, high = t_interval(values - base)
+    low_images, high_images = paired_gain({metric: images}, {metric: base_images}, metric)
+    return {"mean": mean, "low": low, "high": high, "low_images": low_images, "high_images": high_images}
+
+
+def prior_metric(study: Study, side: str) -> float:
+    """The metric of the constant answer that all training rows give."""
+    test = study.part(side, "test")
+    constant = prior_probabilities(study.part(side, "train").truth)
+    return compute_metrics(np.broadcast_to(constant, test.truth.shape), test.truth)[study.arguments.metric]
+
+
+def t_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float | None, float | None]:
+    """Mean of a few values and Student's t interval around it; None for the bounds where there is one value."""
+    mean, number = float(np.mean(values)), len(values)
+    if number < 2:
+        return mean, None, None
+    half = t_quantile((1 + confidence) / 2, number - 1) * float(np.std(values, ddof=1)) / number**0.5
+    return mean, mean - half, mean + half
+
+
+def t_quantile(probability: float, degrees: int) -> float:
+    """Quantile of Student's t: with t = sqrt(df) tan(a) its density is cos(a)^(df - 1), summed on a fine grid."""
+    angles = np.linspace(-np.pi / 2, np.pi / 2, 200_001)
+    density = np.cos(angles).clip(0) ** (degrees - 1)
+    shares = np.cumsum((density[1:] + density[:-1]) / 2)
+    angle = np.interp(probability, np.concatenate([[0], shares / shares[-1]]), angles)
+    return float(degrees**0.5 * np.tan(angle))
+
+
+def shown(rows: list[dict]) -> list[dict]:
+    """The rows of a short table: one direction, all layers of the four strategies that answer whether the source
+    helps, and AnB at every number of layers, which tells what freezing costs."""
+    last = last_layers(rows)
+    return [
+        row
+        for row in rows
+        if row["direction"] == rows[0]["direction"]
+        and row["strategy"] in ("scratch", *BASES, "anb")
+        and (row["num_layers"] in (0, last[row["strategy"]]) or row["strategy"] == "anb")
+    ]
+
+
+def last_layers(rows: list[dict]) -> dict[str, int]:
+    """The largest number of layers of each strategy."""
+    last = {}
+    for row in rows:
+        last[row["strategy"]] = max(row["num_layers"], last.get(row["strategy"], 0))
+    return last
+
+
+def study_table(rows: list[dict[str, object]], metric: str) -> str:
+    """Markdown, one table a direction: mean and gains with their intervals, the test images' in brackets."""
+    blocks = []
+    for direction in dict.fromkeys(row["direction"] for row in rows):
+        own = [row for row in rows if row["direction"] == direction]
+        first, _, second = direction.partition("_to_")
+        truth = "pseudo-labels" if own[0]["truth"] == "emotions" else "human labels"
+        seeds = len(own[0]["values"])
+        lines = [
+            f"{first.capitalize()} to {second}, {metric} on the test split ({truth}), {seeds} seeds, 95 % intervals "
+            f"over seeds [over test images]; the prior has {own[0]['prior']:.3f}:",
+            "",
+            "| rows | strategy | layers | mean | gain over scratch | gain over BnB+ | gain over AnB+ |",
+            "|--:|---|--:|--:|--:|--:|--:|",
+        ]
+        for row in sorted(own, key=lambda row: (row["size"], list(NAMES).index(row["strategy"]), row["num_layers"])):
+            cells = [
+                f"{row['size']:,}",
+                NAMES[row["strategy"]],
+                str(row["num_layers"] or "–"),
+                f"{row['mean']:.3f}{around(row)}",
+                *(gain_text(row.get(name)) for name in BASES.values()),
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
+
+
+def around(interval: dict) -> str:
+    return "" if interval["low"] is None else f" ± {interval['high'] - interval['mean']:.3f}"
+
+
+def gain_text(gain: dict | None) -> str:
+    """A gain, in bold where both intervals are clear of 0."""
+    if gain is None:
+        return "–"
+    text = f"{gain['mean']:+.3f}{around(gain)} [{gain['low_images']:+.3f}, {gain['high_images']:+.3f}]"
+    bounds = [gain[name] for name in ("low", "high", "low_images", "high_images")]
+    clear = None not in bounds and (min(bounds) > 0 or max(bounds) < 0)
+    return f"**{text}**" if clear else text
+
+
+def figure(rows: list[dict[str, object]], metric: str, total: int) -> str:
+    """The study in the form of Figure 2 of Yosinski et al.: the metric against the number of layers, a dot for every
+    seed and a line through the means, one panel a direction and size; one SVG that needs nothing else."""
+    panels = list(dict.fromkeys((row["direction"], row["size"]) for row in rows))
+    sizes = len({size for _, size in panels})
+    width, height, top = 330, 230, 46
+    values = [value for row in rows for value in row["values"]] + [row["prior"] for row in rows]
+    ticks = axis_ticks(min(values), max(values))
+    parts = []
+    for index, (direction, size) in enumerate(panels):
+        own = [row for row in rows if (row["direction"], row["size"]) == (direction, size)]
+        x, y = (index % sizes) * width, top + (index // sizes) * height
+        title = f"{direction.replace('_to_', ' to ')}, {size:,} rows"
+        parts.append(f'<g transform="translate({x},{y})">{panel(own, title, total, ticks)}</g>')
+    legend = "".join(
+        f'<g transform="translate({20 + 90 * place},0)"><line x1="0" x2="18" y1="26" y2="26" stroke="{COLOURS[name]}" '
+        f'stroke-width="2"/><text x="23" y="30">{NAMES[name]}</text></g>'
+        for place, name in enumerate(name for name in NAMES if any(row["strategy"] == name for row in rows))
+    )
+    full = f"{max(width * sizes, 560)} {top + height * -(-len(panels) // sizes)}"
+    name = html.escape(metric)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {full}" role="img" font-family="sans-serif" '
+        f'font-size="11"><title>{name} by layers passed</title><rect width="100%" height="100%" fill="#fff"/>'
+        f'<text x="20" y="14">{name} on the test split by the number of layers passed; dots are seeds, lines their '
+        f"means, dashes the prior</text>{legend}{''.join(parts)}</svg>\n"
+    )
+
+
+def panel(rows: list[dict[str, object]], title: str, total: int, ticks: list[float]) -> str:
+    """One panel of 330 x 230."""
+    left, right, top, base = 44, 318, 20, 186
+
+    def x_of(layers: float) -> float:
+        return round(left + 8 + (right - left - 16) * layers / total, 1)
+
+    def y_of(value: float) -> float:
+        return round(base - (base - top) * (value - ticks[0]) / (ticks[-1] - ticks[0]), 1)
+
+    marks = [f'<text x="{left}" y="12">{html.escape(title)}</text>']
+    for value, label in zip(ticks, tick_labels(ticks), strict=True):
+        y = y_of(value)
+        marks.append(f'<path d="M{left} {y}H{right}" stroke="#ddd"/>')
+        marks.append(f'<text x="{left - 4}" y="{y + 4}" text-anchor="end">{label}</text>')
+    marks += [f'<text x="{x_of(n)}" y="{base + 14}" text-anchor="middle">{n}</text>' for n in range(total + 1)]
+    marks.append(f'<text x="{(left + right) / 2}" y="{base + 30}" text-anchor="middle">layers passed</text>')
+    prior = y_of(rows[0]["prior"])
+    marks.append(f'<path d="M{left} {prior}H{right}" stroke="#666" stroke-dasharray="4 3"/>')
+    start = next((row for row in rows if row["strategy"] == "scratch"), None)
+    for place, name in enumerate(NAMES):
+        own = sorted((row for row in rows if row["strategy"] == name), key=lambda row: row["num_layers"])
+        colour, shift = COLOURS[name], (place - 2.5) * 1.6  # dots of one number side by side
+        for row in own:
+            text = f"<title>{NAMES[name]}, {row['num_layers']} layers: {row['mean']:.3f}{around(row)}</title>"
+            x = x_of(row["num_layers"]) + shift
+            marks += [
+                f'<circle cx="{x:.1f}" cy="{y_of(v)}" r="2" fill="{colour}">{text}</circle>' for v in row["values"]
+            ]
+        line = own if name == "scratch" or start is None else [start, *own]
+        points = " ".join(f"{x_of(row['num_layers'])},{y_of(row['mean'])}" for row in line)
+        if len(line) > 1:
+            marks.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
+    return "".join(marks)

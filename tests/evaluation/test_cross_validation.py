@@ -1,0 +1,127 @@
+"""Nested cross-validation on the tiny table: who saw which image, what is chosen, what is reported, what resumes."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+from emocap.cli import main
+from emocap.data.pairs import label_matrix
+from emocap.data.storage import load_table
+from emocap.evaluation import cross_validation
+from emocap.evaluation.cross_validation import fold_of
+from emocap.metrics import METRIC_KEYS, compute_metrics
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, tiny_body, tiny_table_dir):
+    """A finished grid of two learning rates by three folds, and what each training was given."""
+    out = tmp_path_factory.mktemp("cv") / "run"
+    flags = ["cross-validate", "--dataset", tiny_table_dir, "--model_name_or_path", tiny_body, "--num_folds", "3",
+             "--vary", "learning_rate=1e-9,5e-3", "--head_learning_rate", "1e-9", "--num_train_epochs", "2",
+             "--early_stopping_patience", "0", "--use_cpu", "true", "--disable_tqdm", "true",
+             "--output_dir", str(out)]  # fmt: skip
+    seen, original = [], cross_validation.train_teacher
+
+    def spy(data_args, model_args, training_args):
+        tables = load_table(data_args.dataset)
+        seen.append((training_args, {name: set(split["image_id"][:]) for name, split in tables.items()}))
+        return original(data_args, model_args, training_args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cross_validation, "train_teacher", spy)
+        main(flags)
+    return out, flags, seen
+
+
+def test_no_model_saw_or_was_chosen_on_the_images_that_it_scores(done, tiny_table):
+    _, _, seen = done
+    everything = {image for split in tiny_table.values() for image in split["image_id"][:]}
+    assert len(seen) == 6
+    for training_args, parts in seen:
+        fold = int(training_args.output_dir.split("fold")[1][0])
+        test = {image for image in everything if fold_of(image, 3) == fold}
+        assert set(parts) == {"train", "validation"} and not parts["train"] & parts["validation"]
+        assert parts["train"] | parts["validation"] == everything - test and test and parts["validation"]
+
+
+def test_the_choice_is_the_best_on_validation_rows_and_becomes_a_preset(done):
+    out, _, _ = done
+    rows = json.loads((out / "settings.json").read_text())
+    assert [row["learning_rate"] for row in rows] == ["1e-9", "5e-3"] and sum(row["times_chosen"] for row in rows) == 3
+    for fold in range(3):
+        chosen = json.loads((out / f"fold{fold}" / "chosen.json").read_text())
+        scores = [
+            json.loads((out / f"fold{fold}/setting{index}_seed0/metrics.json").read_text())["map_macro"]
+            for index in range(2)
+        ]
+        best = int(np.argmax(scores))
+        assert chosen["setting"] == {"learning_rate": rows[best]["learning_rate"]}
+        kept = [(out / f"fold{fold}/setting{index}_seed0/model.safetensors").is_file() for index in range(2)]
+        assert kept == [index == best for index in range(2)]
+    preset = yaml.safe_load((out / "preset.yaml").read_text())
+    most = max(rows, key=lambda row: row["times_chosen"])["learning_rate"]
+    assert float(preset["learning_rate"]) == float(most) and preset["num_train_epochs"] == 2
+    assert not {"dataset", "output_dir", "model_name_or_path"} & set(preset)
+
+
+def test_figures_are_means_over_folds_of_scores_written_once(done, tiny_table_dir):
+    out, _, _ = done
+    metrics = json.loads((out / "metrics.json").read_text())
+    table = cross_validation.labelled_rows(load_table(tiny_table_dir))
+    folds = np.array([fold_of(image, 3) for image in table["image_id"][:]])
+    labels, votes = label_matrix(table, "labels"), np.array(table["votes"][:])
+    for name, prefix in (("seed0", ""), ("prior", "prior/"), ("tfidf", "tfidf/"), ("encoder", "encoder/")):
+        measured = []
+        for fold in range(3):
+            with np.load(out / f"fold{fold}" / "scores.npz") as scores:
+                probabilities, cut = scores[f"{name}/probabilities"], scores[f"{name}/thresholds"]
+            rows = folds == fold
+            measured.append(compute_metrics(probabilities, labels[rows], votes[rows], cut))
+        for key in METRIC_KEYS:
+            if key != "entropy_correlation":
+                expected = np.mean([own[key] for own in measured])
+                assert metrics[prefix + key] == pytest.approx(expected), prefix + key
+                assert metrics[f"{prefix}{key}_low"] <= metrics[f"{prefix}{key}_high"]
+    gain = metrics["map_macro"] - metrics["tfidf/map_macro"]
+    assert metrics["tfidf/map_macro_gain"] == pytest.approx(gain)
+    assert metrics["num_examples"] == 101 and metrics["split"] == "3 folds"
+
+
+def test_a_finished_fold_is_not_trained_again_and_other_settings_are_refused(done, monkeypatch, capsys):
+    out, flags, _ = done
+    before = (out / "metrics.json").read_text()
+    monkeypatch.setattr(cross_validation, "train_teacher", lambda *arguments: pytest.fail("trained again"))
+    main(flags)
+    assert (out / "metrics.json").read_text() == before
+    with pytest.raises(SystemExit):
+        main([*flags, "--weight_decay", "0.5"])
+    assert "other settings (flags)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--vary", "learning_rate"], "expected FLAG=VALUE,VALUE"),
+        (["--vary", "no_such_flag=1"], "no_such_flag"),
+        (["--num_folds", "1"], "expected 2 and 1 or more"),
+        (["--num_folds", "60"], "give fewer folds"),
+        (["--choose_by", "accuracy"], "is no metric"),
+    ],
+)
+def test_bad_settings_are_refused_before_any_training(
+    extra, message, tiny_body, tiny_table_dir, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(cross_validation, "train_teacher", lambda *arguments: pytest.fail("trained"))
+    with pytest.raises(SystemExit) as stop:
+        main(["cross-validate", "--dataset", tiny_table_dir, "--model_name_or_path", tiny_body,
+              "--output_dir", str(tmp_path / "run"), *extra])  # fmt: skip
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_help_explains_its_own_flags_and_those_of_training(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["cross-validate", "--help"])
+    printed = capsys.readouterr().out
+    assert stop.value.code == 0 and "--num_folds" in printed and "--learning_rate" in printed

@@ -1,0 +1,478 @@
+"""The report and its tables, read back from the files as a reader would."""
+
+import base64
+import io
+import json
+import random
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from emocap.cli import main
+from emocap.metrics import METRIC_KEYS
+from emocap.report.page import COLUMNS, format_table, markdown_table, results_rows, write_report
+
+HOSTILE = "<img src=x onerror=alert(1)> \"'&amp;</svg><script>alert(2)</script> http://evil.example/x"
+VOID = {"meta", "link", "img"}
+
+
+class Page(HTMLParser):
+    """Elements as (tag, attributes, path of open tags), text by path, tables as rows of (text, is bold)."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.elements, self.open, self.tables, self.text = [], [], [], []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.elements.append((tag, attributes, tuple(self.open)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append((attributes.get("class"), []))
+        elif tag == "tr":
+            self.tables[-1][1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][1][-1].append(["", False])
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes), tuple(self.open)))
+
+    def handle_endtag(self, tag):
+        assert tag not in VOID and self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append((tuple(self.open), data))
+        if "td" in self.open or "th" in self.open:
+            cell = self.tables[-1][1][-1][-1]
+            cell[0] += data
+            cell[1] |= "strong" in self.open
+
+    def result_tables(self):
+        return [rows for kind, rows in self.tables if kind == "results"]
+
+    def all(self, tag):
+        return [attributes for name, attributes, _ in self.elements if name == tag]
+
+
+def make_run(folder, seed, *, split="test", truth="labels", ceilings=True, epochs=3, **changes):
+    """A finished run's folder of made-up figures; references (prior, ceilings) are the same for every seed."""
+    rng, fixed = random.Random(seed), random.Random(f"{split} {truth}")
+    metrics = {key: rng.random() for key in METRIC_KEYS} | {"num_examples": 4321}
+    prefixes = ["prior/", *(["ceiling/", "ceiling_text/", "ceiling_image/"] if ceilings else [])]
+    metrics |= {prefix + key: fixed.random() for prefix in prefixes for key in METRIC_KEYS}
+    metrics |= {"split": split, "truth": truth} | changes
+    history = []
+    for epoch in range(1, epochs + 1):
+        history.append({"epoch": epoch - 0.5, "loss": rng.random(), "step": 2 * epoch - 1})
+        history.append({"epoch": float(epoch), "loss": rng.random(), "step": 2 * epoch})
+        history.append({"epoch": float(epoch), "eval_loss": rng.random(), "eval_map_macro": rng.random()})
+    history.append({"epoch": float(epochs), "train_loss": 0.3, "train_runtime": 1.0})
+    folder.mkdir()
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    (folder / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+    return folder, metrics
+
+
+def give_details(folders, per_label, prevalence, **more):
+    """metrics_details.json for the runs in `per_label`: average precision and prevalence of each emotion."""
+    for name, scores in per_label.items():
+        emotions = list(scores)
+        details = {
+            "emotions": emotions,
+            "average_precision": [scores[emotion] for emotion in emotions],
+            "prevalence": [prevalence[emotion] for emotion in emotions],
+        }
+        (folders[name] / "metrics_details.json").write_text(json.dumps(details | more))
+
+
+def write(tmp_path, runs, **options):
+    write_report(tmp_path / "report.html", title="A report", runs=runs, **options)
+    return (tmp_path / "report.html").read_text("utf-8")
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Three runs of one setting and what their metrics.json files hold."""
+    made = {name: make_run(tmp_path / name, seed) for seed, name in enumerate(("teacher", "anb", "anb+"))}
+    return {name: folder for name, (folder, _) in made.items()}, {name: metrics for name, (_, metrics) in made.items()}
+
+
+def expected_rows(metrics):
+    """The table's rows as texts, straight from the files, and the best cells by an explicit search."""
+    first = next(iter(metrics.values()))
+    sources = [("prior", "prior/", first), *((name, "", own) for name, own in metrics.items())]
+    sources += [(f"ceiling {kind}", f"ceiling_{kind}/", first) for kind in ("text", "image")]
+    sources.append(("ceiling both", "ceiling/", first))
+    table = [[name, *(f"{own[prefix + key]:.3f}" for key in COLUMNS)] for name, prefix, own in sources]
+    best = set()
+    for column, key in enumerate(COLUMNS, start=1):
+        values = sorted((float(row[column]), row[0]) for row in table if row[0] in metrics)
+        wanted = values[0 if key in ("ece", "jsd", "bce") else -1][0]
+        best |= {(name, column) for value, name in values if value == wanted}
+    return table, best
+
+
+def test_html_table_shows_the_files_figures_and_bolds_the_best_model(tmp_path, runs):
+    folders, metrics = runs
+    page = Page(write(tmp_path, folders))
+    (table,) = page.result_tables()
+    wanted, best = expected_rows(metrics)
+    assert [cell[0].split("\xa0")[0] for cell in table[0]] == ["model", *COLUMNS]
+    assert [[text for text, _ in row] for row in table[1:]] == wanted
+    bold = {(row[0][0], column) for row in table[1:] for column, cell in enumerate(row) if cell[1]}
+    assert bold == best
+    caption = "".join(text for path, text in page.text if path[-1:] == ("caption",))
+    assert "test split" in caption and "4,321 examples" in caption and "human labels" in caption
+
+
+def test_terminal_and_markdown_tables_hold_the_same_figures(runs):
+    folders, metrics = runs
+    rows = results_rows(folders)
+    wanted, best = expected_rows(metrics)
+    assert [[row["name"], *(f"{row[key]:.3f}" for key in COLUMNS)] for row in rows] == wanted
+    assert [row["kind"] for row in rows] == ["prior"] + ["model"] * 3 + ["ceiling"] * 3
+
+    lines = format_table(rows).splitlines()
+    assert lines[0] == "test split, 4,321 examples, human labels" and lines[1].split() == list(COLUMNS)
+    starred = set()
+    for line, row in zip(lines[2:9], wanted, strict=True):
+        assert line.startswith(row[0]) and line[len(row[0]) :].replace("*", " ").split() == row[1:]
+        for column, value in enumerate(line[len(row[0]) :].split(), start=1):
+            starred |= {(row[0], column)} if value.endswith("*") else set()
+    assert starred == best
+    points = [[match.start() for match in re.finditer(r"\.\d{3}", line)] for line in lines[2:9]]
+    assert all(places == points[0] and len(places) == len(COLUMNS) for places in points)
+    assert lines[-1].startswith("* best model") and format_table(rows).isascii()
+
+    lines = markdown_table(rows).splitlines()
+    assert lines[2] == "| model | " + " | ".join(COLUMNS) + " |" and lines[3].count("|") == len(COLUMNS) + 2
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[4:]]
+    assert [[cell.strip("*") for cell in row] for row in cells] == wanted
+    assert {(row[0], i) for row in cells for i, cell in enumerate(row) if cell.startswith("**")} == best
+
+
+def test_pseudo_labels_are_set_apart_noted_and_have_no_ceiling(tmp_path, runs):
+    folders, _ = runs
+    student, metrics = make_run(tmp_path / "student", 9, split="validation", truth="emotions", jsd=None)
+    folders = {"teacher": folders["teacher"], "student": student, "anb": folders["anb"]}
+    rows = results_rows(folders)
+    assert [row["name"] for row in rows if not row["note"]] == [
+        "prior",
+        "teacher",
+        "anb",
+        "ceiling text",
+        "ceiling image",
+        "ceiling both",
+    ]
+    assert [row["name"] for row in rows if row["note"]] == ["prior", "student"]
+    assert all("agreement with the labelling model" in row["note"] for row in rows if row["note"])
+    assert all(row["best"] == [] for row in rows if row["kind"] != "model" or row["name"] == "student")
+    html = write(tmp_path, folders)
+    human, pseudo = Page(html).result_tables()
+    assert [row[0][0] for row in pseudo[1:]] == ["prior †", "student †"] and not any("†" in row[0][0] for row in human)
+    assert pseudo[2][list(COLUMNS).index("jsd") + 1][0] == "–"
+    assert pseudo[2][1][0] == f"{metrics['map_macro']:.3f}"
+    for text in (html, format_table(rows), markdown_table(rows)):
+        assert text.count("agreement with the labelling model, not with people") == 1
+
+
+def test_references_that_differ_are_listed_with_their_runs(tmp_path, runs):
+    folders, _ = runs
+    few, _ = make_run(tmp_path / "few", 7, **{"prior/bce": 0.9})
+    rows = results_rows({"teacher": folders["teacher"], "few": few, "anb": folders["anb"]})
+    assert [row["name"] for row in rows if row["kind"] == "prior"] == ["prior (teacher, anb)", "prior (few)"]
+    assert [row["name"] for row in rows if row["kind"] == "ceiling"] == [
+        "ceiling text",
+        "ceiling image",
+        "ceiling both",
+    ]
+
+
+@pytest.mark.parametrize("missing", [None, float("nan")])
+def test_missing_figures_and_histories_show_as_gaps(tmp_path, missing):
+    empty = {f"{prefix}{key}": missing for prefix in ("", "prior/") for key in METRIC_KEYS}
+    folder, _ = make_run(tmp_path / "empty", 0, ceilings=False, **(empty | {"map_macro": 0.25}))
+    (folder / "trainer_state.json").unlink()
+    other, _ = make_run(tmp_path / "other", 1, ceilings=False, lrap=missing, **{"prior/lrap": missing})
+    html = write(tmp_path, {"empty": folder, "other": other})
+    (table,) = Page(html).result_tables()
+    assert [row[0][0] for row in table[1:]] == ["prior", "empty", "other"]
+    assert [text for text, _ in table[2]] == ["empty", "0.250", *["–"] * (len(COLUMNS) - 1)]
+    assert table[2][2] == ["–", False] and table[3][2] == ["–", False]
+    assert html.count("No losses were logged") == 1 and not re.search(r"\bnan\b", html, re.IGNORECASE)
+    assert " -" in format_table(results_rows({"empty": folder}))
+
+
+def test_tied_models_are_both_best_and_a_lone_model_is_not_marked(tmp_path):
+    same = {"map_macro": 0.50004, "bce": 0.2}
+    one, _ = make_run(tmp_path / "one", 1, **same)
+    two, _ = make_run(tmp_path / "two", 2, **(same | {"map_macro": 0.49996}))
+    models = [row for row in results_rows({"one": one, "two": two}) if row["kind"] == "model"]
+    assert all({"map_macro", "bce"} <= set(row["best"]) for row in models)
+    assert all(row["best"] == [] for row in results_rows({"one": one}))
+    assert "best model" not in format_table(results_rows({"one": one}))
+
+
+def test_curves_have_a_point_for_every_logged_value(tmp_path, runs):
+    folders, _ = runs
+    long, _ = make_run(tmp_path / "long", 5, epochs=60)
+    history = json.loads((long / "trainer_state.json").read_text())
+    history["log_history"][2]["eval_map_macro"] = None
+    (long / "trainer_state.json").write_text(json.dumps(history))
+    page = Page(write(tmp_path, {"anb": folders["anb"], "long": long}))
+    counts = []
+    for line in page.all("polyline"):
+        points = [tuple(map(float, point.split(","))) for point in line["points"].split(" ")]
+        assert all(0 <= x <= 400 and 0 <= y <= 230 for x, y in points) and points == sorted(points, key=lambda p: p[0])
+        counts.append(len(points))
+    assert counts == [6, 3, 120, 60, 3, 59]
+
+
+def test_curves_rise_and_fall_with_the_logged_values(tmp_path, runs):
+    folders, _ = runs
+    values = [0.9, 0.3, 0.3, 0.6]
+    history = [{"epoch": float(epoch), "eval_loss": value} for epoch, value in enumerate(values, start=1)]
+    (folders["anb"] / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+    (line,) = Page(write(tmp_path, {"anb": folders["anb"]})).all("polyline")
+    x, y = np.array([point.split(",") for point in line["points"].split()], dtype=float).T
+    assert np.allclose(np.diff(x), np.diff(x)[0], atol=0.11)
+    assert np.allclose((y - y[0]) / (y[1] - y[0]), (np.array(values) - 0.9) / -0.6, atol=0.01) and y[1] > y[0]
+
+
+def test_a_single_logged_point_is_drawn(tmp_path, runs):
+    folders, _ = runs
+    history = [{"epoch": 1.0, "loss": 0.5, "eval_loss": 0.5, "eval_map_macro": 0.0}]
+    (folders["anb"] / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+    page = Page(write(tmp_path, {"anb": folders["anb"]}))
+    assert len(page.all("circle")) == 3 and len(page.all("polyline")) == 3
+
+
+def test_bars_follow_prevalence_and_scale_with_average_precision(tmp_path, runs):
+    folders, _ = runs
+    emotions = [f"emotion {index}" for index in range(20)]
+    rng = random.Random(3)
+    prevalence = {name: rng.random() for name in emotions}
+    per_label = {run: {name: rng.random() for name in emotions} for run in ("anb", "teacher")}
+    per_label["teacher"]["emotion 4"] = None
+    give_details(folders, per_label, prevalence)
+    page = Page(write(tmp_path, folders))
+    ordered = sorted(emotions, key=lambda name: -prevalence[name])
+    figures = dict(page.tables)["precisions"]
+    assert [cell[0] for cell in figures[0]] == ["emotion", "prior", "teacher", "anb"]
+    assert [row[0][0] for row in figures[1:]] == ordered
+    for name, prior, teacher, anb in ([cell[0] for cell in row] for row in figures[1:]):
+        score = per_label["teacher"][name]
+        assert (prior, anb) == (f"{prevalence[name]:.3f}", f"{per_label['anb'][name]:.3f}")
+        assert teacher == ("–" if score is None else f"{score:.3f}")
+    bars = page.all("rect")
+    widths = np.array([float(bar["width"]) for bar in bars])
+    scores = [per_label[run][name] or 0.0 for name in ordered for run in ("teacher", "anb")]
+    assert np.allclose(widths / widths.max(), np.array(scores) / max(scores), atol=0.002)
+    ticks = [float(mark["d"].split()[0][1:]) for mark in page.all("path") if mark["class"] == "prior"]
+    left = float(bars[0]["x"])
+    assert np.allclose(
+        (np.array(ticks) - left) / widths.max() * max(scores), [prevalence[n] for n in ordered], atol=0.002
+    )
+
+
+def test_pictures_are_small_jpegs_with_alt_text_and_emotions(tmp_path, runs):
+    folders, _ = runs
+    sizes = {"wide": (500, 250), "tall": (90, 300), "tiny": (20, 10)}
+    examples = [
+        {"image": Image.new(mode, size, "red"), "caption": name, "emotions": ["joy", "awe"], "truth": truth}
+        for (name, size), mode, truth in zip(
+            sizes.items(), ("RGB", "RGBA", "P"), (None, ["awe", "sad"], []), strict=True
+        )
+    ]
+    examples.append({"image": None, "caption": "lost", "emotions": [], "truth": None})
+    page = Page(write(tmp_path, folders, examples=examples))
+    shown = {image["alt"]: image["src"] for image in page.all("img")}
+    assert list(shown) == list(sizes)
+    for name, source in shown.items():
+        start, _, data = source.partition(",")
+        assert start == "data:image/jpeg;base64"
+        photo = Image.open(io.BytesIO(base64.b64decode(data, validate=True)))
+        width, height = sizes[name]
+        scale = min(1, 128 / max(width, height))
+        assert np.allclose(photo.size, (width * scale, height * scale), atol=1)
+    chips = [text for path, text in page.text if path[-2:] == ("ul", "li") and "figcaption" in path]
+    assert chips == ["joy", "awe", "joy", "✓ awe", "joy", "awe"]
+    people = [text for path, text in page.text if text.startswith("People: ")]
+    assert people == ["People: awe, sad", "People: no emotion"]
+    assert "no photo" in "".join(text for _, text in page.text)
+    assert examples[0]["image"].size == (500, 250)
+
+
+def test_hostile_text_stays_text_everywhere(tmp_path, runs):
+    folders, _ = runs
+    folders = {HOSTILE: folders["teacher"], "a|b": make_run(tmp_path / "other", 6, truth=HOSTILE, split=HOSTILE)[0]}
+    photo = Image.new("RGB", (8, 8))
+    example = {"image": photo, "caption": HOSTILE + "\ud83d", "emotions": [HOSTILE, "joy"], "truth": [HOSTILE]}
+    mistakes = {"confusion": [[3]], "missed": [4], "reliability": [[0.1, 0.2, 50]]}
+    give_details(folders, {HOSTILE: {HOSTILE: 0.5}, "a|b": {HOSTILE: 0.1}}, {HOSTILE: 0.3}, **mistakes)
+    write_report(tmp_path / "report.html", title=HOSTILE, runs=folders, examples=[example])
+    html = (tmp_path / "report.html").read_text("utf-8")
+    page = Page(html)
+    assert "<script" not in html and "onerror" not in {name for _, own, _ in page.elements for name in own}
+    assert len(page.all("img")) == 1 and page.all("img")[0]["alt"].startswith(HOSTILE)
+    for own in (attributes for _, attributes, _ in page.elements):
+        assert all("http" not in (own.get(name) or "") for name in ("src", "href", "style", "xlink:href", "action"))
+    texts = {text for _, text in page.text}
+    assert HOSTILE in texts and f"✓ {HOSTILE}" in texts and f"People: {HOSTILE}" in texts
+    table = markdown_table(results_rows(folders))
+    assert "<" not in table and "a\\|b" in table
+
+
+def test_page_is_self_contained_responsive_and_accessible(tmp_path, runs):
+    folders, _ = runs
+    example = {"image": Image.new("RGB", (9, 9)), "caption": "c", "emotions": ["joy"], "truth": None}
+    give_details(
+        folders, {"anb": {"joy": 0.5}}, {"joy": 0.2}, confusion=[[3]], missed=[4], reliability=[[0.1, 0.2, 50]]
+    )
+    html = write(tmp_path, folders, examples=[example])
+    page = Page(html)
+    assert "<script" not in html and not re.search(r"https?://", html.replace("http://www.w3.org/2000/svg", ""))
+    assert "url(" not in html and "@import" not in html and "prefers-color-scheme: dark" in html
+    assert any(own.get("name") == "viewport" and "width=device-width" in own["content"] for own in page.all("meta"))
+    assert [own["href"] for own in page.all("link")] == ["data:,"]
+    ids = [own["id"] for _, own, _ in page.elements if "id" in own]
+    assert len(ids) == len(set(ids))
+    figures = [own for own in page.all("svg") if own.get("aria-hidden") != "true"]
+    assert len(figures) == 3 + 1 + 1 + 1 + 1  # losses, ranking, bars, reliability, mistakes
+    kinds = {own["id"]: tag for tag, own, _ in page.elements if tag in ("title", "desc") and "id" in own}
+    for figure in figures:
+        assert figure["role"] == "img" and [kinds[name] for name in figure["aria-labelledby"].split()] == [
+            "title",
+            "desc",
+        ]
+    for path in (path for tag, _, path in page.elements if tag == "table"):
+        assert path[-1] == "div"
+    assert sum(own.get("class") == "scroll card" for own in page.all("div")) == len(page.tables)
+
+
+def test_report_replaces_the_old_one_whole_or_not_at_all(tmp_path, runs):
+    folders, _ = runs
+    first = write(tmp_path, folders)
+    bad = {"image": "not a picture", "caption": "c", "emotions": [], "truth": None}
+    with pytest.raises(AttributeError):
+        write(tmp_path, folders, examples=[bad])
+    assert (tmp_path / "report.html").read_text("utf-8") == first
+    write_report(tmp_path / "new" / "folder" / "report.html", title="A report", runs=folders)
+    assert (tmp_path / "new" / "folder" / "report.html").read_text("utf-8") == first
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_errors_name_the_file_and_the_remedy(tmp_path, runs):
+    folders, _ = runs
+    with pytest.raises(FileNotFoundError, match=r"absent.*metrics\.json.*finished run"):
+        results_rows({"absent": tmp_path / "absent"})
+    with pytest.raises(ValueError, match="no runs to report"):
+        write(tmp_path, {})
+    (folders["anb"] / "metrics.json").write_text("[1")
+    with pytest.raises(ValueError, match=r"metrics\.json' is not JSON"):
+        results_rows(folders)
+    (folders["anb"] / "metrics.json").write_text("[1]")
+    with pytest.raises(ValueError, match="holds a list; expected an object"):
+        write(tmp_path, folders)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_intervals_stand_under_their_figures_and_people_beside_models(tmp_path):
+    bounds = {"map_macro_low": 0.41, "map_macro_high": 0.52, "prior/map_macro_low": 0.1, "prior/map_macro_high": 0.2}
+    folder, metrics = make_run(tmp_path / "run", 1, **bounds, **{"human/f1_micro": 0.375})
+    html = write(tmp_path, {"run": folder})
+    (table,) = Page(html).result_tables()
+    assert table[2][1][0] == f"{metrics['map_macro']:.3f}0.410 to 0.520" and table[1][1][0].endswith("0.100 to 0.200")
+    human = next(row for row in table if row[0][0] == "one annotator")
+    assert [text for text, _ in human][5] == "0.375" and human[1][0] == "–"
+    assert "left out of the crowd" in html
+
+
+def test_a_name_given_again_is_another_seed(tmp_path, capsys):
+    made = [make_run(tmp_path / f"seed{seed}", seed) for seed in range(3)]
+    main(["report", *(f"teacher={folder}" for folder, _ in made), "--output", str(tmp_path / "report.html")])
+    assert "teacher (3 seeds)" in capsys.readouterr().out
+    (table,) = Page((tmp_path / "report.html").read_text("utf-8")).result_tables()
+    row = next(row for row in table if row[0][0] == "teacher (3 seeds)")
+    for column, key in enumerate(COLUMNS, start=1):
+        values = [metrics[key] for _, metrics in made]
+        assert row[column][0] == f"{np.mean(values):.3f}± {np.std(values, ddof=1):.3f}"
+    other, _ = make_run(tmp_path / "other", 4, split="validation")
+    with pytest.raises(ValueError, match=r"'teacher' differ in split"):
+        results_rows({"teacher": [made[0][0], other]})
+
+
+def test_controls_are_a_table_with_the_models_lead(tmp_path):
+    keys = {"map_macro": 0.3, "map_macro_low": 0.25, "map_macro_high": 0.35, "map_macro_gain": 0.1,
+            "map_macro_gain_low": 0.06, "map_macro_gain_high": 0.14}  # fmt: skip
+    folder, _ = make_run(tmp_path / "run", 1, **{f"shuffled_images/{key}": value for key, value in keys.items()})
+    tables = dict(Page(write(tmp_path, {"run": folder})).tables)
+    name, score, lead, meaning = (cell[0] for cell in tables["controls"][1])
+    assert (name, score, lead) == ("shuffled images", "0.3000.250 to 0.350", "0.1000.060 to 0.140")
+    assert "another row's picture" in meaning
+
+
+def test_mistakes_reliability_and_examples_are_drawn_from_the_details(tmp_path, tiny_table):
+    folder, _ = make_run(tmp_path / "run", 1)
+    pseudo, _ = make_run(tmp_path / "pseudo", 2, truth="emotions")
+    ids = tiny_table["test"]["image_id"][:]
+    details = {
+        "confusion": [[0, 7, 1], [2, 0, 0], [0, 0, 0]],
+        "missed": [10, 4, 0],
+        "reliability": [[0.1, 0.2, 50], [0.5, 0.4, 30], [0.9, 0.1, 9]],
+        "examples": [
+            {"image_id": ids[0], "kind": "best", "predicted": ["joy", "awe"], "truth": ["joy"]},
+            {"image_id": "not there", "kind": "best", "predicted": [], "truth": []},
+            {"image_id": ids[1], "kind": "worst", "predicted": ["awe"], "truth": ["sad"]},
+        ],
+    }
+    scores = {"joy": 0.5, "awe": 0.4, "sad": None}
+    give_details(
+        {"run": folder, "pseudo": pseudo}, {"run": scores, "pseudo": scores}, dict.fromkeys(scores, 0.1), **details
+    )
+    page = Page(write(tmp_path, {"pseudo": pseudo, "run": folder}, tables=tiny_table))
+    tables = dict(page.tables)
+    assert [[cell[0] for cell in row] for row in tables["mistakes"][1:]] == [
+        ["joy", "awe", "7", "10"], ["awe", "joy", "2", "4"], ["joy", "sad", "1", "10"]
+    ]  # fmt: skip
+    opacities = [float(own["fill-opacity"]) for own in page.all("rect") if "fill-opacity" in own]
+    assert opacities == [0.7, 0.5, 0.1]
+    curves = [own["points"].split() for own in page.all("polyline")]
+    assert len(curves[-1]) == 2  # the bin with nine answers is left out
+    captions = [text for path, text in page.text if path[-1:] == ("blockquote",)]
+    assert captions == [(tiny_table["test"][row]["captions"] or [""])[0] for row in (0, 1)]
+    assert [text for path, text in page.text if path[-1:] == ("h3",)][-2:] == ["best", "worst"]
+
+
+def test_a_studys_curves_are_an_image(tmp_path, runs):
+    folders, _ = runs
+    with pytest.raises(FileNotFoundError, match=r"figure\.svg'.*transfer-study"):
+        write(tmp_path, folders, study=tmp_path)
+    (tmp_path / "figure.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>")
+    html = write(tmp_path, folders, study=tmp_path)
+    assert "<script" not in html and "data:image/svg+xml;base64," in html
+
+
+def test_charts_come_as_pictures_too(tmp_path, runs):
+    folders, _ = runs
+    scores = {f"emotion {index}": index / 20 for index in range(20)}
+    give_details(folders, {"anb": scores}, dict.fromkeys(scores, 0.2), reliability=[[0.1, 0.2, 50], [0.5, 0.6, 50]])
+    write(tmp_path, folders, figures=tmp_path / "figures")
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert names == {"loss_teacher.png", "loss_anb.png", "loss_anb+.png", "ranking.png", "reliability.png",
+                     "average_precision_1.png", "average_precision_2.png"}  # fmt: skip
+    bars = np.asarray(Image.open(tmp_path / "figures" / "average_precision_2.png"))
+    assert bars.shape[1] == 360 * 3 and bars.shape[2] == 3
+    colour = np.array([0xC8, 0x50, 0x0A])  # the second run's
+    lengths = (bars == colour).all(axis=2).sum(axis=1)
+    drawn = [int(lengths[row]) for row in range(1, len(lengths)) if lengths[row] and lengths[row - 1] != lengths[row]]
+    expected = list(scores.values())[10:]
+    longest = [length for length in drawn if length > 60]  # not the sample in the legend
+    np.testing.assert_allclose(np.array(longest) / max(longest), np.array(expected) / max(expected), atol=0.02)

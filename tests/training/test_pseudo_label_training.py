@@ -1,0 +1,103 @@
+"""A student of pseudo-labels: its targets, its loss, and the human-labelled rows beside them."""
+
+import json
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, DatasetDict, List
+
+from emocap.arguments import DataArguments
+from emocap.cli import main
+from emocap.data.storage import load_table
+from emocap.training.splits import load_splits
+
+HUMAN = ["labels", "votes", "num_annotators", "soft_labels"]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory, labelled_table) -> str:
+    """Pseudo-labels alone, as COCO has them."""
+    tables = load_table(labelled_table)
+    folder = str(tmp_path_factory.mktemp("tables") / "source")
+    DatasetDict({name: table.remove_columns(HUMAN) for name, table in tables.items()}).save_to_disk(folder)
+    return folder
+
+
+def train(out, source: str, student: str, *flags: str) -> tuple[dict, dict, dict]:
+    main(["train-student", "--model_name_or_path", student, "--dataset", source, "--output_dir", str(out),
+          "--use_cpu", "--disable_tqdm", "true", "--num_train_epochs", "1", "--captions", "random",
+          *flags])  # fmt: skip
+    return tuple(
+        json.loads((out / name).read_text()) for name in ("metrics.json", "config.json", "trainer_state.json")
+    )
+
+
+@pytest.mark.parametrize("targets", ["emotions", "emotion_scores", "ranked_emotions"])
+def test_hard_soft_and_ranked_targets(tmp_path, source, tiny_student, targets):
+    metrics, config, state = train(tmp_path / "run", source, tiny_student, "--label_column", targets)
+    table = load_table(source)["train"]
+    expected = np.zeros((60, 5))
+    for row, (emotions, scores) in enumerate(zip(table["emotions"][:], table["emotion_scores"][:], strict=True)):
+        for rank, label in enumerate(emotions, start=1):
+            expected[row, label] = 1 / rank if targets == "ranked_emotions" else 1
+        if targets == "emotion_scores":
+            expected[row] = scores
+    np.testing.assert_allclose(config["label_prevalence"], expected.mean(0), atol=1e-5)
+    assert metrics["truth"] == "emotions", "measured on the hard labels, whatever it trained on"
+    assert state["max_steps"] == 2, "60 images in batches of 32, one caption each"
+
+
+def test_human_rows_beside_pseudo_labels(tmp_path, source, tiny_student, tiny_table_dir):
+    flags = ["--label_column", "emotion_scores", "--mix_dataset", tiny_table_dir, "--mix_share", "0.5"]
+    metrics, config, state = train(tmp_path / "run", source, tiny_student, *flags)
+    pseudo = np.array(load_table(source)["train"]["emotion_scores"][:]).mean(0)
+    human = np.array(load_table(tiny_table_dir)["train"]["labels"][:]).mean(0)
+    np.testing.assert_allclose(config["label_prevalence"], (pseudo + human) / 2, atol=1e-5)
+    assert state["max_steps"] == 4, "60 images of each table"
+
+
+def test_the_loss_of_a_run_stands_in_its_configuration(tmp_path, source, tiny_student):
+    flags = ["--loss", "bce", "--pos_weight", "6", "--label_smoothing", "0.05"]
+    _, config, _ = train(tmp_path / "first", source, tiny_student, *flags)
+    assert (config["loss"], config["pos_weight"], config["label_smoothing"]) == ("bce", 6, 0.05)
+    _, config, state = train(tmp_path / "second", source, str(tmp_path / "first"), "--loss", "db")
+    assert (config["loss"], config["pos_weight"], config["label_smoothing"]) == ("db", None, 0)
+    assert np.isfinite([entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry]).all()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--loss", "asl", "--pos_weight", "2"], "pos_weight is 2.0 with loss 'asl'"),
+        (["--label_smoothing", "1"], "Label smoothing is 1.0"),
+        (["--label_smoothing_factor", "0.1"], "use --label_smoothing"),
+    ],
+)
+def test_loss_settings_are_refused_at_the_door(tmp_path, source, tiny_student, capsys, flags, words):
+    with pytest.raises(SystemExit):
+        train(tmp_path / "run", source, tiny_student, *flags)
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_table_to_mix_that_does_not_fit_is_refused(tmp_path, source, labelled_table, tiny_table_dir):
+    tables = load_table(tiny_table_dir)
+    names = tables["train"].features["emotions"].feature.names
+    others = tables["train"].cast_column("emotions", List(ClassLabel(names=names[::-1])))
+    wide = tables["train"].remove_columns("region_features")
+    wide = wide.add_column("region_features", [np.zeros(36 * 3, dtype=np.float16)] * 60)
+    wide = wide.cast_column("region_features", List(wide.features["region_features"].feature, length=36 * 3))
+    folders = {"source": source}
+    for name, table in {"others": others, "wide": wide}.items():
+        folders[name] = str(tmp_path / name)
+        DatasetDict({"train": table}).save_to_disk(folders[name])
+    for name, words in (
+        ("source", "needs a split 'train' with human labels in every row"),
+        ("others", "has other emotions, or another order"),
+        ("wide", "region features of different detectors"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            load_splits(DataArguments(source, mix_dataset=folders[name]))
+    with pytest.raises(ValueError, match="--mix_share is 1.0; it must lie between 0 and 1"):
+        load_splits(DataArguments(source, mix_dataset=tiny_table_dir, mix_share=1.0))
+    assert load_splits(DataArguments(source, mix_dataset=labelled_table))["mix"].num_rows == 60

@@ -1,0 +1,288 @@
+"""The transfer study on tiny tables: what runs, what is never repeated, what table and figure say."""
+
+import json
+import os
+import shutil
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import DatasetDict, concatenate_datasets
+from scipy.stats import t as student_t
+from torch.nn.functional import binary_cross_entropy
+
+from emocap.cli import main
+from emocap.data.storage import load_table
+from emocap.evaluation.inference import load_model
+from emocap.metrics import compute_metrics
+from emocap.transfer import study_corpus
+from emocap.transfer.runs import Part, Recipe, fit, part_probabilities
+from emocap.transfer.study import Run, Study, transfer_study
+from emocap.transfer.study_arguments import StudyArguments, parse_study, study_parser
+from emocap.transfer.study_report import gain, study_rows, study_table, t_interval, t_quantile
+
+RECIPE = Recipe(30, 10, 5, 0.01, 16, 0.01, "map_macro")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory, tiny_table_dir) -> str:
+    """A source of pseudo-labels in one split, as `emocap label` writes it."""
+    table = concatenate_datasets(list(load_table(tiny_table_dir).values()))
+    scores = (0.8 * np.array(table["labels"][:]) + 0.1).astype(np.float32)
+    table = table.remove_columns(["labels", "votes", "num_annotators", "soft_labels"])
+    table = table.add_column(
+        "emotion_scores", list(scores), feature=load_table(tiny_table_dir)["train"].features["labels"]
+    )
+    folder = str(tmp_path_factory.mktemp("source"))
+    DatasetDict({"train": table}).save_to_disk(folder)
+    return folder
+
+
+@pytest.fixture
+def settings(source, tiny_table_dir, tiny_bert, tmp_path) -> dict[str, object]:
+    return {
+        "output_dir": str(tmp_path / "study"), "source_dataset": source, "target_dataset": tiny_table_dir,
+        "word_embeddings": tiny_bert, "image_size": 16, "cnn_channels": [8], "hidden_size": 16, "sizes": [20, 30],
+        "layer_sizes": [30], "num_layers": ["1", "all"], "num_seeds": 2, "max_steps": 6, "base_steps": 8,
+        "num_evaluations": 2,
+    }  # fmt: skip
+
+
+def flags(settings: dict[str, object]) -> list[str]:
+    return [
+        part
+        for name, value in settings.items()
+        for part in (f"--{name}", *map(str, value if isinstance(value, list) else [value]))
+    ]
+
+
+def files_of(study: Study) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in study.runs_dir.iterdir()}
+
+
+def test_a_study_from_the_command_line_resumes_and_grows(settings, tmp_path, capsys):
+    readme = tmp_path / "readme.md"
+    readme.write_text("before\n<!-- transfer -->\nold\n<!-- /transfer -->\nafter\n")
+    main(["transfer-study", *flags(settings), "--readme", str(readme)])
+    study = Study(StudyArguments(**settings))
+    runs = [run for stage in study.stages() for run in stage]
+    # two directions and seeds; at 20 rows all layers of 5 strategies, at 30 also one; two base networks
+    assert len(runs) == 2 * 2 * (1 + 2 + 5 + 2 * 5) == len(set(runs)) == len(set(map(study.key, runs)))
+    assert len(list(study.runs_dir.glob("*.json"))) == len(list(study.runs_dir.glob("*.npy"))) == len(runs)
+    assert {run.num_layers for run in runs if run.strategy == "random"} == {"1", "4"}
+    assert {run.num_layers for run in runs if run.strategy == "anb"} == {"1", "5"}
+    rows = json.loads((study.output_dir / "study.json").read_text())["rows"]
+    assert len(rows) == 2 * (2 + 5 + 2 * 5)
+    table = (study.output_dir / "study.md").read_text()
+    assert table.strip() in capsys.readouterr().out and table.count("\n| 30 | AnB+ | 5 |") == 2
+    assert "pseudo-labels" in table and "human labels" in table
+    assert all(("over_anb_plus" in row) == (row["strategy"] == "anb") for row in rows)
+    short = readme.read_text()
+    assert short.startswith("before\n") and short.endswith("after\n") and "| 30 | AnB+ | 1 |" not in short
+    assert "| 30 | AnB+ | 5 |" in short and "| 20 | scratch | – |" in short and "old" not in short
+    svg = ElementTree.parse(study.output_dir / "figure.svg").getroot()
+    dots = svg.findall(".//{http://www.w3.org/2000/svg}circle")
+    assert len(dots) == sum(len(row["values"]) for row in rows)
+
+    before = files_of(study)
+    main(["transfer-study", *flags(settings)])
+    assert files_of(study) == before, "nothing is repeated"
+    gone = runs[-1]
+    (study.runs_dir / f"{study.key(gone)}.json").unlink()
+    main(["transfer-study", *flags(settings | {"sizes": [20, 30, 31]})])
+    after = files_of(study)
+    changed = {name for name, time in before.items() if after[name] != time}
+    assert changed == {f"{study.key(gone)}.json", f"{study.key(gone)}.npy"}
+    assert len(after) == len(before) + 2 * 2 * 2 * 6
+
+
+def test_what_a_run_is(settings):
+    study = Study(StudyArguments(**settings))
+    study.prepare()
+    base, scratch = Run("source", None, 1, "scratch", "0"), Run("target", 20, 1, "scratch", "0")
+    for run in (base, scratch):
+        study.perform(run)
+    contents = {}
+    for strategy, layers in (("anb", "3"), ("bnb", "3"), ("anb+", "5"), ("random", "2")):
+        run = Run("target", 20, 1, strategy, layers)
+        study.perform(run)
+        contents[strategy] = json.loads((study.runs_dir / f"{study.key(run)}.json").read_text())
+        probabilities = np.load(study.runs_dir / f"{study.key(run)}.npy")
+        truth = study.part("target", "test").truth
+        assert contents[strategy]["metrics"] == pytest.approx(compute_metrics(probabilities, truth), abs=1e-5)
+    origins = {name: content["surgery"]["tensors"] for name, content in contents.items()}
+    assert origins["anb"]["gru.weight_ih_l0"]["origin"] == f"copied from {study.checkpoint(base)}"
+    assert origins["bnb"]["gru.weight_ih_l0"]["origin"] == f"copied from {study.checkpoint(scratch)}"
+    assert origins["anb"]["fc1.weight"]["sha256"] == origins["bnb"]["fc1.weight"]["sha256"], "fresh layers are shared"
+    assert origins["anb+"]["fc2.weight"]["origin"] == f"copied from {study.checkpoint(base)}"
+    assert origins["random"]["gru.weight_ih_l0"]["frozen"] and not origins["random"]["fc1.weight"]["frozen"]
+    assert contents["anb"]["surgery"]["after_training"]["moved"] == []
+    teacher = load_model(study.checkpoint(scratch))[0].state_dict()
+    assert not torch.equal(teacher["fc1.weight"], load_model(study.checkpoint(base))[0].state_dict()["fc1.weight"])
+
+
+def test_rows_are_nested_and_drawn_by_the_seed(settings, monkeypatch):
+    study, seen = Study(StudyArguments(**settings)), {}
+    study.prepare()
+    of_rows = Part.of_rows
+    monkeypatch.setattr(
+        Part, "of_rows", lambda part, rows: seen.setdefault(len(seen), rows) is None or of_rows(part, rows)
+    )
+    for size, seed in ((20, 0), (30, 0), (20, 1)):
+        study.perform(Run("target", size, seed, "scratch", "0"))
+    assert len(set(seen[0])) == 20 and set(seen[0]) < set(seen[1]) and set(seen[0]) != set(seen[2])
+
+
+@pytest.mark.slow
+def test_processes_give_what_one_gives(settings, tmp_path):
+    one = settings | {"sizes": [20], "layer_sizes": [], "directions": ["source_to_target"], "strategies": ["anb+"]}
+    rows = []
+    for jobs in (1, 2):
+        study = Study(StudyArguments(**one | {"jobs": jobs, "output_dir": str(tmp_path / str(jobs))}))
+        transfer_study(study)
+        rows.append(study_rows(study))
+    assert [row["values"] for row in rows[0]] == [row["values"] for row in rows[1]]
+
+
+def test_a_frozen_body_is_passed_through_once(tiny_table, tiny_student, monkeypatch):
+    model, processor = load_model(tiny_student)
+    model.requires_grad_(False)
+    model.fc2.requires_grad_(True)
+    train, validation = (Part(tiny_table[name], processor, "labels", "labels") for name in ("train", "validation"))
+    calls, pooled_outputs = [], type(model).pooled_outputs
+    monkeypatch.setattr(type(model), "pooled_outputs", lambda *a, **k: calls.append(1) or pooled_outputs(*a, **k))
+    before = part_probabilities(model, validation)
+    calls.clear()
+    history = fit(model, train, validation, RECIPE, seed=0)
+    assert history["steps"] == 30 and len(calls) == 2, "once for each part"
+    after = part_probabilities(model, validation)
+    score = compute_metrics(after, validation.truth)["map_macro"]
+    assert history["validation_map_macro"] == pytest.approx(score, abs=1e-6)
+    assert score > compute_metrics(before, validation.truth)["map_macro"]
+    pooled = validation.with_pooled_outputs(model)
+    np.testing.assert_allclose(part_probabilities(model, pooled), after, atol=1e-6)
+
+
+def test_fit_keeps_the_best_state_and_stops_by_patience(tiny_table, tiny_student):
+    model, processor = load_model(tiny_student)
+    train, validation = (Part(tiny_table[name], processor, "labels", "labels") for name in ("train", "validation"))
+    recipe = RECIPE._replace(max_steps=400, eval_steps=5, patience=2, metric="bce")
+    history = fit(model, train, validation, recipe, seed=0)
+    assert history["best_step"] == history["steps"] - 10 < 390
+    probabilities = part_probabilities(model, validation)
+    bce = binary_cross_entropy(torch.from_numpy(probabilities), torch.from_numpy(validation.truth).double()).item()
+    assert history["validation_bce"] == pytest.approx(bce, abs=1e-5)
+
+
+def test_probabilities_are_those_of_pair_after_pair(tiny_table, tiny_student):
+    model, processor = load_model(tiny_student)
+    part = Part(tiny_table["test"], processor, "labels", "labels")
+    with torch.no_grad():
+        rows = {}
+        for pair, row in enumerate(part.pairs.row_of_pair):
+            batch = part.pairs.__getitems__([pair])
+            rows.setdefault(row, []).append(model(**batch).logits[0].sigmoid().double().numpy())
+    expected = np.array([np.mean(own, axis=0) for _, own in sorted(rows.items())])
+    np.testing.assert_allclose(part_probabilities(model, part), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 9, 30])
+def test_t_quantiles(degrees):
+    assert t_quantile(0.975, degrees) == pytest.approx(student_t.ppf(0.975, degrees), rel=2e-4)
+
+
+def test_t_intervals():
+    values = np.random.default_rng(0).normal(size=5)
+    low, high = student_t.interval(0.95, 4, loc=values.mean(), scale=values.std(ddof=1) / 5**0.5)
+    assert t_interval(values) == pytest.approx((values.mean(), low, high), rel=1e-3)
+    assert t_interval(values[:1]) == (values[0], None, None)
+
+
+def test_gains_are_paired_by_seed_and_by_image():
+    base, images = np.array([0.1, 0.5, 0.3]), np.random.default_rng(1).normal(0.3, 0.1, 500)
+    result = gain(base + 0.02, images + 0.02, base, images, "map_macro")
+    assert list(result.values()) == pytest.approx([0.02] * 5)
+
+
+def test_the_table_marks_gains_clear_of_zero():
+    clear = {"mean": 0.05, "low": 0.04, "high": 0.06, "low_images": 0.01, "high_images": 0.09}
+    row = {
+        "direction": "source_to_target", "size": 1000, "strategy": "anb+", "num_layers": 5, "truth": "labels",
+        "prior": 0.1, "values": [0.2, 0.3], "mean": 0.25, "low": 0.2, "high": 0.3, "over_scratch": clear,
+        "over_bnb_plus": clear | {"low_images": -0.01},
+    }  # fmt: skip
+    line = study_table([row], "map_macro").splitlines()[-1]
+    cells = line.strip("| ").split(" | ")
+    assert cells[:4] == ["1,000", "AnB+", "5", "0.250 ± 0.050"]
+    assert cells[4:] == ["**+0.050 ± 0.010 [+0.010, +0.090]**", "+0.050 ± 0.010 [-0.010, +0.090]", "–"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sizes": [20, 61]}, "--sizes has 61, but the target has 60 training rows"),
+        ({"strategies": ["anb", "abn"]}, "--strategies has abn; expected some of anb, anb\\+"),
+        ({"num_layers": ["6"]}, "'6'; expected 'all' or a number from 0 to 5"),
+        ({"num_seeds": 0}, "--num_seeds, --jobs and every one of --sizes must be 1 or more"),
+        ({"source_dataset": "gone"}, "no data set folder at 'gone'"),
+    ],
+)
+def test_settings_that_cannot_run(settings, changes, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        Study(StudyArguments(**settings | changes))
+    assert not Path(settings["output_dir"]).exists()
+
+
+def test_tables_of_other_emotions(settings, tiny_table_dir, tmp_path):
+    shutil.copytree(tiny_table_dir, tmp_path / "other")
+    for split in ("train", "validation", "test"):
+        path = tmp_path / "other" / split / "dataset_info.json"
+        path.write_text(path.read_text().replace('"happy"', '"amused"'))
+    with pytest.raises(ValueError, match="one set of emotions in one order: .* \\(happy, .* \\(amused, "):
+        Study(StudyArguments(**settings | {"target_dataset": str(tmp_path / "other")}))
+
+
+def test_presets_and_flags():
+    scenes, preset = parse_study(study_parser(), ["--preset", "scenes", "--output_dir", "x", "--num_seeds", "2"])
+    assert preset == "scenes" and scenes.num_seeds == 2 and scenes.sizes == [100, 300, 1000]
+    assert not scenes.freeze_word_embeddings
+    with pytest.raises(SystemExit):
+        parse_study(study_parser(), ["--preset", "real", "--output_dir", "x"])
+    given = ["--source_dataset", "a", "--target_dataset", "b", "--word_embeddings", "c", "--output_dir", "x"]
+    assert parse_study(study_parser(), ["--preset", "real", *given])[0].freeze_word_embeddings
+
+
+def test_the_built_in_corpus_is_made_once(tmp_path, monkeypatch):
+    made, make_corpus = [], study_corpus.make_corpus
+
+    def make_small(folder, settings):
+        made.append(settings)
+        teacher = settings["teacher"] | {"num_train_epochs": 1, "disable_tqdm": "true", "use_cpu": "true"}
+        make_corpus(folder, settings | {"scenes": {"num_target": 40, "num_source": 40}, "teacher": teacher})
+
+    monkeypatch.setattr(study_corpus, "make_corpus", make_small)
+    given = study_corpus.scenes_corpus(tmp_path / "corpus")
+    assert study_corpus.scenes_corpus(tmp_path / "corpus") == given and len(made) == 1
+    assert made[0]["scenes"] == {"num_target": 4000, "num_source": 4000, "seed": 0}
+    arguments = StudyArguments(output_dir=str(tmp_path / "study"), sizes=[10], **given)
+    study = Study(arguments)
+    assert study.sides["source"].label_column == "emotion_scores" and study.sides["target"].truth_column == "labels"
+    splits = study.sides["source"].splits
+    assert sum(map(len, splits.values())) == 40, "one split, divided by image"
+
+
+def test_a_killed_study_leaves_no_half_run(settings, monkeypatch):
+    study = Study(StudyArguments(**settings))
+    study.prepare()
+    run = Run("target", 20, 0, "scratch", "0")
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", die)
+    monkeypatch.setattr(Path, "replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        study.perform(run)
+    assert not study.is_finished(run)
