@@ -102,9 +102,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("transfer-study", "every strategy, number of layers, size and seed in one table"),
         ("label-study", "whether pseudo-labels help: students with and without them"),
     ):
-        commands.add_parser(
-            name, help=text, add_help=False
-        )  # has a parser of its own, see `run_training`, `run_study`
+        commands.add_parser(name, help=text, add_help=False)  # `main` hands its flags to a parser of its own
     return parser
 
 

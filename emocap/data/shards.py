@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pyarrow as pa
+import torch
 from datasets import Dataset, Features, concatenate_datasets
 from datasets.arrow_writer import ArrowWriter
+from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from emocap.data.ranks import Ranks
 
-__all__ = ["job_fingerprint", "map_in_shards"]
+__all__ = ["job_fingerprint", "map_in_shards", "weights_hash"]
 
 logger = logging.get_logger(__name__)
 
@@ -88,3 +90,12 @@ def job_fingerprint(settings: dict[str, object], tables: Iterable[Dataset], *mor
     """Hexadecimal hash of what a job's result depends on: its settings, and the rows of its tables in their order."""
     rows = [[table._fingerprint, len(table)] for table in tables]
     return hashlib.sha256(json.dumps([settings, rows, *more], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def weights_hash(model: PreTrainedModel) -> str:
+    """Hexadecimal hash of every tensor of a model: another checkpoint under the same name is another model."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

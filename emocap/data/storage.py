@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 from datasets import Dataset, DatasetDict, get_dataset_config_names, load_dataset, load_from_disk
 from datasets.utils.logging import tqdm
 from PIL import Image, UnidentifiedImageError
@@ -26,7 +27,9 @@ __all__ = [
     "photo_problems",
     "read_text",
     "save_table",
+    "write_array",
     "write_json",
+    "write_text",
 ]
 
 
@@ -228,6 +231,19 @@ def save_table(
 
 def write_json(path: str | os.PathLike, content: object) -> None:
     """Writes JSON under a temporary name, then renames it."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: str | os.PathLike, text: str, errors: str = "strict") -> None:
+    """Writes UTF-8 text under a temporary name, then renames it; `errors` as `open` takes it."""
     temporary = Path(f"{path}.partial")
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8", errors=errors)
+    temporary.replace(path)
+
+
+def write_array(path: str | os.PathLike, array: np.ndarray) -> None:
+    """Writes an array in NumPy's format under a temporary name, then renames it."""
+    temporary = Path(f"{path}.partial")
+    with temporary.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
     temporary.replace(path)

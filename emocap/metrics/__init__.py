@@ -9,6 +9,7 @@ from emocap.metrics.metrics import (
     prior_probabilities,
     prior_threshold,
 )
+from emocap.metrics.seeds import t_interval
 
 __all__ = [
     "METRIC_KEYS",
@@ -20,4 +21,5 @@ __all__ = [
     "prior_probabilities",
     "prior_threshold",
     "resampled_metrics",
+    "t_interval",
 ]

@@ -6,7 +6,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from .losses_emocap import check_loss
-from .remote_code_emocap import CodeCarryingConfig
+from .remote_code_emocap import EMOTION_RECOGNITION, CodeCarryingConfig
 
 __all__ = ["EmocapStudentConfig"]
 
@@ -48,13 +48,7 @@ class EmocapStudentConfig(CodeCarryingConfig, PreTrainedConfig):
         "AutoModelForSequenceClassification": "modeling_emocap_student.EmocapStudentForMultiLabelClassification",
         "AutoProcessor": "processing_emocap.EmocapProcessor",
     }
-    pipelines: ClassVar[dict[str, dict]] = {
-        "emotion-recognition": {
-            "impl": "pipeline_emocap.EmotionRecognitionPipeline",
-            "pt": ["AutoModel"],
-            "type": "multimodal",
-        }
-    }
+    pipelines = EMOTION_RECOGNITION
 
     vocab_size: int = 30522
     pad_token_id: int | None = 0

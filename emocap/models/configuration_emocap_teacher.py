@@ -6,7 +6,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import VisualBertConfig
 
 from .losses_emocap import check_loss
-from .remote_code_emocap import CodeCarryingConfig
+from .remote_code_emocap import EMOTION_RECOGNITION, CodeCarryingConfig
 
 __all__ = ["EmocapTeacherConfig"]
 
@@ -44,13 +44,7 @@ class EmocapTeacherConfig(CodeCarryingConfig, VisualBertConfig):
         "AutoModelForSequenceClassification": "modeling_emocap_teacher.EmocapTeacherForMultiLabelClassification",
         "AutoProcessor": "processing_emocap.EmocapProcessor",
     }
-    pipelines: ClassVar[dict[str, dict]] = {
-        "emotion-recognition": {
-            "impl": "pipeline_emocap.EmotionRecognitionPipeline",
-            "pt": ["AutoModel"],
-            "type": "multimodal",
-        }
-    }
+    pipelines = EMOTION_RECOGNITION
 
     visual_embedding_dim: int = 2048
     pad_token_id: int | None = 0

@@ -12,6 +12,15 @@ __all__ = ["CodeCarryingConfig", "ShippedPipelines"]
 
 logger = logging.get_logger(__name__)
 
+EMOTION_RECOGNITION = {
+    "emotion-recognition": {
+        "impl": "pipeline_emocap.EmotionRecognitionPipeline",
+        "pt": ["AutoModel"],
+        "type": "multimodal",
+    }
+}
+"""The pipeline of teacher and student."""
+
 
 class CodeCarryingConfig:
     """Mixin of configurations: where one is saved, the code of its checkpoint's classes is saved beside it.

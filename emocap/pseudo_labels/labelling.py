@@ -1,6 +1,5 @@
 """The labelling job: a teacher scores every image of a table, and pseudo-labels are selected from the scores."""
 
-import hashlib
 import itertools
 import json
 import shutil
@@ -18,7 +17,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from emocap.data.pairs import PairDataset, label_matrix
 from emocap.data.ranks import launched_ranks
-from emocap.data.shards import job_fingerprint, map_in_shards
+from emocap.data.shards import job_fingerprint, map_in_shards, weights_hash
 from emocap.data.storage import DataReport, check_output_dir, load_table, save_table
 from emocap.evaluation.inference import (
     check_features,
@@ -104,7 +103,8 @@ def label_tables(
     bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported() if bf16 is None else bf16
     model, processor = load_model(teacher)
     model.to(pick_device(ranks))
-    digest = weights_digest(model, teacher)
+    check_weights(model, teacher)
+    digest = weights_hash(model)[:16]
     settings = {
         "config": model.config.to_json_string(),
         "max_length": processor.max_length,
@@ -287,18 +287,10 @@ def check_finite(scores: np.ndarray, rows: Dataset, teacher: str) -> None:
         )
 
 
-def weights_digest(model: PreTrainedModel, teacher: str) -> str:
-    """SHA-256 of all weights and buffers, 16 hexadecimal digits: which teacher it was, whatever its name.
-
-    Raises:
-        ValueError: weights that are not finite.
-    """
-    digest = hashlib.sha256()
+def check_weights(model: PreTrainedModel, teacher: str) -> None:
     for name, tensor in model.state_dict().items():
         if not tensor.isfinite().all():
             raise ValueError(f"'{teacher}' cannot score: its '{name}' holds NaN or infinite values. Train it again.")
-        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def without_unread_rows(split: Dataset, new: Dataset, report: DataReport) -> tuple[Dataset, Dataset]:

@@ -22,7 +22,7 @@ from transformers.utils import logging
 from emocap.arguments import StudentArguments
 from emocap.data.pairs import label_matrix
 from emocap.data.schema import label_names, split_of
-from emocap.data.storage import load_table, write_json
+from emocap.data.storage import load_table, write_array, write_json
 from emocap.metrics import compute_metrics, prior_probabilities
 from emocap.pseudo_labels.selection import select_pseudo_labels
 from emocap.training.jobs import build_student, truth_column
@@ -169,10 +169,7 @@ class LabelStudy:
         content["finetuning"] = fit(model, train, validation, self.recipe(arguments.max_steps), run.seed)
         probabilities = part_probabilities(model, test)
         content["metrics"] = compute_metrics(probabilities, test.truth)
-        partial = self.path(run).with_suffix(".npy.partial")
-        with partial.open("wb") as file:
-            np.save(file, probabilities.astype(np.float32))
-        partial.replace(self.path(run).with_suffix(".npy"))
+        write_array(self.path(run).with_suffix(".npy"), probabilities.astype(np.float32))
         write_json(self.path(run), content)
 
     def source_rows(self, run: LabelRun) -> np.ndarray:

@@ -6,16 +6,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from emocap.data.pairs import label_matrix
-from emocap.data.storage import write_json
-from emocap.metrics.bootstrap import resampled_metrics
+from emocap.data.storage import write_json, write_text
+from emocap.metrics import resampled_metrics, t_interval
 from emocap.pseudo_labels.study import LabelRun, LabelStudy, label_agreement
 from emocap.report.axes import axis_ticks, tick_labels
 from emocap.report.render import render_page
 
-__all__ = ["T_95", "format_study", "summarize_study", "write_study"]
-
-T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
-"""Quantile 0.975 of Student's t for 1 to 15 degrees of freedom."""
+__all__ = ["format_study", "summarize_study", "write_study"]
 
 NUM_RESAMPLES = 1000
 
@@ -27,9 +24,7 @@ def write_study(study: LabelStudy) -> dict[str, object]:
     page = render_page(
         "label_study.html.j2", title="What the pseudo-labels are worth", summary=summary, chart=gain_chart(summary)
     )
-    partial = study.output_dir / "report.html.partial"
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(study.output_dir / "report.html")
+    write_text(study.output_dir / "report.html", page)
     return summary
 
 
@@ -99,13 +94,11 @@ def gains(
     own = np.array([finished[run]["metrics"][metric] - finished[base]["metrics"][metric] for run, base in pairs])
     over_images = np.mean([resamples[run] - resamples[base] for run, base in pairs], axis=0)
     low, high = np.nanquantile(over_images, [0.025, 0.975])
-    gain, half = float(own.mean()), None
-    if len(own) > 1:
-        half = float(T_95[min(len(own) - 2, len(T_95) - 1)] * own.std(ddof=1) / np.sqrt(len(own)))
+    gain, gain_low, gain_high = t_interval(own)
     return {
         "gain": gain,
-        "gain_low": None if half is None else gain - half,
-        "gain_high": None if half is None else gain + half,
+        "gain_low": gain_low,
+        "gain_high": gain_high,
         "images_low": float(low),
         "images_high": float(high),
     }

@@ -1,6 +1,5 @@
 """Region features of every photo of a table."""
 
-import hashlib
 import itertools
 import json
 import os
@@ -21,7 +20,7 @@ from transformers.utils import logging
 
 from emocap.data.ranks import Ranks, launched_ranks
 from emocap.data.schema import NUM_REGIONS, region_columns
-from emocap.data.shards import job_fingerprint, map_in_shards
+from emocap.data.shards import job_fingerprint, map_in_shards, weights_hash
 from emocap.data.storage import DataReport, check_output_dir, load_table, save_table
 from emocap.models.processing_emocap import load_region_extractor
 from emocap.regions.photos import decode_ahead, why_without_regions
@@ -264,12 +263,3 @@ def config_fields(model: PreTrainedModel) -> dict[str, object]:
     """What the configuration says about the result: not where it was read from, nor by which version."""
     fields = json.loads(model.config.to_json_string(use_diff=False))
     return {name: value for name, value in fields.items() if name not in ("transformers_version", "_name_or_path")}
-
-
-def weights_hash(model: PreTrainedModel) -> str:
-    """Hash of every tensor: another checkpoint under the same name is another extractor."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()

@@ -7,7 +7,7 @@ from pathlib import Path
 from datasets import DatasetDict
 from PIL import Image
 
-from emocap.data.storage import read_text
+from emocap.data.storage import read_text, write_text
 from emocap.evaluation.details import details_path
 from emocap.models.photo_emocap import to_rgb
 from emocap.report.charts import confusions, loss_charts, precision_charts, ranking_chart, reliability_chart
@@ -98,9 +98,7 @@ def write_report(
     )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.partial")
-    temporary.write_text(page, encoding="utf-8", errors="replace")  # captions may hold halves of surrogate pairs
-    temporary.replace(path)
+    write_text(path, page, errors="replace")  # captions may hold halves of surrogate pairs
     if figures is not None:
         charts = {f"loss_{panel['name']}": panel["chart"] for panel in losses} | {"ranking": ranking}
         charts |= {"reliability": reliability}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
-from emocap.data.storage import read_text
+from emocap.data.storage import read_text, write_text
 from emocap.evaluation.controls import CONTROLS
 
 __all__ = [
@@ -173,9 +173,7 @@ def update_block(path: Path, name: str, table: str) -> None:
     _, closing, after = rest.partition(f"<!-- /{name} -->")
     if not opening or not closing:
         raise ValueError(f"'{path}' has no block '<!-- {name} --> ... <!-- /{name} -->' to put the table in.")
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(f"{before}{opening}\n{table}\n{closing}{after}", encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, f"{before}{opening}\n{table}\n{closing}{after}")
 
 
 def markdown_table(rows: list[dict[str, object]]) -> str:

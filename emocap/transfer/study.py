@@ -26,7 +26,7 @@ from transformers import set_seed
 
 from emocap.arguments import StudentArguments
 from emocap.data.schema import label_names, split_of
-from emocap.data.storage import load_table, write_json
+from emocap.data.storage import load_table, write_array, write_json
 from emocap.metrics import compute_metrics, prior_probabilities
 from emocap.models import EmocapProcessor
 from emocap.training.jobs import build_student
@@ -269,9 +269,7 @@ class Study:
         test = self.part(run.side, "test")
         probabilities = part_probabilities(model, test)
         path = self.runs_dir / self.key(run)
-        with open(f"{path}.npy.partial", "wb") as file:
-            np.save(file, probabilities.astype(np.float32))
-        Path(f"{path}.npy.partial").replace(f"{path}.npy")
+        write_array(f"{path}.npy", probabilities.astype(np.float32))
         content = {
             "settings": self.settings(run),
             "metrics": compute_metrics(probabilities, test.truth),

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from emocap.data.storage import write_json
-from emocap.metrics import compute_metrics, paired_gain, prior_probabilities, resampled_metrics
+from emocap.data.storage import write_json, write_text
+from emocap.metrics import compute_metrics, paired_gain, prior_probabilities, resampled_metrics, t_interval
 from emocap.report.axes import axis_ticks, tick_labels
 from emocap.report.page import update_block
 from emocap.transfer.study import OTHER, Run, Study
 
-__all__ = ["study_rows", "study_table", "t_interval", "write_study"]
+__all__ = ["study_rows", "study_table", "write_study"]
 
 NAMES = {"scratch": "scratch", "anb": "AnB", "anb+": "AnB+", "bnb": "BnB", "bnb+": "BnB+", "random": "random"}
 BASES = {"scratch": "over_scratch", "bnb+": "over_bnb_plus", "anb+": "over_anb_plus"}
@@ -34,9 +34,7 @@ def write_study(study: Study) -> list[dict[str, object]]:
     write_json(study.output_dir / "study.json", {"metric": arguments.metric, "rows": rows})
     table = study_table(rows, arguments.metric)
     for name, text in (("study.md", table + "\n"), ("figure.svg", figure(rows, arguments.metric, study.total))):
-        temporary = study.output_dir / f"{name}.partial"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(study.output_dir / name)
+        write_text(study.output_dir / name, text)
     if arguments.readme:
         update_block(Path(arguments.readme), arguments.block, study_table(shown(rows), arguments.metric))
     return rows
@@ -100,24 +98,6 @@ def prior_metric(study: Study, side: str) -> float:
     test = study.part(side, "test")
     constant = prior_probabilities(study.part(side, "train").truth)
     return compute_metrics(np.broadcast_to(constant, test.truth.shape), test.truth)[study.arguments.metric]
-
-
-def t_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float | None, float | None]:
-    """Mean of a few values and Student's t interval around it; None for the bounds where there is one value."""
-    mean, number = float(np.mean(values)), len(values)
-    if number < 2:
-        return mean, None, None
-    half = t_quantile((1 + confidence) / 2, number - 1) * float(np.std(values, ddof=1)) / number**0.5
-    return mean, mean - half, mean + half
-
-
-def t_quantile(probability: float, degrees: int) -> float:
-    """Quantile of Student's t: with t = sqrt(df) tan(a) its density is cos(a)^(df - 1), summed on a fine grid."""
-    angles = np.linspace(-np.pi / 2, np.pi / 2, 200_001)
-    density = np.cos(angles).clip(0) ** (degrees - 1)
-    shares = np.cumsum((density[1:] + density[:-1]) / 2)
-    angle = np.interp(probability, np.concatenate([[0], shares / shares[-1]]), angles)
-    return float(degrees**0.5 * np.tan(angle))
 
 
 def shown(rows: list[dict]) -> list[dict]:

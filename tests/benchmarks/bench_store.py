@@ -23,9 +23,6 @@ from tests.conftest import make_tokenizer
 
 BATCH = 64
 ROWS_A_SHARD = 500
-RESIDENT_ROWS = 2000
-"""Rows, anywhere in the table, that batches are drawn from: few enough to stay in memory beside other work, so that
-copying is measured and not the disk."""
 
 
 def main() -> None:
@@ -76,7 +73,7 @@ def write(folder: Path, rows: int, dim: int) -> tuple[Dataset, np.memmap]:
 def print_gathers(table: Dataset, plain: np.memmap, repeats: int) -> None:
     """Times of one random batch into a torch tensor, both ways in turn over the same rows, which are in memory."""
     rng = np.random.default_rng(1)
-    pool = rng.choice(len(table), min(len(table), RESIDENT_ROWS), replace=False)
+    pool = rng.permutation(len(table))
     views = {"as saved": table, "shuffled": table.shuffle(seed=0)}
     for what, view in views.items():
         column = FixedSizeColumn(view, "region_features")

@@ -12,7 +12,7 @@ from emocap.data.pairs import label_matrix
 from emocap.data.storage import load_table, save_table
 from emocap.pseudo_labels.labelling import label_tables
 from emocap.pseudo_labels.study import LabelRun, LabelStudy, label_agreement, label_study_parser
-from emocap.pseudo_labels.study_report import T_95, format_study, gain_chart, summarize_study
+from emocap.pseudo_labels.study_report import format_study, gain_chart, summarize_study
 
 HUMAN = ["labels", "soft_labels", "votes", "num_annotators"]
 
@@ -114,7 +114,6 @@ def test_gains_are_paired_and_their_intervals_students(tmp_path, flags):
     assert arm["gain"] == pytest.approx(np.mean(own))
     assert (arm["gain_low"], arm["gain_high"]) == pytest.approx(interval, rel=1e-3)
     assert arm["images_low"] < arm["images_high"] and arm["before"] == 0.5 and "gain" not in scratch
-    assert pytest.approx(stats.t.ppf(0.975, np.arange(1, 16)), abs=6e-4) == T_95
     chart = gain_chart(summarize_study(study))
     assert len(chart["curves"]) == 1 and len(chart["curves"][0]["band"]) == 2
 

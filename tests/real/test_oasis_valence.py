@@ -52,11 +52,9 @@ def valence(real_data, minilm, quick, tmp_path_factory) -> dict[str, float]:
 
 
 def test_picture_and_words_each_carry_valence(valence):
-    assert valence["image"] > 0.4 and valence["text"] > 0.74
+    assert valence["image"] > 0.5 and valence["text"] > 0.75
 
 
-def test_the_fused_teacher_keeps_up_with_its_best_modality(valence):
-    """With 300 photos to learn from, what the picture's pass finds differs from seed to seed (0.5 to 0.7), and with it
-    whether fusion gains on the words alone."""
-    assert valence["both"] > valence["image"] + 0.05 and valence["both"] > valence["text"] - 0.04
-    assert valence["both"] > 0.74
+def test_the_fused_teacher_beats_its_single_modalities_and_reaches_the_bar(valence):
+    assert valence["both"] > max(valence["image"], valence["text"])
+    assert valence["both"] >= 0.78
