@@ -101,8 +101,9 @@ class TeacherArguments:
     fusion: str | None = field(
         default=None,
         metadata={
-            "help": "early: words and regions attend to each other, as in VisualBERT; late: each passes by itself and "
-            "their logits are averaged, which needs less data. By default what the checkpoint says, or early.",
+            "help": "early: words and regions attend to each other, as in VisualBERT; late: regions pass the body's "
+            "embeddings alone and the logits of both are averaged, for few photos. By default what the checkpoint "
+            "says, or early.",
             "choices": ["early", "late"],
         },
     )

@@ -21,9 +21,11 @@ class EmocapTeacherConfig(CodeCarryingConfig, VisualBertConfig):
     Args:
         pooling: `"pooler"`: the body's trained pooler over `[CLS]`, as in the study and in every published VisualBERT.
             `"mean"`: the mean over words and the mean over regions, averaged, for bodies without a trained pooler.
-        fusion: `"early"`: words and regions attend to each other, as in VisualBERT. `"late"`: each modality passes
-            through the body by itself, the head's logits are averaged, and in training each modality alone bears the
-            loss too. Early fusion learns what words and picture mean together; late fusion needs less data.
+        fusion: `"early"`: words and regions attend to each other, as in VisualBERT. `"late"`: the words alone pass
+            through the body's layers, the regions through its embeddings and one activation function, of which the
+            mean is taken; the head's logits of both are averaged, and in training each modality alone bears the loss
+            too. Early fusion learns what words and picture mean together; late fusion is for few photos and for bodies
+            whose layers never read a region.
         classifier_dropout: dropout before the linear head; None takes `hidden_dropout_prob`.
         region_extractor: folder or Hub id of the extractor whose features the body was trained on, or None.
         modalities: what the weights were trained to read: "both", "text", "image", or None before any training.

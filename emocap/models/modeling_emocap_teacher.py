@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, VisualBertPreTrainedModel
 from transformers import initialization as init
+from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 from transformers.utils import logging
 
@@ -177,12 +178,10 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
             body = self.encode(*words, visual_embeds, visual_attention_mask, **wanted)
             return self.pool(body, attention_mask, visual_attention_mask), None, body
         body = self.encode(*words, None, None, **wanted)
-        start = input_ids[:, :1]  # [CLS], where attention heads rest
-        picture = self.encode(start, torch.ones_like(start), None, visual_embeds, visual_attention_mask)
-        pooled = [
-            self.pool(body, attention_mask, None),
-            self.pool(picture, torch.zeros_like(start), visual_attention_mask),
-        ]
+        no_words = visual_embeds.new_zeros(len(visual_embeds), 0, self.config.hidden_size)
+        regions = self.visual_bert.embeddings(inputs_embeds=no_words, visual_embeds=visual_embeds)
+        regions = ACT2FN[self.config.hidden_act](regions)
+        pooled = [self.pool(body, attention_mask, None), mean_over(regions, visual_attention_mask)]
         present = torch.stack([attention_mask.amax(1), visual_attention_mask.amax(1)], dim=1)
         return torch.stack(pooled, dim=1), present, body
 
@@ -282,9 +281,12 @@ def mean_over_modalities(
     parts = [(hidden_states[:, :words], attention_mask)]
     if visual_attention_mask is not None:
         parts.append((hidden_states[:, words:], visual_attention_mask))
-    total, present = 0, 0
-    for states, mask in parts:
-        weights = mask.to(states.dtype).unsqueeze(-1)
-        total = total + (states * weights).sum(1) / weights.sum(1).clamp_min(1)
-        present = present + weights.amax(1)
+    total = sum(mean_over(states, mask) for states, mask in parts)
+    present = sum(mask.amax(1, keepdim=True) for _, mask in parts)
     return total / present.clamp_min(1)
+
+
+def mean_over(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean of the states `(batch, length, hidden_size)` that the mask shows, 0 where it shows none."""
+    weights = mask.to(states.dtype).unsqueeze(-1)
+    return (states * weights).sum(1) / weights.sum(1).clamp_min(1)

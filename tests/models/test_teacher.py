@@ -255,20 +255,17 @@ def copy_without(source: Path, target: Path, left_out: set[str]) -> Path:
 
 
 @pytest.mark.parametrize("pooling", ["pooler", "mean"])
-def test_late_fusion_averages_the_logits_of_two_separate_passes(tiny_body, pooling):
+def test_late_fusion_averages_the_logits_of_the_words_pass_and_of_the_regions_embeddings(tiny_body, pooling):
     model, inputs, labels = from_body(tiny_body, pooling=pooling, fusion="late"), random_inputs(), torch.rand(4, 3)
     inputs["attention_mask"][0] = 0  # a row without a caption
     inputs["visual_attention_mask"][1] = 0  # a row without a photo
     with torch.no_grad():
         words = from_body_of(model, "early")(inputs["input_ids"], inputs["attention_mask"]).logits
-        body = model.visual_bert(
-            input_ids=inputs["input_ids"][:, :1],
-            visual_embeds=inputs["visual_embeds"],
-            visual_attention_mask=inputs["visual_attention_mask"],
-        )
-        mask = inputs["visual_attention_mask"].unsqueeze(-1)
-        means = (body.last_hidden_state[:, 1:] * mask).sum(1) / mask.sum(1).clamp_min(1)
-        regions = model.classifier(body.pooler_output if pooling == "pooler" else means)
+        embeddings, mask = model.visual_bert.embeddings, inputs["visual_attention_mask"].unsqueeze(-1)
+        constant = embeddings.visual_position_embeddings.weight[0] + embeddings.visual_token_type_embeddings.weight[1]
+        projected = embeddings.visual_projection(inputs["visual_embeds"].float()) + constant
+        states = F.gelu(embeddings.LayerNorm(projected))
+        regions = model.classifier((states * mask).sum(1) / mask.sum(1).clamp_min(1))
         expected = (words + regions) / 2
         expected[0], expected[1] = regions[0], words[1]
         torch.testing.assert_close(model(**inputs).logits, expected)
