@@ -140,7 +140,10 @@ class StudentArguments:
     )
     model_name_or_path: str | None = field(
         default=None,
-        metadata={"help": "visualbert: body to start from. gru_cnn: a student checkpoint to go on from, if any."},
+        metadata={
+            "help": "Folder or Hub id. visualbert: body to start from. gru_cnn: a student checkpoint to go on from, "
+            "if any."
+        },
     )
     reinit_visual_projection: bool = field(
         default=False, metadata={"help": "visualbert: learn a new visual projection."}

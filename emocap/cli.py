@@ -123,8 +123,8 @@ def add_regions(commands) -> None:
     how.add_argument(
         "--extractor",
         metavar="ID_OR_DIR",
-        help="region extractor; 'scenes' is the built-in one, 'torchvision:NAME' one of torchvision's detectors, such "
-        "as torchvision:fasterrcnn_resnet50_fpn_v2",
+        help="folder or Hub id of a region extractor; 'scenes' is the built-in one, 'torchvision:NAME' one of "
+        "torchvision's detectors, such as torchvision:fasterrcnn_resnet50_fpn_v2",
     )
     how.add_argument(
         "--import",
@@ -148,7 +148,9 @@ def add_regions(commands) -> None:
 def add_label(commands) -> None:
     command = add_command(commands, "label", "pseudo-labels from a teacher", run_label)
     command.add_argument("dataset", metavar="DATASET", help="folder or Hub id of a table of pairs")
-    command.add_argument("--teacher", required=True, metavar="ID_OR_DIR", help="the model that labels")
+    command.add_argument(
+        "--teacher", required=True, metavar="ID_OR_DIR", help="folder or Hub id of the model that labels"
+    )
     command.add_argument("--output_dir", required=True, help="folder for the augmented table")
     command.add_argument("--split", nargs="+", help="splits to label (all)")
     command.add_argument("--labels_per_image", type=int, default=4, help="best emotions kept an image (%(default)s)")
@@ -195,7 +197,9 @@ def add_evaluate(commands) -> None:
         "with the columns Word and V.Mean.Sum, as Warriner et al. (2013) publish it; --split all takes every split",
     )
     command.add_argument(
-        "--encoder", metavar="ID_OR_DIR", help="frozen encoder among the controls (the body that the run started from)"
+        "--encoder",
+        metavar="ID_OR_DIR",
+        help="folder or Hub id of the frozen encoder among the controls (the body that the run started from)",
     )
     command.add_argument(
         "--num_resamples", type=int, default=1000, help="bootstrap draws behind the intervals; 0: none (%(default)s)"
@@ -240,8 +244,8 @@ def add_report(commands) -> None:
     command.add_argument(
         "runs",
         nargs="+",
-        metavar="NAME=DIR",
-        help="a name and a finished run's folder; a name that comes again is another seed of that run",
+        metavar="NAME=ID_OR_DIR",
+        help="a name and a finished run's folder or Hub id; a name that comes again is another seed of that run",
     )
     command.add_argument("--output", metavar="FILE", help="write the self-contained HTML page there")
     command.add_argument("--dataset", help="folder or Hub id of the table measured on: shows best and worst examples")
@@ -257,7 +261,9 @@ def add_export(commands) -> None:
     command.add_argument("model", metavar="MODEL", help="folder or Hub id of a student")
     command.add_argument("--output", required=True, metavar="FILE.onnx", help="the file to write")
     command.add_argument("--int8", action="store_true", help="8-bit embeddings and products (dynamic quantisation)")
-    command.add_argument("--dataset", metavar="D", help="table with human labels on which to compare file and model")
+    command.add_argument(
+        "--dataset", help="folder or Hub id of a table with human labels, to compare file and model on"
+    )
     command.add_argument("--split", default="test", help="its split (%(default)s)")
 
 

@@ -252,13 +252,14 @@ def run_predict(arguments: argparse.Namespace) -> None:
 
 def run_report(arguments: argparse.Namespace) -> None:
     from emocap.data.storage import load_table
+    from emocap.hub.records import records_folder
     from emocap.report.page import format_table, markdown_table, results_rows, update_block, write_report
 
     if any("=" not in run for run in arguments.runs):
-        raise ValueError("Give each run as NAME=DIR, such as teacher=runs/teacher.")
+        raise ValueError("Give each run as NAME=ID_OR_DIR, such as teacher=runs/teacher.")
     runs = {}
     for name, _, folder in (run.partition("=") for run in arguments.runs):
-        runs.setdefault(name, []).append(Path(folder))
+        runs.setdefault(name, []).append(records_folder(folder))
     rows = results_rows(runs)
     if arguments.output:
         write_report(

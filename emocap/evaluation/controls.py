@@ -1,11 +1,9 @@
 """Controls beside a model: what one modality, the wrong picture, counted words or coarser labels would do."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
+from transformers import AutoConfig
 from transformers.utils import logging
 
 from emocap.data.pairs import PairDataset, label_matrix
@@ -13,6 +11,7 @@ from emocap.data.schema import label_names
 from emocap.evaluation.baselines import regression_baselines
 from emocap.evaluation.calibration import fit_thresholds
 from emocap.evaluation.inference import known_votes, predict_probabilities, prepare_table, score_table
+from emocap.hub.records import recorded_arguments
 from emocap.metrics import (
     compute_metrics,
     intervals,
@@ -172,11 +171,19 @@ def merged_taxonomy(
     }
 
 
-def body_of_run(folder: str) -> str | None:
-    """The checkpoint that a finished run started from, as its run_arguments.json says."""
-    path = Path(folder) / "run_arguments.json"
-    if not path.is_file():
-        logger.warning(f"'{folder}' has no run_arguments.json that names its body: give --encoder for that control.")
+def body_of_run(run: str) -> str | None:
+    """The checkpoint that a finished run, a folder or Hub id, started from, as its run_arguments.json says; None, with
+    a warning, where nobody says so or it is not at hand."""
+    arguments = recorded_arguments(run)
+    if arguments is None:
+        logger.warning(f"'{run}' has no run_arguments.json that names its body: give --encoder for that control.")
         return None
-    arguments = json.loads(path.read_text("utf-8"))
-    return arguments.get("model_name_or_path") or arguments.get("word_embeddings")
+    body = arguments.get("model_name_or_path") or arguments.get("word_embeddings")
+    try:
+        if body is not None:
+            AutoConfig.from_pretrained(body)
+            return body
+    except (OSError, ValueError):  # no such folder any more, nor such a Hub id
+        pass
+    logger.warning(f"The body that '{run}' started from is not at hand: give --encoder for that control.")
+    return None

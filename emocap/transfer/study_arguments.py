@@ -18,7 +18,9 @@ class StudyArguments:
         default=None,
         metadata={"help": "A: folder or Hub id of a table with labels or pseudo-labels. Preset scenes makes its own."},
     )
-    target_dataset: str | None = field(default=None, metadata={"help": "B: the same with human labels."})
+    target_dataset: str | None = field(
+        default=None, metadata={"help": "B: folder or Hub id of a table with human labels."}
+    )
     word_embeddings: str | None = field(
         default=None, metadata={"help": "Folder or Hub id of the BERT checkpoint whose vocabulary the student takes."}
     )

@@ -2,9 +2,7 @@
 
 import functools
 import hashlib
-import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import datasets
@@ -15,6 +13,7 @@ from transformers import PreTrainedConfig
 
 from emocap.data.storage import load_table
 from emocap.evaluation.inference import check_features, load_config
+from emocap.hub.records import recorded_arguments
 from emocap.models import EmocapProcessor, EmocapStudentForMultiLabelClassification
 from emocap.models.modeling_emocap_teacher import EmocapTeacherForMultiLabelClassification
 from emocap.transfer.heads import collapsed_head, head_of, ridge_head
@@ -151,24 +150,31 @@ def check_transfer(
 
 def load_source(source_dataset: str | None, plan: Plan) -> datasets.Dataset | None:
     """The rows on which `ridge` is fitted: those named, or the ones that the source model was trained on, which its
-    own run_arguments.json names. None where nothing is fitted.
+    own run_arguments.json names, in its folder or on the Hub. None where nothing is fitted.
 
     Raises:
         ValueError: nobody says which data the model was trained on, or its features are of another width.
     """
     if plan.head_init != "ridge":
         return None
-    split = "train"
-    if source_dataset is None:
-        arguments = Path(plan.source, "run_arguments.json")
-        if not arguments.is_file():
+    split, named = "train", source_dataset
+    if named is None:
+        recorded = recorded_arguments(plan.source)
+        if recorded is None or recorded["dataset"] is None:
             raise ValueError(
-                f"--head_init ridge is fitted on the data that '{plan.source}' was trained on, and that folder has no "
-                "run_arguments.json that names it. Give --source_dataset."
+                f"--head_init ridge is fitted on the data that '{plan.source}' was trained on, and it has no "
+                "run_arguments.json that names a folder or Hub id of them. Give --source_dataset."
             )
-        recorded = json.loads(arguments.read_text("utf-8"))
         source_dataset, split = recorded["dataset"], recorded["train_split"]
-    tables = load_table(source_dataset)
+    try:
+        tables = load_table(source_dataset)
+    except FileNotFoundError as error:
+        if named is not None:
+            raise
+        raise ValueError(
+            f"--head_init ridge is fitted on the data that '{plan.source}' was trained on, '{source_dataset}', which "
+            f"is not at hand ({error}). Give --source_dataset."
+        ) from error
     if split not in tables:
         raise ValueError(f"The source '{source_dataset}' has no split '{split}' (splits: {', '.join(tables)}).")
     for name in {plan.base, plan.source}:

@@ -16,6 +16,7 @@ from transformers import AutoModel, AutoProcessor
 
 from emocap.cli import main
 from emocap.data.storage import load_table
+from emocap.evaluation.controls import body_of_run
 from emocap.hub.family import make_collection, publish_family
 from emocap.hub.publishing import Publication
 
@@ -151,6 +152,51 @@ def test_the_next_steps_start_from_the_hub(published, tmp_path, tiny_table_dir):
     main(["evaluate", published["student"], "--dataset", tiny_table_dir, "--num_resamples", "0"])
     card = ModelCard.load(tmp_path / "student" / "README.md")
     assert card.data.datasets == [published["labelled"]] and card.data.base_model == [published["teacher"]]
+
+
+def test_a_run_on_the_hub_says_what_it_was_made_from(published, family, new_name, tmp_path, tiny_table_dir, capsys):
+    """`ridge` finds the student's data, the controls its body and a report its figures by the Hub id alone; where the
+    record names a folder of the machine that published it, the message names the flag."""
+    quick = ["--max_steps", "1", "--disable_tqdm", "true", "--use_cpu", "true", "--eval_strategy", "no",
+             "--save_strategy", "no", "--load_best_model_at_end", "false"]  # fmt: skip
+    ridge = ["finetune", "--dataset", tiny_table_dir, "--teacher", published["teacher"], "--strategy", "anb+",
+             "--head_init", "ridge", *quick, "--output_dir", str(tmp_path / "ridge")]  # fmt: skip
+    alone = new_name("alone")
+    main(["publish", str(family / "student"), "--repo_id", alone])
+    with pytest.raises(SystemExit):
+        main([*ridge, "--student", alone])
+    said = capsys.readouterr().err
+    assert alone in said and "Give --source_dataset" in said and not (tmp_path / "ridge").exists()
+    main([*ridge, "--student", published["student"]])
+    surgery = json.loads((tmp_path / "ridge" / "surgery.json").read_text())
+    assert surgery["tensors"]["classifier.weight"]["origin"] == f"ridge of {published['student']}"
+
+    found = {}
+    for name in ("student", "teacher"):
+        path = tmp_path / f"{name}.json"
+        main(["evaluate", published[name], "--dataset", tiny_table_dir, "--controls", "--num_resamples", "20",
+              "--output", str(path)])  # fmt: skip
+        found[name] = json.loads(path.read_text())
+    assert "encoder/map_macro" in found["student"], "the published teacher's body"
+    assert "encoder/map_macro" not in found["teacher"] and "tfidf/map_macro" in found["teacher"]
+
+    runs = [f"{name}={run}" for name, run in (("teacher", published["teacher"]), ("AnB+", str(family / "anb+")))]
+    main(["report", *runs, "--output", str(tmp_path / "report.html")])
+    local = ["report", f"teacher={family / 'teacher'}", f"AnB+={published['anb-plus']}", "--output"]
+    main([*local, str(tmp_path / "local.html")])
+    assert (tmp_path / "report.html").read_text() == (tmp_path / "local.html").read_text()
+    with pytest.raises(SystemExit):
+        main(["report", f"gone={alone}-gone", "--output", str(tmp_path / "never.html")])
+    assert f"'{alone}-gone' is neither a finished run's folder nor a model on the Hub" in capsys.readouterr().err
+
+
+def test_a_body_that_is_not_at_hand_is_asked_for(published, family, monkeypatch):
+    said = []
+    monkeypatch.setattr("emocap.evaluation.controls.logger.warning", said.append)
+    assert body_of_run(published["student"]) == published["teacher"]
+    assert body_of_run(published["teacher"]) is None and body_of_run(published["extractor"]) is None
+    assert body_of_run(str(family / "student")) == str(family / "teacher")
+    assert len(said) == 2 and all("give --encoder" in line for line in said)
 
 
 def test_a_private_family_is_refused_to_a_stranger(family, monkeypatch, tmp_path, capsys):

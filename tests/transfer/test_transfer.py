@@ -390,13 +390,16 @@ def test_ridge_reads_the_data_that_the_student_was_trained_on(checkpoints, tiny_
     student, teacher = tmp_path / "student", checkpoints["teacher_b"]
     shutil.copytree(checkpoints["student_a"], student)
     plan = check_transfer(str(student), teacher, "anb", head_init="ridge")
-    with pytest.raises(ValueError, match="has no run_arguments.json that names it. Give --source_dataset"):
+    with pytest.raises(ValueError, match="has no run_arguments.json that names .* Give --source_dataset"):
         load_source(None, plan)
     recorded = {"dataset": tiny_table_dir, "train_split": "validation"}
     (student / "run_arguments.json").write_text(json.dumps(recorded))
     assert len(load_source(None, plan)) == 20
     assert len(load_source(tiny_table_dir, plan)) == 60
     assert load_source(None, plan._replace(head_init="collapse")) is None
+    (student / "run_arguments.json").write_text(json.dumps(recorded | {"dataset": str(tmp_path / "moved")}))
+    with pytest.raises(ValueError, match="moved', which is not at hand .* Give --source_dataset"):
+        load_source(None, plan)
     with pytest.raises(FileNotFoundError, match="gone"):
         load_source(str(tmp_path / "gone"), plan)
 
