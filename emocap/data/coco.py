@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from datasets import Dataset, DatasetDict, Value, load_dataset
 from datasets.exceptions import DatasetNotFoundError
 
 from emocap.data.schema import pair_features
-from emocap.data.storage import DataReport, photo_problems
+from emocap.data.storage import HUB_ID, DataReport, photo_problems
 
 __all__ = ["COCO_LICENSES", "build_coco", "load_coco"]
 
@@ -134,7 +133,7 @@ def _hub_splits(root: str, splits: list[str]) -> dict[str, Dataset]:
     """The data set's part for each split, with its columns checked."""
     looked_for = Path(root, "annotations", f"captions_{splits[0]}.json")
     absent = f"'{root}' is neither a folder of COCO's own layout ('{looked_for}' does not exist) nor a Hub data set"
-    if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", root):
+    if not HUB_ID.fullmatch(root):
         raise FileNotFoundError(f"{absent} id of the form 'owner/name'.")
     try:
         dataset = load_dataset(root)

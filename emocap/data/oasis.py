@@ -2,13 +2,12 @@
 
 import math
 import os
-from pathlib import Path
 from statistics import NormalDist
 
 from datasets import DatasetDict, Value
 
 from emocap.data.schema import OASIS_LABELS, pair_features, to_dataset_dict
-from emocap.data.storage import DataReport, attach_photos, csv_rows, read_text
+from emocap.data.storage import DataReport, attach_photos, csv_rows, local_folder, read_text
 
 __all__ = ["build_oasis", "load_oasis"]
 
@@ -31,8 +30,8 @@ def build_oasis(root: str | os.PathLike, *, seed: int = 0) -> tuple[DatasetDict,
     of raters beyond the scale's midpoint of 4 by more than half a point.
 
     Args:
-        root: folder with `metadata.csv` (file_name, theme, category, caption, valence_mean, valence_sd,
-            arousal_mean, arousal_sd; further columns are ignored) and `images/`.
+        root: folder, or Hub id of a data set, with `metadata.csv` (file_name, theme, category, caption, valence_mean,
+            valence_sd, arousal_mean, arousal_sd; further columns are ignored) and `images/`.
         seed: seed of the splits.
 
     Returns:
@@ -44,7 +43,8 @@ def build_oasis(root: str | os.PathLike, *, seed: int = 0) -> tuple[DatasetDict,
         FileNotFoundError: `metadata.csv` or `images/` does not exist.
         ValueError: a column is missing, or a split stays empty.
     """
-    metadata, photos_dir = Path(root, "metadata.csv"), Path(root, "images")
+    folder = local_folder(root, "dataset", ("metadata.csv", "images/*"))
+    metadata, photos_dir = folder / "metadata.csv", folder / "images"
     text = read_text(metadata, f"OASIS' norms with the columns {', '.join(COLUMNS)}")
     if not photos_dir.is_dir():
         raise FileNotFoundError(f"There is no photo folder '{photos_dir}'; expected OASIS' photos in it.")

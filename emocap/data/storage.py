@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,16 +14,20 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from datasets import Dataset, DatasetDict, get_dataset_config_names, load_dataset, load_from_disk
 from datasets.utils.logging import tqdm
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
 from PIL import Image, UnidentifiedImageError
 
 from emocap.data.heavy_columns import PHOTOS_CONFIG, REGIONS_CONFIG, join_regions
 
 __all__ = [
+    "HUB_ID",
     "DataReport",
     "attach_photos",
     "check_output_dir",
     "csv_rows",
     "load_table",
+    "local_folder",
     "photo_problem",
     "photo_problems",
     "read_text",
@@ -31,6 +36,9 @@ __all__ = [
     "write_json",
     "write_text",
 ]
+
+HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
+"""`owner/name`, which a relative path of two parts may look like too: a folder that is there comes first."""
 
 
 class DataReport:
@@ -185,6 +193,23 @@ def load_published(repo_id: str) -> DatasetDict | Dataset:
         for part in sorted({REGIONS_CONFIG, PHOTOS_CONFIG}.intersection(get_dataset_config_names(repo_id))):
             table = join_regions(table, load_dataset(repo_id, part))
     return table
+
+
+def local_folder(source: str | os.PathLike, repo_type: str, patterns: Sequence[str]) -> Path:
+    """The folder itself or, of a Hub id, a copy in the client's cache of the files that match the patterns.
+
+    Raises:
+        FileNotFoundError: neither a folder nor within reach on the Hub.
+    """
+    if Path(source).is_dir() or not HUB_ID.fullmatch(str(source)):
+        return Path(source)
+    try:
+        return Path(snapshot_download(str(source), repo_type=repo_type, allow_patterns=list(patterns)))
+    except (HTTPError, LocalEntryNotFoundError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise FileNotFoundError(
+            f"'{source}' is neither a folder nor a {repo_type} on the Hub that can be read ({reason})."
+        ) from None
 
 
 def check_output_dir(output_dir: str | os.PathLike) -> Path:

@@ -2,12 +2,9 @@
 
 import json
 import os
-import re
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
-
+from emocap.data.storage import HUB_ID, local_folder
 from emocap.hub.public_names import PATH_KEYS
 
 __all__ = ["recorded_arguments", "records_folder"]
@@ -15,27 +12,14 @@ __all__ = ["recorded_arguments", "records_folder"]
 ARGUMENTS_FILE = "run_arguments.json"
 RECORDS = (ARGUMENTS_FILE, "metrics.json", "metrics_details.json", "trainer_state.json")
 
-HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
-
 
 def records_folder(run: str | os.PathLike) -> Path:
-    """The folder of a run's records: the run's own or, of a Hub id, a copy of the records in the client's cache.
+    """The folder of a run's records: the run's own or, of a Hub id, a copy of them in the client's cache.
 
     Raises:
         FileNotFoundError: neither a folder nor a model on the Hub.
     """
-    if os.path.isdir(run) or not HUB_ID.fullmatch(str(run)):
-        return Path(run)
-    try:
-        return Path(snapshot_download(str(run), allow_patterns=list(RECORDS)))
-    except (HTTPError, LocalEntryNotFoundError) as error:
-        raise FileNotFoundError(
-            f"'{run}' is neither a finished run's folder nor a model on the Hub that can be read ({short(error)})."
-        ) from None
-
-
-def short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    return local_folder(run, "model", RECORDS)
 
 
 def recorded_arguments(run: str | os.PathLike) -> dict[str, object] | None:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from unittest.mock import create_autospec
 
@@ -154,6 +155,31 @@ def test_the_next_steps_start_from_the_hub(published, tmp_path, tiny_table_dir):
     assert card.data.datasets == [published["labelled"]] and card.data.base_model == [published["teacher"]]
 
 
+def test_studies_and_tools_start_from_the_hub(published, family, new_name, tmp_path, tiny_table_dir, capsys):
+    human = new_name("human")
+    main(["publish", tiny_table_dir, "--repo_id", human])
+    common = ["--word_embeddings", published["teacher"], "--image_size", "16", "--cnn_channels", "8", "--hidden_size",
+              "8", "--max_steps", "2", "--num_seeds", "2", "--source_dataset", published["labelled"],
+              "--target_dataset", human]  # fmt: skip
+    main(["label-study", *common, "--images_per_label", "3", "--num_target", "20", "--pretrain_steps", "2",
+          "--selections", "selected", "--targets", "soft", "--output_dir", str(tmp_path / "labels")])  # fmt: skip
+    main(["transfer-study", *common, "--sizes", "20", "--base_steps", "2", "--strategies", "anb", "--num_layers",
+          "all", "--directions", "source_to_target", "--output_dir", str(tmp_path / "transfer")])  # fmt: skip
+    main(["cross-validate", "--dataset", human, "--model_name_or_path", published["teacher"], "--num_folds", "2",
+          "--max_steps", "1", "--disable_tqdm", "true", "--use_cpu", "true", "--output_dir",
+          str(tmp_path / "folds")])  # fmt: skip
+    assert all((tmp_path / name).is_dir() for name in ("labels", "transfer", "folds"))
+    capsys.readouterr()
+    main(["predict", published["student"], "--caption", "rain", "--top_k", "2", "--explain"])
+    assert "explanation" in capsys.readouterr().out
+    if find_spec("onnxscript") and find_spec("onnxruntime"):
+        main(["export", published["student"], "--output", str(tmp_path / "student.onnx"), "--dataset", human])
+        assert (tmp_path / "student.onnx").is_file()
+    with pytest.raises(SystemExit):
+        main(["calibrate", published["student"], "--dataset", human])
+    assert "give a local folder: its config.json changes" in capsys.readouterr().err
+
+
 def test_a_run_on_the_hub_says_what_it_was_made_from(published, family, new_name, tmp_path, tiny_table_dir, capsys):
     """`ridge` finds the student's data, the controls its body and a report its figures by the Hub id alone; where the
     record names a folder of the machine that published it, the message names the flag."""
@@ -187,7 +213,7 @@ def test_a_run_on_the_hub_says_what_it_was_made_from(published, family, new_name
     assert (tmp_path / "report.html").read_text() == (tmp_path / "local.html").read_text()
     with pytest.raises(SystemExit):
         main(["report", f"gone={alone}-gone", "--output", str(tmp_path / "never.html")])
-    assert f"'{alone}-gone' is neither a finished run's folder nor a model on the Hub" in capsys.readouterr().err
+    assert f"'{alone}-gone' is neither a folder nor a model on the Hub" in capsys.readouterr().err
 
 
 def test_a_body_that_is_not_at_hand_is_asked_for(published, family, monkeypatch):

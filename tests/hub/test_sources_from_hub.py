@@ -1,4 +1,4 @@
-"""COCO captions from a Hub data set with the columns of `phiyodr/coco2017`."""
+"""Raw data from the Hub: COCO captions with the columns of `phiyodr/coco2017`, OASIS in its own layout."""
 
 import os
 import uuid
@@ -6,6 +6,7 @@ import uuid
 import pytest
 from datasets import Dataset, DatasetDict
 from huggingface_hub import HfApi
+from PIL import Image
 
 from emocap.cli import main
 from emocap.data.storage import load_table
@@ -19,7 +20,7 @@ pytestmark = [
 ]
 
 
-def test_a_hub_id_is_taken_where_a_folder_is(tmp_path):
+def test_coco_captions_from_a_hub_id(tmp_path):
     repo_id = f"{HfApi().whoami()['name']}/coco-{uuid.uuid4().hex[:8]}"
     ids = {"train": range(20, 32), "validation": range(5)}
     columns = {
@@ -44,3 +45,23 @@ def test_a_hub_id_is_taken_where_a_folder_is(tmp_path):
     row = table["validation"][3]
     assert row["image_id"] == "000000000003.jpg" and row["image"] is None
     assert row["captions"] == [f"caption {k} of 3" for k in range(5)]
+
+
+def test_oasis_from_a_hub_id(tmp_path, capsys):
+    repo_id, folder = f"{HfApi().whoami()['name']}/oasis-{uuid.uuid4().hex[:8]}", tmp_path / "oasis"
+    (folder / "images").mkdir(parents=True)
+    lines = ["file_name,theme,category,caption,valence_mean,valence_sd,arousal_mean,arousal_sd"]
+    for number in range(30):
+        lines.append(f"{number}.jpg,a theme,Object,caption {number},{1 + number / 5},1.0,4.0,1.0")
+        Image.new("RGB", (20, 16), "red").save(folder / "images" / f"{number}.jpg")
+    (folder / "metadata.csv").write_text("\n".join(lines))
+    with pytest.raises(SystemExit):
+        main(["data", "oasis", repo_id, "--output_dir", str(tmp_path / "never")])
+    assert f"'{repo_id}' is neither a folder nor a dataset on the Hub" in capsys.readouterr().err
+    HfApi().create_repo(repo_id, repo_type="dataset", private=True)
+    HfApi().upload_folder(repo_id=repo_id, repo_type="dataset", folder_path=folder)
+    for name, source in (("hub", repo_id), ("local", str(folder))):
+        main(["data", "oasis", source, "--output_dir", str(tmp_path / name)])
+    found, expected = (load_table(tmp_path / name) for name in ("hub", "local"))
+    for split in expected:
+        assert found[split].to_dict() == expected[split].to_dict(), "photos and all"
