@@ -153,6 +153,21 @@ def test_fusion_pays(target_rows):
     assert sorted(named, key=named.get)[-2:] == ["sad", "happy"] and 0.5 < named["happy"] < 0.7
 
 
+def test_wrong_pictures_mislead_the_exact_posterior_below_what_words_alone_tell(target_rows):
+    """So a model that reads both as it should falls below the text's ceiling where pictures are shuffled."""
+    labels, (both, text, image) = target_rows["labels"], scenes.label_probabilities()
+    pictures, words = (  # the states behind the rows: the exact answers of one modality tell them apart
+        ((target_rows[name][:, None] - table) ** 2).sum(axis=-1).argmin(axis=1)
+        for name, table in (("bayes_probabilities_image", image), ("bayes_probabilities_text", text))
+    )
+    np.testing.assert_array_equal(both[pictures, words], target_rows["bayes_probabilities"])
+    ap = [
+        average_precision_score(labels, scores, average="macro")
+        for scores in (both[np.roll(pictures, 1), words], text[words])
+    ]
+    assert labels.mean() + 0.1 < ap[0] < ap[1] - 0.05
+
+
 def test_a_better_informed_model_is_better_calibrated_too(target_rows):
     labels = target_rows["labels"]
     both, text, image = (target_rows[name] for name in BAYES)
