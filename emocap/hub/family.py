@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from transformers.utils import logging
 
 from emocap.hub.content import check_safe, kind_of
-from emocap.hub.public_names import PublicNames
-from emocap.hub.publishing import Publication, check_login, explained, publish
+from emocap.hub.public_names import PublicNames, mask_tokens
+from emocap.hub.publishing import Publication, check_login, publish, short
 from emocap.pseudo_labels.statistics import STATISTICS_FILE
 
 __all__ = ["find_family", "publish_family"]
@@ -42,8 +42,8 @@ def publish_family(
     """Publishes every region extractor, finished run and labelled table in the folders of `folder`.
 
     Each becomes a repository `namespace/prefix-FOLDER`; their cards name each other, and what one was made from. A
-    Hub that keeps collections gets one of them all. Tables of people's labels are not among them: publish those by
-    themselves, if their owners let you.
+    Hub that keeps collections gets one of them all; on another a warning says that there is none. Tables of people's
+    labels are not among them: publish those by themselves, if their owners let you.
 
     Args:
         folder: of folders, such as a quickstart's.
@@ -75,8 +75,8 @@ def publish_family(
         publications.append(publication)
         if report is not None:
             report(publication)
-    if not dry_run:
-        make_collection(namespace, prefix, private, publications)
+    if not dry_run and (address := make_collection(namespace, prefix, private, publications)):
+        print(f"Collection: {address}", flush=True)
     return publications
 
 
@@ -126,16 +126,19 @@ def make_links(repo_ids: dict[Path, str]) -> dict[str, str]:
 
 
 def make_collection(namespace: str, prefix: str, private: bool, publications: list[Publication]) -> str | None:
-    """A collection of the family; its address, or None where the Hub keeps no collections."""
+    """A collection of the family; its address, or None, with a warning, where the Hub makes none. Everything else is
+    published by then."""
     api = HfApi()
     try:
         collection = api.create_collection(prefix, namespace=namespace, private=private, exists_ok=True)
-    except HfHubHTTPError as error:
-        if error.response.status_code in (404, 405, 501):
-            logger.warning(f"{api.endpoint} keeps no collections: none was made.")
-            return None
-        raise
-    with explained(collection.slug):
         for publication in publications:
             api.add_collection_item(collection.slug, publication.repo_id, publication.repo_type, exists_ok=True)
+    except HTTPError as error:
+        status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+        reason = "it keeps none" if status in (404, 405, 501) else mask_tokens(short(error))
+        logger.warning(
+            f"Everything is published, but {api.endpoint} has no complete collection of it ({reason}). The same "
+            "command tries again, and publishes nothing twice."
+        )
+        return None
     return collection.url

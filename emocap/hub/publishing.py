@@ -23,7 +23,7 @@ from transformers.utils import logging
 from emocap.hub.content import Content, check_safe, kind_of, make_content
 from emocap.hub.public_names import PublicNames, mask_tokens
 
-__all__ = ["Publication", "check_login", "explained", "publish"]
+__all__ = ["Publication", "check_login", "publish", "short"]
 
 logger = logging.get_logger(__name__)
 
@@ -279,6 +279,7 @@ def may_pass(error: BaseException) -> bool:
 
 
 def short(error: BaseException) -> str:
+    """What the Hub said, in a line."""
     for own in chain(error):
         if isinstance(own, HfHubHTTPError):
             reason = own.server_message or own.response.reason_phrase

@@ -6,7 +6,6 @@ import os
 import re
 from importlib.util import find_spec
 from pathlib import Path
-from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
@@ -18,8 +17,7 @@ from transformers import AutoModel, AutoProcessor
 from emocap.cli import main
 from emocap.data.storage import load_table
 from emocap.evaluation.controls import body_of_run
-from emocap.hub.family import make_collection, publish_family
-from emocap.hub.publishing import Publication
+from emocap.hub.family import publish_family
 
 NAMES = ("extractor", "teacher", "labelled", "student", "anb-plus")
 
@@ -243,15 +241,3 @@ def test_an_empty_folder_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["publish-family", str(tmp_path), "--namespace", "acme"])
     assert "holds no folder of a finished run" in capsys.readouterr().err
-
-
-def test_a_collection_of_the_family_where_the_hub_keeps_them(monkeypatch):
-    api = create_autospec(HfApi, instance=True, endpoint="https://hub")
-    api.create_collection.return_value.url = "https://hub/collections/me/x-1"
-    monkeypatch.setattr("emocap.hub.family.HfApi", lambda: api)
-    parts = [Publication(f"me/{kind}", kind, "", {}, [], [], []) for kind in ("model", "dataset")]
-    assert make_collection("me", "x", True, parts) == "https://hub/collections/me/x-1"
-    assert api.create_collection.call_args.kwargs == {"namespace": "me", "private": True, "exists_ok": True}
-    assert [call.args[1:] for call in api.add_collection_item.call_args_list] == [
-        ("me/model", "model"), ("me/dataset", "dataset")
-    ]  # fmt: skip
