@@ -5,12 +5,12 @@ import hashlib
 import numpy as np
 import pytest
 from datasets import DatasetDict, concatenate_datasets
-from scipy.stats import spearmanr
 
 from emocap.cli import main
 from emocap.data.schema import OASIS_LABELS
 from emocap.data.storage import load_table
 from emocap.evaluation.inference import load_model, score_table
+from emocap.evaluation.valence import correlations
 
 pytestmark = [pytest.mark.real_data, pytest.mark.timeout(2400)]  # training takes minutes
 
@@ -20,7 +20,7 @@ FOLDS = 5
 @pytest.fixture(scope="module")
 def valence(real_data, minilm, quick, tmp_path_factory) -> dict[str, float]:
     """Spearman correlation of (pleasant - unpleasant) with people's mean valence over all 384 photos, each scored by
-    the teacher of the fold that it was left out of: from picture, words and both."""
+    the teacher of the fold that it was left out of: from picture, words and both, with 95 % intervals over photos."""
     folder = tmp_path_factory.mktemp("oasis")
     main(["data", "oasis", f"{real_data}/oasis", "--output_dir", f"{folder}/table"])
     features = f"{real_data}/regions/oasis_lite36.safetensors"
@@ -44,17 +44,15 @@ def valence(real_data, minilm, quick, tmp_path_factory) -> dict[str, float]:
             probabilities = score_table(model, processor, test, modalities=modalities)
             pleasant, unpleasant = (OASIS_LABELS.index(name) for name in ("pleasant", "unpleasant"))
             own[fold_of == fold] = probabilities[:, pleasant] - probabilities[:, unpleasant]
-        seen = fold_of <= fold
-        print(fold, {name: spearmanr(own[seen], people[seen]).statistic for name, own in scores.items()}, flush=True)
-    result = {modalities: float(spearmanr(own, people).statistic) for modalities, own in scores.items()}
-    print(f"Spearman with people's valence, {FOLDS} folds, {len(table)} photos: {result}")
+    result = correlations(scores, people, num_resamples=1000, seed=0)
+    print(f"{FOLDS} folds, {len(table)} photos: {result}")
     return result
 
 
 def test_picture_and_words_each_carry_valence(valence):
-    assert valence["image"] > 0.5 and valence["text"] > 0.75
+    assert valence["spearman/image"] > 0.65 and valence["spearman/text"] > 0.75
 
 
 def test_the_fused_teacher_beats_its_single_modalities_and_reaches_the_bar(valence):
-    assert valence["both"] > max(valence["image"], valence["text"])
-    assert valence["both"] >= 0.78
+    assert valence["spearman/both_over_text_low"] > 0 and valence["spearman/both_over_image_low"] > 0
+    assert valence["spearman/both"] >= 0.81  # measured: .825; the rest is room for another machine's rounding
