@@ -31,7 +31,7 @@ def extractor_card(folder: Path, repo_id: str, names: PublicNames | None = None)
         feature_dim=config["feature_dim"],
         architecture=in_code(config.get("architecture") or config["model_type"]),
         parameters=f"{num_parameters(folder):,}",
-        classes=len(config.get("id2label") or {}) or None,
+        classes=class_names(config.get("id2label")),
         snippet=code_block(
             "python",
             "from PIL import Image\nfrom transformers import AutoModel\n\n"
@@ -42,6 +42,14 @@ def extractor_card(folder: Path, repo_id: str, names: PublicNames | None = None)
         family=family_table(names or PublicNames(), repo_id),
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n{text}")
+
+
+def class_names(id2label: dict[int, str] | None, most: int = 40) -> str | None:
+    """What a detector was trained to find: number and names, cut where there are many."""
+    if not id2label:
+        return None
+    names = list(id2label.values())
+    return f"{len(names)} classes ({', '.join(names[:most])}{', ...' if len(names) > most else ''})"
 
 
 def metric_card(repo_id: str) -> RepoCard:

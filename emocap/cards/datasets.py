@@ -25,6 +25,28 @@ CONFIGS = {
     "photos": "one row an image: the picture, in the same order",
 }
 
+MEANINGS = {
+    "image_id": "the image's name, the same in every configuration",
+    "image": "null where the photo is not at hand",
+    "captions": "sentences about the image",
+    "labels": "for each emotion 1 where somebody named it, or a share",
+    "votes": "for each emotion how many annotators named it",
+    "num_annotators": "how many people were asked what they feel",
+    "soft_labels": "the share of the annotators who named it",
+    "bayes_probabilities": "what the simulated crowd answers to picture and words, exactly",
+    "bayes_probabilities_text": "the same knowing the words alone",
+    "bayes_probabilities_image": "the same knowing the picture alone",
+    "emotion_scores": "the teacher's probability of each emotion, mean over the captions",
+    "caption_disagreement": "how far the scores vary over the captions",
+    "emotions": "the image's emotions, best first",
+    "selected_for": "emotions whose best images include this one",
+    "region_features": "36 vectors, one after the other, zeros past `num_regions`",
+    "region_boxes": "36 times x1 y1 x2 y2, relative to the image",
+    "num_regions": "how many of the 36 there are",
+    "license": "the photo's own",
+}
+"""Columns in a few words; of others the type alone is shown."""
+
 
 def dataset_card(
     folder: Path,
@@ -46,11 +68,12 @@ def dataset_card(
     path = Path(folder) / STATISTICS_FILE  # beside every labelled table
     statistics = json.loads(path.read_text("utf-8")) if path.is_file() else None
     licenses = statistics["licenses"] if statistics else None
+    is_simulated = "bayes_probabilities" in next(iter(tables.values())).features  # of no real crowd known
     configs = configs or {"default": tables}
     title, rows = repo_id.rpartition("/")[2], sum(map(len, tables.values()))
     data = DatasetCardData(
         language="en",
-        license="cc-by-4.0" if licenses else "unknown",
+        license="cc-by-4.0" if licenses else "apache-2.0" if is_simulated else "unknown",
         pretty_name=one_line(title),
         tags=["emotion", "image-text", "emocap", *(["pseudo-labels"] if statistics else [])],
         annotations_creators=["machine-generated"] if statistics else None,
@@ -61,7 +84,8 @@ def dataset_card(
     text = render(
         "dataset",
         title=title,
-        splits=table(("split", "images"), [(name, str(len(split))) for name, split in tables.items()]),
+        is_simulated=is_simulated,
+        splits=table(("split", "images"), [(name, f"{len(split):,}") for name, split in tables.items()]),
         snippet=snippet(repo_id, next(iter(configs)), next(iter(tables))),
         configs=table(("configuration", "holds"), [(name, Markdown(CONFIGS[name])) for name in configs], numbers=False)
         if len(configs) > 1
@@ -114,15 +138,17 @@ def column_list(configs: dict[str, DatasetDict]) -> Markdown:
         if len(configs) > 1:
             lines.append(f"\nOf `{config}`:\n")
         features = next(iter(tables.values())).features
-        lines += [f"- {in_code(name)}: {escape(kind_of_column(feature))}" for name, feature in features.items()]
+        for name, feature in features.items():
+            meaning = f"; {MEANINGS[name]}" if name in MEANINGS else ""
+            lines.append(f"- {in_code(name)}: {escape(kind_of_column(feature))}{meaning}")
     return Markdown("\n".join(lines))
 
 
 def kind_of_column(feature: object) -> str:
     """A feature in words as short as they can be; the names of classes are in the YAML part."""
     if isinstance(feature, List):
-        length = "" if feature.length == -1 else f" of {feature.length}"
-        return f"list{length}: {kind_of_column(feature.feature)}"
+        length = "" if feature.length == -1 else f"{feature.length} "
+        return f"list of {length}{kind_of_column(feature.feature)}"
     if isinstance(feature, ClassLabel):
         return f"ClassLabel ({feature.num_classes} names)"
     return feature.dtype if isinstance(feature, Value) else type(feature).__name__

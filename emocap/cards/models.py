@@ -43,6 +43,10 @@ READS = {
     "image": "pictures alone",
     None: "picture and caption, but was never trained",
 }
+ARCHITECTURES = {
+    "emocap_teacher": "a VisualBERT body with a linear head",
+    "emocap_student": "word embeddings, a GRU and a few convolutions",
+}
 CAPTION = "a birthday party in the garden"
 TRAINING_KEYS = (
     "learning_rate",
@@ -63,6 +67,16 @@ TRAINING_KEYS = (
     "fp16",
     "seed",
 )
+STRATEGIES = {
+    "anb": "the student's layers, frozen; the rest is trained on the target",
+    "anb+": "the student's layers, trained on together with the rest",
+    "bnb": "layers of a model of the target itself, frozen (control of AnB)",
+    "bnb+": "layers of a model of the target itself, trained on (control of AnB+)",
+    "random": "layers that nobody trained, frozen (control of AnB)",
+    "scratch": "the same architecture, nothing copied (what the others have to beat)",
+}
+"""Strategies of fine-tuning in a few words."""
+
 RELATIONS = {
     "model_name_or_path": "starts from",
     "word_embeddings": "takes its word embeddings from",
@@ -77,6 +91,8 @@ RELATIONS = {
 
 WITHOUT_WEIGHTS = ("scratch", "random")
 """Strategies of fine-tuning that take a student's architecture and none of its weights."""
+
+HUMAN_TRUTHS = ("labels", "soft_labels")
 
 DATASET_KEYS = ("dataset", "mix_dataset", "source_dataset")
 
@@ -124,17 +140,20 @@ def model_card(folder: Path, repo_id: str | None = None, names: PublicNames | No
         dataset=in_code(dataset),
         num_labels=len(config["id2label"]),
         labels=Markdown(", ".join(map(escape, config["id2label"].values()))),
+        architecture=Markdown(ARCHITECTURES[config["model_type"]]),
         strategy=in_code(arguments["strategy"]) if arguments.get("strategy") else "",
+        told=Markdown(STRATEGIES.get(arguments.get("strategy"), "")),
         pipeline_snippet=pipeline_snippet(repo_id, sees_photos, modalities),
         model_snippet=model_snippet(repo_id, sees_photos, modalities),
         reads=READS[modalities] + ("" if sees_photos or modalities == "text" else "; pictures as region features"),
         family=Markdown(relations(arguments, names) + family_table(names, repo_id)),
         split=metrics["split"],
-        num_examples=metrics["num_examples"],
-        truth=metrics["truth"],
+        num_examples=f"{metrics['num_examples']:,}",
+        against_people=metrics["truth"] in HUMAN_TRUTHS,
         truth_column=in_code(metrics["truth"]),
         has_intervals=metrics.get("map_macro_low") is not None,
-        has_ceiling="ceiling/map_macro" in metrics,
+        is_simulated=is_simulated(metrics),
+        has_ceiling=has_ceiling(metrics),
         has_people="human/lrap" in metrics,
         results=results_table(metrics),
         controls=controls_table(metrics),
@@ -144,6 +163,7 @@ def model_card(folder: Path, repo_id: str | None = None, names: PublicNames | No
         emotions=emotions_table(config),
         data=data_table(arguments, names),
         command=run_command(arguments, names),
+        names_folders=any(arguments.get(key) and not names.hub_id(arguments[key]) for key in RELATIONS),
         training=training_table(arguments),
         effort=effort(folder, carbon),
     )
@@ -253,9 +273,21 @@ def hub_link(repo_id: str, repo_type: str) -> Markdown:
     return Markdown(f"[{escape(repo_id)}]({constants.ENDPOINT}/{kind}{repo_id})")
 
 
+def is_simulated(metrics: dict[str, object]) -> bool:
+    """Whether the crowd's true probabilities are known, as of no real crowd."""
+    return "ceiling/lrap" in metrics
+
+
+def has_ceiling(metrics: dict[str, object]) -> bool:
+    """Whether these probabilities bound the results: they do not where a model's labels are the truth."""
+    return is_simulated(metrics) and metrics["truth"] in HUMAN_TRUTHS
+
+
 def results_table(metrics: dict[str, float]) -> Markdown:
     """The shown metrics with their intervals beside the prior and, where known, people and the ceiling."""
     shown = {name: prefix for name, prefix in COLUMNS.items() if f"{prefix}lrap" in metrics}
+    if not has_ceiling(metrics):
+        shown.pop("ceiling", None)
     keys = [key for key in SHOWN if metrics.get(key) is not None]
     has_intervals = any(metrics.get(f"{key}_low") is not None for key in keys)
 
@@ -321,7 +353,12 @@ def data_table(arguments: dict, names: PublicNames) -> Markdown:
 
 
 def training_table(arguments: dict) -> Markdown:
-    rows = [(key, str(arguments[key])) for key in TRAINING_KEYS if arguments.get(key) not in (None, "")]
+    unset = {"max_steps": -1}  # which means: as many as the epochs have
+    rows = [
+        (key, str(arguments[key]))
+        for key in TRAINING_KEYS
+        if arguments.get(key) not in (None, "") and arguments[key] != unset.get(key)
+    ]
     return table(("setting", "value"), rows, numbers=False)
 
 

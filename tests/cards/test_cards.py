@@ -15,6 +15,7 @@ from transformers import AutoModel
 from emocap.cards.datasets import dataset_card, sparkline
 from emocap.cards.models import model_card
 from emocap.cards.text import one_line
+from emocap.data.scenes import load_scenes
 from emocap.data.schema import pair_features
 from emocap.data.storage import load_table, save_table
 from emocap.hub.public_names import PublicNames
@@ -188,3 +189,28 @@ def test_the_base_of_a_fine_tuned_model_is_what_gave_it_weights(tmp_path, tiny_s
     card = model_card(tmp_path / "run", "me/model")
     assert card.data.base_model == base and card.data.datasets == ["me/pairs"]
     assert ("starts from the student [me/student](" in card.text) == (base is not None)
+
+
+@pytest.mark.parametrize("truth", ["labels", "emotions", None])
+def test_a_simulated_crowd_is_not_called_people(tmp_path, tiny_student, truth):
+    """The built-in corpus knows its crowd's probabilities; they bound nothing where a model's labels are the truth."""
+    shutil.copytree(tiny_student, tmp_path / "run")
+    metrics = {"split": "test", "truth": truth or "labels", "num_examples": 1234, "lrap": 0.5, "prior/lrap": 0.3}
+    metrics |= {"ceiling/lrap": 0.9} if truth else {}
+    arguments = {"kind": "student", "dataset": "/x/table", "max_steps": -1, "word_embeddings": "me/teacher"}
+    for name, content in (("metrics", metrics), ("run_arguments", arguments)):
+        (tmp_path / "run" / f"{name}.json").write_text(json.dumps(content))
+    text = model_card(tmp_path / "run", "me/model").text
+    assert ("drawn scenes, generated captions and a simulated crowd" in text) == (truth is not None)
+    assert ("the simulated crowd's labels" in text) == (truth == "labels") == ("| 0.900 |" in text)
+    assert ("against human labels" in text) == (truth is None) and "1,234 images" in text
+    assert ("not how well it follows people" in text) == (truth == "emotions") == ("of another model" in text)
+    assert "A student (word embeddings, a GRU and a few convolutions; " in text and "max_steps" not in text
+    assert "Names without an owner are folders" in text
+
+
+def test_a_table_of_drawn_scenes_says_so(tmp_path):
+    save_table(load_scenes(num_target=30, num_source=5), tmp_path / "scenes")
+    card = dataset_card(tmp_path / "scenes", "me/scenes")
+    assert card.data.license == "apache-2.0" and "and a simulated crowd" in card.text
+    assert "- `bayes_probabilities`: list of 29 float32; what the simulated crowd answers" in card.text
