@@ -73,6 +73,8 @@ class LabelStudyArguments:
     weight_decay: float = field(default=0.01, metadata={"help": "Of weights; biases and norms have none."})
     metric: str = field(default="map_macro", metadata={"help": "What the best state and the gains go by."})
     max_eval_samples: int = field(default=500, metadata={"help": "Validation rows at most."})
+    readme: str | None = field(default=None, metadata={"help": "Put the table into this markdown file ..."})
+    block: str = field(default="label_study", metadata={"help": "... between its '<!-- BLOCK -->' comments."})
 
 
 def label_study_parser() -> HfArgumentParser:
@@ -229,7 +231,7 @@ class LabelStudy:
 
     def settings(self) -> dict[str, object]:
         """What every run depends on beside its own axes: further P, seeds or arms add to the folder."""
-        free = ("output_dir", "images_per_label", "selections", "targets", "num_seeds")
+        free = ("output_dir", "images_per_label", "selections", "targets", "num_seeds", "readme", "block")
         tables = [self.source, *(self.target[name] for name in ("train", "validation", "test"))]
         own = {name: value for name, value in asdict(self.arguments).items() if name not in free}
         return own | {"rows": [table._fingerprint for table in tables]}

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from emocap.data.storage import write_json, write_text
 from emocap.metrics import resampled_metrics, t_interval
 from emocap.pseudo_labels.study import LabelRun, LabelStudy, label_agreement
 from emocap.report.axes import axis_ticks, tick_labels
+from emocap.report.page import update_block
 from emocap.report.render import render_page
 
 __all__ = ["format_study", "summarize_study", "write_study"]
@@ -18,13 +20,16 @@ NUM_RESAMPLES = 1000
 
 
 def write_study(study: LabelStudy) -> dict[str, object]:
-    """Writes `label_study.json` and `report.html` into the study's folder; returns the summary."""
+    """Writes `label_study.json` and `report.html` into the study's folder, and the README's block where one is named;
+    returns the summary."""
     summary = summarize_study(study)
     write_json(study.output_dir / "label_study.json", summary)
     page = render_page(
         "label_study.html.j2", title="What the pseudo-labels are worth", summary=summary, chart=gain_chart(summary)
     )
     write_text(study.output_dir / "report.html", page)
+    if study.arguments.readme:
+        update_block(Path(study.arguments.readme), study.arguments.block, format_study(summary))
     return summary
 
 
@@ -105,16 +110,22 @@ def gains(
 
 
 def format_study(summary: dict[str, object]) -> str:
-    """The arms as a markdown table."""
+    """The arms as a markdown table, above it what the figures are."""
+    seeds = max(arm["seeds"] for arm in summary["arms"])
     lines = [
+        f"{summary['metric']} on {summary['test_images']:,} test images (crowd labels) after {summary['num_target']:,} "
+        f"training rows, {seeds} seeds, 95 % intervals of the gain"
+        + ("" if summary["prior"] is None else f"; the prior has {summary['prior']:.3f}")
+        + ":",
+        "",
         f"| pseudo-labels | P | images | {summary['metric']} | before fine-tuning | gain | over seeds | over images |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for arm in summary["arms"]:
         cells = [
             arm_name(arm),
-            "–" if arm["images_per_label"] is None else str(arm["images_per_label"]),
-            f"{arm['images']:.0f}",
+            "–" if arm["images_per_label"] is None else f"{arm['images_per_label']:,}",
+            f"{arm['images']:,.0f}",
             f"{arm['mean']:.3f}" + ("" if arm["sd"] is None else f" ± {arm['sd']:.3f}"),
             figure(arm.get("before")),
             figure(arm.get("gain"), "+.3f"),

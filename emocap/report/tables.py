@@ -45,7 +45,7 @@ LOWER_IS_BETTER = ("ece", "jsd", "bce")
 
 CEILINGS = {"ceiling text": "ceiling_text/", "ceiling image": "ceiling_image/", "ceiling both": "ceiling/"}
 
-TRUTHS = {"labels": "human labels", "soft_labels": "shares of the votes"}
+TRUTHS = {"labels": "crowd labels", "soft_labels": "shares of the votes"}
 PSEUDO_TRUTHS = ("emotions", "emotion_scores")
 PSEUDO_NOTE = "Measured on pseudo-labels: agreement with the labelling model, not with people."
 

@@ -127,7 +127,7 @@ def study_table(rows: list[dict[str, object]], metric: str) -> str:
     for direction in dict.fromkeys(row["direction"] for row in rows):
         own = [row for row in rows if row["direction"] == direction]
         first, _, second = direction.partition("_to_")
-        truth = "pseudo-labels" if own[0]["truth"] == "emotions" else "human labels"
+        truth = "pseudo-labels" if own[0]["truth"] == "emotions" else "crowd labels"
         seeds = len(own[0]["values"])
         lines = [
             f"{first.capitalize()} to {second}, {metric} on the test split ({truth}), {seeds} seeds, 95 % intervals "

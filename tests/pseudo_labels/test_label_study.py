@@ -58,7 +58,10 @@ def test_the_command_runs_every_arm_once(tmp_path, flags, capsys, monkeypatch):
     before = {path.name: path.read_bytes() for path in (tmp_path / "runs").iterdir()}
     assert len(before) == 2 * len(kinds)
     monkeypatch.setattr(LabelStudy, "perform", None)  # nothing is done again
-    main(["label-study", *flags, "--output_dir", str(tmp_path)])
+    readme = tmp_path / "README.md"
+    readme.write_text("before <!-- worth --> old <!-- /worth --> after")
+    main(["label-study", *flags, "--output_dir", str(tmp_path), "--readme", str(readme), "--block", "worth"])
+    assert format_study(summary) in readme.read_text() and " old " not in readme.read_text()
     assert {path.name: path.read_bytes() for path in (tmp_path / "runs").iterdir()} == before
     assert json.loads((tmp_path / "label_study.json").read_text()) == summary
 

@@ -129,7 +129,7 @@ def test_html_table_shows_the_files_figures_and_bolds_the_best_model(tmp_path, r
     bold = {(row[0][0], column) for row in table[1:] for column, cell in enumerate(row) if cell[1]}
     assert bold == best
     caption = "".join(text for path, text in page.text if path[-1:] == ("caption",))
-    assert "test split" in caption and "4,321 examples" in caption and "human labels" in caption
+    assert "test split" in caption and "4,321 examples" in caption and "crowd labels" in caption
 
 
 def test_terminal_and_markdown_tables_hold_the_same_figures(runs):
@@ -140,7 +140,7 @@ def test_terminal_and_markdown_tables_hold_the_same_figures(runs):
     assert [row["kind"] for row in rows] == ["prior"] + ["model"] * 3 + ["ceiling"] * 3
 
     lines = format_table(rows).splitlines()
-    assert lines[0] == "test split, 4,321 examples, human labels" and lines[1].split() == list(COLUMNS)
+    assert lines[0] == "test split, 4,321 examples, crowd labels" and lines[1].split() == list(COLUMNS)
     starred = set()
     for line, row in zip(lines[2:9], wanted, strict=True):
         assert line.startswith(row[0]) and line[len(row[0]) :].replace("*", " ").split() == row[1:]

@@ -78,7 +78,7 @@ def test_a_study_from_the_command_line_resumes_and_grows(settings, tmp_path, cap
     assert len(rows) == 2 * (2 + 5 + 2 * 5)
     table = (study.output_dir / "study.md").read_text()
     assert table.strip() in capsys.readouterr().out and table.count("\n| 30 | AnB+ | 5 |") == 2
-    assert "pseudo-labels" in table and "human labels" in table
+    assert "pseudo-labels" in table and "crowd labels" in table
     assert all(("over_anb_plus" in row) == (row["strategy"] == "anb") for row in rows)
     short = readme.read_text()
     assert short.startswith("before\n") and short.endswith("after\n") and "| 30 | AnB+ | 1 |" not in short
