@@ -30,7 +30,7 @@ CONTROLS = {
     "shuffled_images": "each caption beside another row's picture",
     "shuffled_captions": "each picture beside another row's caption",
     "tfidf": "TF-IDF of words and pairs of words, logistic regression",
-    "encoder": "the untrained body, frozen, logistic regression",
+    "encoder": "the body that training starts from, frozen, logistic regression",
     "merged": "the model, near-synonyms as one emotion",
     "merged_prior": "the prior, near-synonyms as one emotion",
 }
