@@ -18,6 +18,7 @@ from emocap.evaluation.baselines import check_scikit_learn
 from emocap.evaluation.calibration import fit_decisions, fit_thresholds, temper
 from emocap.evaluation.details import describe, details_path, human_metrics
 from emocap.metrics import (
+    break_ties,
     compute_metrics,
     compute_with_prior,
     intervals,
@@ -184,7 +185,7 @@ def evaluate(
         metrics |= intervals(resampled)
     for prefix, column in CEILINGS.items():
         if column in table.features:
-            best = label_matrix(table, column)
+            best = break_ties(label_matrix(table, column))
             cut = None if thresholds is None else fit_thresholds(best, labels)
             ceiling = compute_metrics(best, labels, votes, cut)
             metrics |= {f"{prefix}{key}": value for key, value in ceiling.items() if key != "num_examples"}

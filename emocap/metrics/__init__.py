@@ -4,6 +4,7 @@ from emocap.metrics.bootstrap import intervals, paired_gain, resampled_metrics
 from emocap.metrics.metrics import (
     METRIC_KEYS,
     VOTE_KEYS,
+    break_ties,
     compute_metrics,
     compute_with_prior,
     prior_probabilities,
@@ -14,6 +15,7 @@ from emocap.metrics.seeds import t_interval
 __all__ = [
     "METRIC_KEYS",
     "VOTE_KEYS",
+    "break_ties",
     "compute_metrics",
     "compute_with_prior",
     "intervals",

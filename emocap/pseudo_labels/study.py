@@ -23,7 +23,7 @@ from emocap.arguments import StudentArguments
 from emocap.data.pairs import label_matrix
 from emocap.data.schema import label_names, split_of
 from emocap.data.storage import load_table, write_array, write_json
-from emocap.metrics import compute_metrics, prior_probabilities
+from emocap.metrics import break_ties, compute_metrics, prior_probabilities
 from emocap.pseudo_labels.selection import select_pseudo_labels
 from emocap.training.jobs import build_student, truth_column
 from emocap.transfer.heads import head_of
@@ -286,7 +286,7 @@ def label_agreement(source: Dataset) -> dict[str, object]:
         name: {str(k): float(np.take_along_axis(truth, own[:, :k], axis=1).mean()) for k in (1, 2, 3, 4)}
         for name, own in best.items()
     }
-    ranked = {"labels": scores, "ceiling": truth, "prior": prior}
+    ranked = {"labels": scores, "ceiling": break_ties(truth), "prior": prior}
     return {
         "precision_at": at_k,
         "precision": float(truth[kept].mean()) if kept.any() else None,
