@@ -113,8 +113,8 @@ def format_study(summary: dict[str, object]) -> str:
     """The arms as a markdown table, above it what the figures are."""
     seeds = max(arm["seeds"] for arm in summary["arms"])
     lines = [
-        f"{summary['metric']} on {summary['test_images']:,} test images (crowd labels) after {summary['num_target']:,} training "
-        f"rows, {seeds} seeds, 95 % intervals of the gain"
+        f"{summary['metric']} on {summary['test_images']:,} test images (crowd labels) after "
+        f"{summary['num_target']:,} training rows, {seeds} seeds, 95 % intervals of the gain"
         + ("" if summary["prior"] is None else f"; the prior has {summary['prior']:.3f}")
         + ":",
         "",
