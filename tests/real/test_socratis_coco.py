@@ -26,8 +26,8 @@ def folder(real_data, minilm, quick, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("staged")
     main(["data", "socratis", f"{real_data}/socratis/cleaned.csv", "--output_dir", f"{folder}/socratis"])
     main([
-        "train-teacher", "--dataset", f"{folder}/socratis", "--model_name_or_path", minilm,
-        "--output_dir", f"{folder}/teacher", "--num_train_epochs", "6", "--max_length", "64", *quick,
+        "train-teacher", "socratis_text_teacher", "--dataset", f"{folder}/socratis", "--model_name_or_path", minilm,
+        "--output_dir", f"{folder}/teacher", *quick,
     ])  # fmt: skip
     main(["data", "coco", f"{real_data}/coco", "--split", "train2017", "val2017", "--output_dir", f"{folder}/coco"])
     photos = {name: split.filter(lambda row: row is not None, input_columns="image")

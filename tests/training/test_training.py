@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor
 
-from emocap.arguments import DataArguments, EmocapTrainingArguments
+from emocap.arguments import DataArguments, EmocapTrainingArguments, file_flags, parse_arguments, teacher_parser
 from emocap.cli import main
 from emocap.data.pairs import PairDataset, label_matrix
 from emocap.evaluation.inference import load_model, score_table
@@ -365,3 +365,13 @@ def test_an_unknown_preset_or_key_is_refused(job, tmp_path, capsys):
         main(["train-teacher", str(tmp_path / "list.yaml")])
     assert stop.value.code == 2 and "holds a list; expected names and values" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["oasis_teacher", "paper_teacher", "socratis_teacher", "socratis_text_teacher"])
+def test_presets_of_teachers_are_understood_and_flags_after_them_win(name, tmp_path):
+    parser = teacher_parser()
+    flags = [*file_flags(parser, name), "--model_name_or_path", "body", "--dataset", "table", "--learning_rate", "0.5",
+             "--bf16", "false", "--output_dir", str(tmp_path)]  # fmt: skip
+    data_args, model_args, training_args = parse_arguments(parser, flags)
+    assert (data_args.dataset, model_args.model_name_or_path, training_args.learning_rate) == ("table", "body", 0.5)
+    assert training_args.head_learning_rate >= 1e-3 and model_args.pooling in ("mean", "pooler")
