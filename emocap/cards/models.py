@@ -353,12 +353,8 @@ def data_table(arguments: dict, names: PublicNames) -> Markdown:
 
 
 def training_table(arguments: dict) -> Markdown:
-    unset = {"max_steps": -1}  # which means: as many as the epochs have
-    rows = [
-        (key, str(arguments[key]))
-        for key in TRAINING_KEYS
-        if arguments.get(key) not in (None, "") and arguments[key] != unset.get(key)
-    ]
+    nothing = (None, "", -1)  # -1 is `max_steps` where the epochs decide
+    rows = [(key, str(arguments[key])) for key in TRAINING_KEYS if arguments.get(key) not in nothing]
     return table(("setting", "value"), rows, numbers=False)
 
 
