@@ -11,6 +11,8 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from emocap.limits import check_numbers
+
 __all__ = [
     "DataArguments",
     "EmocapTrainingArguments",
@@ -88,7 +90,10 @@ class TeacherArguments:
     """The teacher to build."""
 
     model_name_or_path: str = field(
-        metadata={"help": "Body to start from: folder or Hub id of a VisualBERT, BERT or emocap teacher checkpoint."}
+        metadata={
+            "help": "Body to start from: folder or Hub id of a VisualBERT, BERT or emocap teacher checkpoint; that of a "
+            "teacher of other emotions gets a new head."
+        }
     )
     pooling: str | None = field(
         default=None,
@@ -105,6 +110,20 @@ class TeacherArguments:
             "embeddings alone and the logits of both are averaged, for few photos. By default what the checkpoint "
             "says, or early.",
             "choices": ["early", "late"],
+        },
+    )
+    pooled_layers: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "With mean pooling: the head reads the means of these layers side by side (0: the embeddings). By "
+            "default what the checkpoint says, or the last layer alone."
+        },
+    )
+    linear_probe: bool = field(
+        default=False,
+        metadata={
+            "help": "Start the head from logistic regression on the body's outputs, its penalty chosen on the "
+            "validation rows; then fine-tune (LP-FT)."
         },
     )
     reinit_visual_projection: bool = field(
@@ -284,8 +303,16 @@ class EmocapTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        from emocap.metrics import GREATER_IS_BETTER
         from emocap.models.losses_emocap import check_loss
 
+        if self.metric_for_best_model is not None:
+            best = self.metric_for_best_model.removeprefix("eval_")
+            if best not in ("loss", *GREATER_IS_BETTER):
+                raise ValueError(
+                    f"--metric_for_best_model is '{best}'; it must be loss or one of {', '.join(GREATER_IS_BETTER)}."
+                )
+            self.greater_is_better = GREATER_IS_BETTER.get(best, False)  # Trainer would take all but loss to be so
         super().__post_init__()
         check_loss(self.loss, self.pos_weight, self.label_smoothing)
         if self.label_smoothing_factor:
@@ -327,6 +354,8 @@ def parse_arguments(parser: HfArgumentParser, argv: list[str] | None = None) -> 
     if argv and not argv[0].startswith("-"):
         argv = [*file_flags(parser, argv[0]), *argv[1:]]
     data_args, job_args, training_args = parser.parse_args_into_dataclasses(argv)
+    for own in (data_args, job_args, training_args):
+        check_numbers(vars(own))
     if not training_args.output_dir:
         parser.error("the following arguments are required: --output_dir")
     return data_args, job_args, training_args

@@ -24,6 +24,7 @@ from emocap.commands import (
     run_study,
     run_training,
 )
+from emocap.limits import check_numbers
 
 __all__ = ["main"]
 
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             run_label_study(argv[1:])
         else:
             arguments = make_parser().parse_args(argv)
+            check_numbers(vars(arguments))
             arguments.run(arguments)
     except (ValueError, OSError) as error:  # transformers says with an OSError that there is no such checkpoint
         print(f"emocap: error: {error}", file=sys.stderr)

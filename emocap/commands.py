@@ -5,6 +5,8 @@ import argparse
 import json
 from pathlib import Path
 
+from emocap.limits import check_numbers
+
 __all__ = [
     "run_calibrate",
     "run_coco",
@@ -71,7 +73,9 @@ def run_label_study(argv: list[str]) -> None:
     from emocap.pseudo_labels.study import LabelStudy, label_study_parser
     from emocap.pseudo_labels.study_report import format_study, write_study
 
-    study = LabelStudy(*label_study_parser().parse_args_into_dataclasses(argv))
+    arguments = label_study_parser().parse_args_into_dataclasses(argv)[0]
+    check_numbers(vars(arguments))
+    study = LabelStudy(arguments)
     study.perform_all()
     print(format_study(write_study(study)))
     print(f"Table, figure and figures as JSON: {study.output_dir}")
@@ -332,34 +336,44 @@ def print_publication(publication, dry_run: bool) -> None:
 
 def print_metrics(metrics: dict[str, object]) -> None:
     """One line a metric, beside it the prior, ceiling and people, where known, and its interval."""
-    from emocap.metrics import METRIC_KEYS
+    from emocap.metrics import FEW_UNITS, METRIC_KEYS
 
-    shown = [
-        prefix for prefix in ("prior", "tfidf", "encoder", "ceiling", "human") if f"{prefix}/map_macro" in metrics
-    ]
-    print(f"{'':20}{'model':>9}" + "".join(f"{prefix:>9}" for prefix in shown))
+    known = ("prior", "chance", "tfidf", "lexicon", "encoder", "ceiling", "human", "as_human")
+    shown = [name for name in known if any(f"{name}/{key}" in metrics for key in METRIC_KEYS)]
+    print(f"{'':20}{'model':>9}" + "".join(f"{name:>9}" for name in shown))
     for name in METRIC_KEYS:
         if isinstance(value := metrics.get(name), float):
             row = [value, *(metrics.get(f"{prefix}/{name}") for prefix in shown)]
             bounds = [metrics.get(f"{name}_low"), metrics.get(f"{name}_high")]
             interval = "" if None in bounds else "   {:.4f} to {:.4f}".format(*bounds)
             print(f"{name:20}" + "".join("        -" if cell is None else f"{cell:9.4f}" for cell in row) + interval)
+    units = metrics.get("num_groups") or metrics["num_examples"]
+    drawn = f"{units} groups of images" if metrics.get("num_groups") else "images"
     print(f"{metrics['num_examples']} images, split '{metrics['split']}', truth '{metrics['truth']}'", end="; ")
-    print(f"decisions at {metrics['decisions']} thresholds; to the right 95 % intervals over images")
+    print(f"decisions at {metrics['decisions']} thresholds; to the right 95 % intervals over {drawn}")
+    if units < FEW_UNITS:
+        print(f"{units} are few: intervals from fewer than {FEW_UNITS} are too narrow.")
+    if "as_human" in shown:
+        print(
+            "human: one annotator against the others; as_human: the model on the same answers, naming as many emotions"
+        )
     print_controls(metrics)
 
 
 def print_controls(metrics: dict[str, object]) -> None:
-    """One line a control: its map_macro and by how much the model is ahead, each with its interval."""
-    from emocap.evaluation.controls import CONTROLS
+    """One line a control: its map_macro with its interval, and by how much the model is ahead of it."""
+    from emocap.evaluation.controls import CONTROLS, GAIN_KEYS
 
-    def figure(key: str) -> str:
+    def figure(key: str, form: str) -> str:
         value, low, high = (metrics.get(f"{key}{end}") for end in ("", "_low", "_high"))
-        return f"{'':28}" if None in (value, low, high) else f"{value:8.4f} ({low:.4f} to {high:.4f})".ljust(28)
+        text = "" if None in (value, low, high) else f"{value:{form}} ({low:{form}} to {high:{form}})"
+        return text.ljust(30)
 
-    names = [name for name in CONTROLS if f"{name}/map_macro_low" in metrics]
+    names = [name for name in ("prior", *CONTROLS) if f"{name}/map_macro_gain" in metrics or name in CONTROLS]
+    names = [name for name in names if f"{name}/map_macro_low" in metrics]
     if names:
-        print(f"{'control':20}{'map_macro':>9}{'':20}model ahead by")
+        ahead = "".join(f"ahead in {key}".ljust(30) for key in GAIN_KEYS)
+        print(f"{'control':20}{'map_macro':30}{ahead}".rstrip())
     for name in names:
-        gain = figure(f"{name}/map_macro_gain")
-        print(f"{name:20} {figure(f'{name}/map_macro')} {gain} {CONTROLS[name]}")
+        cells = [figure(f"{name}/map_macro", ".4f"), *(figure(f"{name}/{key}_gain", "+.4f") for key in GAIN_KEYS)]
+        print(f"{name:20}{''.join(cells)}{CONTROLS.get(name, 'the constant answer')}")

@@ -20,6 +20,7 @@ from emocap.arguments import (
 )
 from emocap.cards.text import Markdown, code_block, escape, in_code, one_line, render, shell_command, table
 from emocap.hub.public_names import PATH_KEYS, PublicNames
+from emocap.metrics import FEW_UNITS
 
 __all__ = ["family_table", "hub_link", "model_card", "num_parameters", "write_model_card"]
 
@@ -35,7 +36,14 @@ SHOWN = (
     "jsd",
     "bce",
 )
-COLUMNS = {"model": "", "prior": "prior/", "people": "human/", "ceiling": "ceiling/"}
+COLUMNS = {
+    "model": "",
+    "prior": "prior/",
+    "chance": "chance/",
+    "one annotator": "human/",
+    "model as one": "as_human/",
+    "ceiling": "ceiling/",
+}
 PIPELINE_TAGS = {"text": "text-classification", "image": "image-classification"}
 READS = {
     "both": "picture and caption",
@@ -154,7 +162,9 @@ def model_card(folder: Path, repo_id: str | None = None, names: PublicNames | No
         has_intervals=metrics.get("map_macro_low") is not None,
         is_simulated=is_simulated(metrics),
         has_ceiling=has_ceiling(metrics),
-        has_people="human/lrap" in metrics,
+        has_people="human/jaccard" in metrics,
+        few=min(metrics.get("num_groups") or FEW_UNITS, metrics["num_examples"]) < FEW_UNITS,
+        groups=metrics.get("num_groups"),
         results=results_table(metrics),
         controls=controls_table(metrics),
         temperature=config.get("temperature"),
@@ -285,7 +295,9 @@ def has_ceiling(metrics: dict[str, object]) -> bool:
 
 def results_table(metrics: dict[str, float]) -> Markdown:
     """The shown metrics with their intervals beside the prior and, where known, people and the ceiling."""
-    shown = {name: prefix for name, prefix in COLUMNS.items() if f"{prefix}lrap" in metrics}
+    shown = {
+        name: prefix for name, prefix in COLUMNS.items() if any(metrics.get(prefix + key) is not None for key in SHOWN)
+    }
     if not has_ceiling(metrics):
         shown.pop("ceiling", None)
     keys = [key for key in SHOWN if metrics.get(key) is not None]
@@ -311,21 +323,26 @@ def interval(metrics: dict[str, float], key: str) -> str:
 
 def controls_table(metrics: dict[str, float]) -> Markdown | None:
     """What `emocap evaluate --controls` found, if it wrote these metrics."""
-    from emocap.evaluation.controls import CONTROLS  # which needs what a card does not
+    from emocap.evaluation.controls import CONTROLS, GAIN_KEYS  # which needs what a card does not
 
     rows = [
         (
             about,
             figure(metrics[f"{name}/map_macro"]),
             interval(metrics, f"{name}/map_macro"),
-            figure(metrics.get(f"{name}/map_macro_gain")),
-            interval(metrics, f"{name}/map_macro_gain"),
+            *(gain(metrics, f"{name}/{key}_gain") for key in GAIN_KEYS),
         )
         for name, about in CONTROLS.items()
         if metrics.get(f"{name}/map_macro") is not None
     ]
-    header = ("control", "map_macro", "95 % interval", "model ahead by", "95 % interval")
+    header = ("control", "map_macro", "95 % interval", *(f"model ahead in {key}" for key in GAIN_KEYS))
     return table(header, rows) if rows else None
+
+
+def gain(metrics: dict[str, float], key: str) -> str:
+    """By how much the model is ahead, and the interval."""
+    value, low, high = (metrics.get(f"{key}{end}") for end in ("", "_low", "_high"))
+    return "–" if None in (value, low, high) else f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 def emotions_table(config: dict) -> Markdown:

@@ -37,7 +37,9 @@ def build_oasis(root: str | os.PathLike, *, seed: int = 0) -> tuple[DatasetDict,
     Returns:
         The table with `labels` List(float32, 4) soft: pleasant = P(valence > 4.5), unpleasant = P(valence < 3.5),
         aroused = P(arousal > 4.5), calm = P(arousal < 3.5); `emotions` are those above 0.5, best first; and
-        `valence_mean`, `valence_sd`, `arousal_mean`, `arousal_sd` float32 as published.
+        `valence_mean`, `valence_sd`, `arousal_mean`, `arousal_sd` float32 as published; `group` string: the theme
+        without its number. Most themes come several times ("Dog 1" to "Dog 22") and look alike: a split, fold or
+        resample takes all of them or none.
 
     Raises:
         FileNotFoundError: `metadata.csv` or `images/` does not exist.
@@ -60,7 +62,8 @@ def build_oasis(root: str | os.PathLike, *, seed: int = 0) -> tuple[DatasetDict,
             rows[record["file_name"]] = _row(record)
     report.count("rows read", len(rows))
     table_rows = attach_photos(list(rows.values()), photos_dir, report)
-    features = pair_features(OASIS_LABELS, extra=dict.fromkeys(NORMS, Value("float32")))
+    extra = dict.fromkeys(NORMS, Value("float32")) | {"group": Value("string")}
+    features = pair_features(OASIS_LABELS, extra=extra)
     return to_dataset_dict(table_rows, features, seed), report
 
 
@@ -89,8 +92,14 @@ def _row(record: dict[str, str]) -> dict:
         "captions": [record["caption"]] if record["caption"].strip() else [],
         "labels": labels,
         "emotions": sorted((i for i, share in enumerate(labels) if share > 0.5), key=lambda i: -labels[i]),
+        "group": theme_of(record["theme"]) or theme_of(os.path.splitext(record["file_name"])[0]),
         **norms,
     }
+
+
+def theme_of(name: str) -> str:
+    """A theme without its number, in lower case: "Dog 12" and "dog_12" are both "dog"."""
+    return name.replace("_", " ").rstrip("0123456789 ").strip().lower()
 
 
 def _tail_shares(mean: float, sd: float) -> tuple[float, float]:

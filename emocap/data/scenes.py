@@ -42,6 +42,7 @@ __all__ = [
     "label_probabilities",
     "load_scenes",
     "random_scene",
+    "reaction_shares",
     "simulate_votes",
     "word_probabilities",
     "write_caption",
@@ -49,6 +50,8 @@ __all__ = [
 
 NUM_REACTIONS = 6
 CAPTIONS_PER_SOURCE_IMAGE = 5
+KNOWN = ("", "_text", "_image")
+"""How columns of exact probabilities end: knowing both, the words alone, the picture alone."""
 
 _NUM_ANNOTATORS = 12
 _PANEL_SEED = 20  # the panel is the same for every corpus
@@ -81,10 +84,11 @@ def load_scenes(*, num_target: int = 2000, num_source: int = 6000, num_labels: i
         seed: another seed, another corpus.
 
     Returns:
-        Splits `train`, `validation`, `test` and `source` with the columns of `pair_features` and three of
-        List(float32, num_labels): `bayes_probabilities`, P(label | picture, words), `bayes_probabilities_text`,
-        P(label | words), and `bayes_probabilities_image`, P(label | picture). For the source, the first two are means
-        over the captions.
+        Splits `train`, `validation`, `test` and `source` with the columns of `pair_features` and six of
+        List(float32, num_labels): `bayes_probabilities`, P(label among all reactions | picture, words),
+        `bayes_probabilities_text`, P(... | words), `bayes_probabilities_image`, P(... | picture), and `bayes_shares`,
+        `bayes_shares_text` and `bayes_shares_image`, the same of one reaction. For the source, those that know the
+        words are means over the captions.
 
     Raises:
         ValueError: a number out of range.
@@ -100,11 +104,7 @@ def load_scenes(*, num_target: int = 2000, num_source: int = 6000, num_labels: i
     features = pair_features(
         [socratis_labels()[index] for index in kept],
         votes=True,
-        extra={
-            "bayes_probabilities": bayes,
-            "bayes_probabilities_text": bayes,
-            "bayes_probabilities_image": bayes,
-        },
+        extra={f"bayes_{what}{known}": bayes for what in ("probabilities", "shares") for known in KNOWN},
     )
     ids = [f"target_{number:06d}.jpg" for number in range(1, num_target + 1)]
     parts = {name: [image_id for image_id in ids if split_of(image_id) == name] for name in SPLIT_SHARES}
@@ -123,7 +123,6 @@ def word_probabilities() -> np.ndarray:
     return np.stack([by_thing[state.thing] for state in PICTURE_STATES])
 
 
-@cache
 def label_probabilities() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Exact probabilities that an image carries each of the 29 labels, by enumeration of all states.
 
@@ -131,10 +130,21 @@ def label_probabilities() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         P(label | v, w), of shape (`PICTURE_STATES`, `WORD_STATES`, 29), and its marginals P(label | w), of shape
         (`WORD_STATES`, 29), and P(label | v), of shape (`PICTURE_STATES`, 29); float32 below 1, read-only.
     """
+    return _posteriors(NUM_REACTIONS)
+
+
+def reaction_shares() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Exact probabilities that one reaction names each of the 29 labels, in the form of `label_probabilities`."""
+    return _posteriors(1)
+
+
+@cache
+def _posteriors(reactions: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """P(some of so many reactions names the label | v, w), (... | w) and (... | v)."""
     panel = _panel()
     both = np.empty((len(PICTURE_STATES), len(WORD_STATES), len(panel.base)), dtype=np.float32)
     for index in range(len(PICTURE_STATES)):
-        both[index] = 1 - (1 - _reaction_probabilities(index, slice(None)).mean(axis=0)) ** NUM_REACTIONS
+        both[index] = 1 - (1 - _reaction_probabilities(index, slice(None)).mean(axis=0)) ** reactions
     np.minimum(both, np.nextafter(np.float32(1), np.float32(0)), out=both)  # so that every logit is finite
     words = word_probabilities()
     joint = words * _picture_shares()[:, None]
@@ -261,15 +271,15 @@ def _draw_row(image_id: str, kept: np.ndarray, seed: int) -> dict[str, object]:
     votes = simulate_votes(picture, WORD_STATES[words[0]], rng)[0, kept] if is_target else None
     file = io.BytesIO()
     draw_scene(picture, rng)[0].save(file, "JPEG", quality=90, subsampling=0)
-    both, text, image = label_probabilities()
+    exact = {"probabilities": label_probabilities(), "shares": reaction_shares()}
     return {
         "image_id": image_id,
         "image": {"bytes": file.getvalue(), "path": image_id},
         "captions": captions,
         "votes": votes,
-        "bayes_probabilities": both[picture_index, words].mean(axis=0)[kept],
-        "bayes_probabilities_text": text[words].mean(axis=0)[kept],
-        "bayes_probabilities_image": image[picture_index, kept],
+        **{f"bayes_{what}": both[picture_index, words].mean(axis=0)[kept] for what, (both, _, _) in exact.items()},
+        **{f"bayes_{what}_text": text[words].mean(axis=0)[kept] for what, (_, text, _) in exact.items()},
+        **{f"bayes_{what}_image": image[picture_index, kept] for what, (_, _, image) in exact.items()},
     }
 
 

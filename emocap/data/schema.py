@@ -12,6 +12,7 @@ __all__ = [
     "NUM_REGIONS",
     "OASIS_LABELS",
     "SPLIT_SHARES",
+    "group_keys",
     "label_names",
     "pair_features",
     "region_columns",
@@ -42,7 +43,8 @@ def pair_features(
         names: emotion names in label order, or None for a table without human labels (COCO).
         votes: whether the crowd's votes are known; adds `votes`, `num_annotators` and `soft_labels`
             (votes / num_annotators).
-        extra: further columns of one source, such as `coco_url`.
+        extra: further columns of one source, such as `coco_url`, or `group` string: rows of one group never stand in
+            two splits, folds or resamples (null: the row is its own group).
 
     Returns:
         `image_id` string, `image` Image (null where the photo is not at hand), `captions` List(string) and, with
@@ -85,9 +87,18 @@ def label_names(dataset: Dataset | DatasetDict) -> list[str]:
     return list(column.feature.names)
 
 
-def split_of(image_id: str, seed: int = 0) -> str:
-    """Split of an image: `train`, `validation` or `test`, from a hash of its id, so that no other row matters."""
-    digest = hashlib.blake2b(f"{seed}:{image_id}".encode(), digest_size=8).digest()
+def group_keys(table: Dataset) -> list[str]:
+    """What each row is split by: its `group`, or its own `image_id` where it has none."""
+    ids = table["image_id"][:]
+    if "group" not in table.features:
+        return ids
+    return [own if group is None else group for group, own in zip(table["group"][:], ids, strict=True)]
+
+
+def split_of(key: str, seed: int = 0) -> str:
+    """Split of an image: `train`, `validation` or `test`, from a hash of its id, or of its group, so that no other row
+    matters; see `group_keys`."""
+    digest = hashlib.blake2b(f"{seed}:{key}".encode(), digest_size=8).digest()
     position = int.from_bytes(digest, "big") / 2**64
     for name, bound in zip(SPLIT_SHARES, np.cumsum(list(SPLIT_SHARES.values())), strict=True):
         if position < bound:
@@ -96,18 +107,20 @@ def split_of(image_id: str, seed: int = 0) -> str:
 
 
 def to_dataset_dict(rows: Iterable[dict], features: Features, seed: int = 0) -> DatasetDict:
-    """Rows (dicts of python values) into image-disjoint splits, each in the order the rows came.
+    """Rows (dicts of python values) into splits, each in the order the rows came. No image stands in two of them, and
+    no `group`, where rows have one.
 
     Raises:
         ValueError: so few rows that a split stays empty.
     """
     by_split = {name: [] for name in SPLIT_SHARES}
     for row in rows:
-        by_split[split_of(row["image_id"], seed)].append(row)
+        by_split[split_of(row.get("group") or row["image_id"], seed)].append(row)
     if empty := [name for name, part in by_split.items() if not part]:
         raise ValueError(
-            f"The {sum(map(len, by_split.values()))} row(s) leave the split(s) {', '.join(empty)} empty. Each image "
-            "falls into train, validation or test (7 : 1 : 2) by a hash of its id: give more images or another seed."
+            f"The {sum(map(len, by_split.values()))} row(s) leave the split(s) {', '.join(empty)} empty. Each image, "
+            "or group of images, falls into train, validation or test (7 : 1 : 2) by a hash of its id: give more images "
+            "or another seed."
         )
     table = DatasetDict()
     for name, part in by_split.items():

@@ -1,6 +1,7 @@
-"""What a model has to beat: logistic regression on words counted, and on the outputs of an encoder left as it is."""
+"""What a model has to beat: logistic regression on counted words, on lexica of emotion words, and on the outputs of an
+encoder left as it is, at the layers that suit it best."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -8,13 +9,25 @@ from datasets import Dataset
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from emocap.data.pairs import FixedSizeColumn, label_matrix
-from emocap.data.schema import NUM_REGIONS
+from emocap.data.schema import NUM_REGIONS, group_keys, split_of
 from emocap.evaluation.calibration import fit_thresholds
+from emocap.evaluation.regression import best_regression, regression_probabilities
 
-__all__ = ["check_scikit_learn", "encoder_regression", "regression_baselines", "tfidf_regression"]
+__all__ = [
+    "caption_embeddings",
+    "check_scikit_learn",
+    "encoder_regression",
+    "held_out_rows",
+    "lexicon_regression",
+    "regression_baselines",
+    "tfidf_regression",
+]
 
 MAX_LENGTH = 64
 BATCH = 64
+
+WINDOWS = (1, 2, 4)
+"""Numbers of neighbouring layers that are tried side by side, beside all of them."""
 
 
 def check_scikit_learn() -> None:
@@ -38,20 +51,30 @@ def regression_baselines(
     encoder: str | None,
     label_column: str = "labels",
     photos: bool = True,
-) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
-    """Both regressions on `table`: `tfidf` and, with an encoder, `encoder`.
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The regressions on `table`: `tfidf`, where its packages are installed `lexicon`, and with an encoder `encoder`.
+
+    Args:
+        validation: rows by which layers and penalties are chosen and thresholds fitted; None: a tenth of `train`.
 
     Returns:
-        Name to probabilities float64 `(rows, L)` and thresholds `(L,)` fitted on `validation`, None without it.
+        Name to probabilities float64 `(rows, L)` and thresholds `(L,)`.
     """
-    tables = [table] if validation is None else [table, validation]
-    found = {"tfidf": tfidf_regression(train, tables, label_column)}
-    if encoder is not None:
-        found["encoder"] = encoder_regression(encoder, train, tables, label_column, photos)
     if validation is None:
-        return {name: (own[0], None) for name, own in found.items()}
+        train, validation = held_out_rows(train)
+    found = {"tfidf": tfidf_regression(train, [table, validation], label_column)}
+    if lexicon_is_installed():
+        found["lexicon"] = lexicon_regression(train, validation, [table, validation], label_column)
+    if encoder is not None:
+        found["encoder"] = encoder_regression(encoder, train, validation, [table, validation], label_column, photos)
     truth = label_matrix(validation, label_column)
-    return {name: (own[0], fit_thresholds(own[1], truth)) for name, own in found.items()}
+    return {name: (own, fit_thresholds(on_validation, truth)) for name, (own, on_validation) in found.items()}
+
+
+def held_out_rows(train: Dataset) -> tuple[Dataset, Dataset]:
+    """The training rows without a tenth of them, and that tenth, as a training run without validation rows has it."""
+    held_out = np.array([split_of(key, seed=1) == "validation" for key in group_keys(train)])
+    return train.select(np.flatnonzero(~held_out)), train.select(np.flatnonzero(held_out))
 
 
 def tfidf_regression(train: Dataset, others: Sequence[Dataset], label_column: str = "labels") -> list[np.ndarray]:
@@ -63,55 +86,123 @@ def tfidf_regression(train: Dataset, others: Sequence[Dataset], label_column: st
         label_column: the targets; soft ones are true from 0.5.
 
     Returns:
-        float64 `(rows, L)` for each of `others`.
+        float64 `(rows, L)` for each of `others`; a label that never or always holds in training keeps that answer.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
 
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
     features = vectorizer.fit_transform(texts_of(train))
-    return logistic_regressions(
-        features, label_matrix(train, label_column), [vectorizer.transform(texts_of(table)) for table in others]
+    inputs, true = (
+        [vectorizer.transform(texts_of(table)) for table in others],
+        label_matrix(train, label_column) >= 0.5,
     )
+    probabilities = [np.tile(true.mean(axis=0), (own.shape[0], 1)) for own in inputs]
+    for label in np.flatnonzero(true.any(axis=0) & ~true.all(axis=0)):
+        model = LogisticRegression(C=1.0, max_iter=2000).fit(features, true[:, label])
+        for scores, own in zip(probabilities, inputs, strict=True):
+            scores[:, label] = model.predict_proba(own)[:, 1]
+    return probabilities
 
 
-def encoder_regression(
-    encoder: str, train: Dataset, others: Sequence[Dataset], label_column: str = "labels", photos: bool = True
+def lexicon_is_installed() -> bool:
+    """Whether the packages of the extra `lexicon` are there."""
+    try:
+        import nrclex  # noqa: F401
+        import vaderSentiment  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def lexicon_regression(
+    train: Dataset, validation: Dataset, others: Sequence[Dataset], label_column: str = "labels"
 ) -> list[np.ndarray]:
-    """Probabilities of logistic regression, C = 1, on a frozen encoder's caption embeddings (mean over words, unit
-    length, mean over captions) and, where `photos` and the table has them, mean and maximum of the region features,
-    standardised on `train`.
-
-    Args:
-        encoder: folder or Hub id of a BERT, VisualBERT or emocap teacher checkpoint.
-        train, others, label_column: as in `tfidf_regression`.
+    """Probabilities of logistic regression on what lexica say of a caption's words: the share of its words in each of
+    the NRC lexicon's ten lists (Mohammad & Turney 2013) and VADER's four scores (Hutto & Gilbert 2014), standardised on
+    `train`; C chosen on `validation`.
 
     Returns:
         float64 `(rows, L)` for each of `others`.
     """
-    tables = [train, *others]
-    features = list(caption_embeddings(encoder, tables))
+    tables = [train, validation, *others]
+    features = [lexicon_features(texts_of(table)) for table in tables]
+    mean, spread = features[0].mean(0), features[0].std(0) + 1e-6
+    features = [(own - mean) / spread / np.sqrt(own.shape[1]) for own in features]
+    labels = [label_matrix(table, label_column) for table in tables[:2]]
+    _, _, fitted = best_regression([features[:2]], *labels)
+    return [regression_probabilities(own, fitted) for own in features[2:]]
+
+
+def lexicon_features(texts: Sequence[str]) -> np.ndarray:
+    """float64 `(texts, 14)`."""
+    import json
+    import re
+    from importlib import resources
+
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+    lists = json.loads(resources.files("nrclex").joinpath("data", "nrc_en.json").read_text("utf-8"))
+    names = sorted({name for own in lists.values() for name in own})
+    vader = SentimentIntensityAnalyzer()
+    features = np.zeros((len(texts), len(names) + 4))
+    for row, text in enumerate(texts):
+        words = re.findall(r"[a-z']+", text.lower())
+        for word in words:
+            for name in lists.get(word, ()):
+                features[row, names.index(name)] += 1 / len(words)
+        scores = vader.polarity_scores(text)
+        features[row, len(names) :] = [scores[name] for name in ("neg", "neu", "pos", "compound")]
+    return features
+
+
+def encoder_regression(
+    encoder: str,
+    train: Dataset,
+    validation: Dataset,
+    others: Sequence[Dataset],
+    label_column: str = "labels",
+    photos: bool = True,
+) -> list[np.ndarray]:
+    """Probabilities of logistic regression on a frozen encoder's caption embeddings and, where `photos` and the table
+    has them, mean and maximum of the region features, standardised on `train`.
+
+    An embedding is a layer's mean over words, of unit length, averaged over the captions. Which layers stand side by
+    side (each alone, neighbours by two and four, all of them) and the regression's C are chosen by binary
+    cross-entropy on `validation`.
+
+    Args:
+        encoder: folder or Hub id of a BERT, VisualBERT or emocap teacher checkpoint.
+        train, others, label_column: as in `tfidf_regression`.
+        validation: the rows to choose by.
+
+    Returns:
+        float64 `(rows, L)` for each of `others`.
+    """
+    tables = [train, validation, *others]
+    words = caption_embeddings(encoder, tables)
+    pictures = None
     if photos and "region_features" in train.features:
         pictures = [region_statistics(table) for table in tables]
         mean, spread = pictures[0].mean(0), pictures[0].std(0) + 1e-6
-        scale = np.sqrt(pictures[0].shape[1])  # as long as the unit-length embedding of the words
-        features = [
-            np.concatenate([words, (own - mean) / spread / scale], axis=1)
-            for words, own in zip(features, pictures, strict=True)
-        ]
-    return logistic_regressions(features[0], label_matrix(train, label_column), features[1:])
+        pictures = [(own - mean) / spread / np.sqrt(own.shape[1]) for own in pictures]  # as long as the words' own
+
+    def features(place: int, layers: slice) -> np.ndarray:
+        own = words[place][:, layers]
+        own = own.reshape(len(own), -1) / np.sqrt(own.shape[1])
+        return own if pictures is None else np.concatenate([own, pictures[place]], axis=1)
+
+    sets = list(layer_sets(words[0].shape[1]))
+    labels = [label_matrix(table, label_column) for table in tables[:2]]
+    chosen, _, fitted = best_regression(((features(0, own), features(1, own)) for own in sets), *labels)
+    return [regression_probabilities(features(place, sets[chosen]), fitted) for place in range(2, len(tables))]
 
 
-def logistic_regressions(features, labels: np.ndarray, others: Sequence) -> list[np.ndarray]:
-    """One regression a label; a label that never or always holds in training keeps that answer."""
-    from sklearn.linear_model import LogisticRegression
-
-    true = labels >= 0.5
-    probabilities = [np.tile(true.mean(axis=0), (other.shape[0], 1)) for other in others]
-    for label in np.flatnonzero(true.any(axis=0) & ~true.all(axis=0)):
-        model = LogisticRegression(C=1.0, max_iter=2000).fit(features, true[:, label])
-        for own, other in zip(probabilities, others, strict=True):
-            own[:, label] = model.predict_proba(other)[:, 1]
-    return probabilities
+def layer_sets(number: int) -> Iterator[slice]:
+    """Each layer, neighbours by two and four, and all of them."""
+    for width in (*(own for own in WINDOWS if own < number), number):
+        for first in range(number - width + 1):
+            yield slice(first, first + width)
 
 
 def texts_of(table: Dataset) -> list[str]:
@@ -120,7 +211,7 @@ def texts_of(table: Dataset) -> list[str]:
 
 @torch.inference_mode()
 def caption_embeddings(encoder: str, tables: Sequence[Dataset]) -> list[np.ndarray]:
-    """Of each table float32 `(rows, hidden_size)`; 0 for rows without a caption."""
+    """Of each table float32 `(rows, layers + 1, hidden_size)`, the embeddings first; 0 for rows without a caption."""
     tokenizer = AutoTokenizer.from_pretrained(encoder)
     if AutoConfig.from_pretrained(encoder).model_type == "emocap_student":
         raise ValueError(
@@ -133,7 +224,8 @@ def caption_embeddings(encoder: str, tables: Sequence[Dataset]) -> list[np.ndarr
         captions = table["captions"][:]
         texts = [caption for own in captions for caption in own]
         rows = np.repeat(np.arange(len(table)), [len(own) for own in captions])
-        sums = np.zeros((len(table), model.config.hidden_size), dtype=np.float32)
+        shape = (len(table), model.config.num_hidden_layers + 1, model.config.hidden_size)
+        sums = np.zeros(shape, dtype=np.float32)
         order = np.argsort([len(text) for text in texts], kind="stable")
         for start in range(0, len(texts), BATCH):
             chosen = order[start : start + BATCH]
@@ -144,11 +236,15 @@ def caption_embeddings(encoder: str, tables: Sequence[Dataset]) -> list[np.ndarr
                 padding=True,
                 return_tensors="pt",
             )
-            states = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
-            mask = inputs["attention_mask"].unsqueeze(-1)
-            pooled = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=1)
-            np.add.at(sums, rows[chosen], pooled.float().numpy())
-        found.append(sums / np.maximum(np.bincount(rows, minlength=len(table)), 1)[:, None])
+            output = model(
+                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], output_hidden_states=True
+            )
+            mask = inputs["attention_mask"][:, None, :, None]
+            states = torch.stack(output.hidden_states, dim=1).float()
+            pooled = torch.nn.functional.normalize((states * mask).sum(2) / mask.sum(2), dim=-1)
+            np.add.at(sums, rows[chosen], pooled.numpy())
+        counts = np.maximum(np.bincount(rows, minlength=len(table)), 1)
+        found.append(sums / counts[:, None, None])
     return found
 
 

@@ -8,11 +8,13 @@ from transformers.utils import logging
 
 from emocap.data.pairs import PairDataset, label_matrix
 from emocap.data.schema import label_names
+from emocap.data.truth import read_truth
 from emocap.evaluation.baselines import regression_baselines
 from emocap.evaluation.calibration import fit_thresholds
-from emocap.evaluation.inference import known_votes, predict_probabilities, prepare_table, score_table
+from emocap.evaluation.inference import predict_probabilities, prepare_table, score_table
 from emocap.hub.records import recorded_arguments
 from emocap.metrics import (
+    GREATER_IS_BETTER,
     compute_metrics,
     intervals,
     paired_gain,
@@ -22,7 +24,7 @@ from emocap.metrics import (
 )
 from emocap.models import EmocapProcessor
 
-__all__ = ["CONTROLS", "MERGED", "measure_controls", "merge_labels"]
+__all__ = ["CONTROLS", "GAIN_KEYS", "MERGED", "gains", "measure_controls", "merge_labels"]
 
 CONTROLS = {
     "text_only": "the model reads the captions alone",
@@ -30,11 +32,16 @@ CONTROLS = {
     "shuffled_images": "each caption beside another row's picture",
     "shuffled_captions": "each picture beside another row's caption",
     "tfidf": "TF-IDF of words and pairs of words, logistic regression",
-    "encoder": "the body that training starts from, frozen, logistic regression",
+    "lexicon": "NRC's and VADER's word lists, logistic regression",
+    "encoder": "the body that training starts from, frozen, its best layers side by side, logistic regression",
     "merged": "the model, near-synonyms as one emotion",
     "merged_prior": "the prior, near-synonyms as one emotion",
 }
 """Prefixes of the controls' keys, and what each is."""
+
+GAIN_KEYS = ("map_macro", "lrap", "bce")
+"""Metrics of which a control tells by how much the model is ahead, `KEY_gain`: above 0 the model is the better one,
+whichever way the metric runs."""
 
 MERGED = (("anger", "angry"), ("fear", "scared"), ("joy", "happy"))
 """Near-synonyms among the 29 emotions of Socratis; the first of each names the union."""
@@ -59,7 +66,7 @@ def measure_controls(
 
     Single modalities and shuffles apply to a model that reads words and pictures; a row without the one modality gets
     the prior, and shuffling passes pictures round among the rows that have both. The regressions are fitted on the
-    train split, their thresholds on the validation split, where there is one.
+    train split; their layers, penalties and thresholds go by the validation split, or a tenth of the train split.
 
     Args:
         model, processor: as `load_model` gives them.
@@ -68,12 +75,12 @@ def measure_controls(
         probabilities: float `(rows, L)`, the model's own on `split`.
         label_column: the truth.
         encoder: body of the `encoder` control; None leaves it out.
-        num_resamples: behind `map_macro_low`, `map_macro_high`, and `map_macro_gain_low`, `map_macro_gain_high`: by
-            how much the model is ahead of the control (`map_macro_gain`) on the same resamples.
+        num_resamples: behind `KEY_low`, `KEY_high`, and `KEY_gain_low`, `KEY_gain_high` of `GAIN_KEYS`: by how much the
+            model is ahead of the control (`KEY_gain`) on the same resamples.
         seed: of shuffles and resamples.
     """
     table, train = tables[split], tables["train"]
-    labels, votes = label_matrix(table, label_column), known_votes(table)
+    truth = read_truth(table, label_column)
     thresholds = model.config.thresholds
     prior = prior_probabilities(label_matrix(train, label_column))
     found: dict[str, tuple[np.ndarray, object]] = {}
@@ -93,19 +100,35 @@ def measure_controls(
         found["shuffled_captions"] = by_picture, thresholds
     validation = tables.get("validation")
     found |= regression_baselines(train, validation, table, encoder, label_column, photos=pairs.reads_photos)
-    draws = {"num_resamples": num_resamples, "seed": seed, "keys": ("map_macro",)}
-    own, ahead = compute_metrics(probabilities, labels), resampled_metrics(probabilities, labels, **draws)
+    draws = {"groups": truth.groups, "num_resamples": num_resamples, "seed": seed, "keys": GAIN_KEYS}
+    own = compute_metrics(probabilities, truth.labels), resampled_metrics(probabilities, truth.labels, **draws)
     metrics = {}
     for name, (scores, cut) in found.items():
-        control, drawn = compute_metrics(scores, labels, votes, cut), resampled_metrics(scores, labels, **draws)
-        control["map_macro_gain"] = own["map_macro"] - control["map_macro"]
-        control["map_macro_gain_low"], control["map_macro_gain_high"] = paired_gain(ahead, drawn, "map_macro")
-        metrics |= with_prefix(name, control | intervals(drawn))
+        control = compute_metrics(scores, truth.labels, truth.votes, cut, truth.num_annotators)
+        drawn = resampled_metrics(scores, truth.labels, **draws)
+        metrics |= with_prefix(name, control | intervals(drawn) | gains(*own, control, drawn))
     merged = merged_taxonomy(model, processor, tables, split, probabilities, label_column, batch_size)
-    for name, (scores, truth, cut) in merged.items():
-        control = compute_metrics(scores, truth, thresholds=cut)
-        metrics |= with_prefix(name, control | intervals(resampled_metrics(scores, truth, **draws)))
+    for name, (scores, labels, cut) in merged.items():
+        control = compute_metrics(scores, labels, thresholds=cut)
+        metrics |= with_prefix(name, control | intervals(resampled_metrics(scores, labels, **draws)))
     return {key: None if value != value else value for key, value in metrics.items()}
+
+
+def gains(
+    own: dict[str, float],
+    drawn: dict[str, np.ndarray],
+    control: dict[str, float],
+    control_drawn: dict[str, np.ndarray],
+) -> dict[str, float]:
+    """By how much a model is ahead of a control in each of `GAIN_KEYS`, with paired intervals over one set of
+    resamples."""
+    found = {}
+    for key in GAIN_KEYS:
+        better, other = (own, control) if GREATER_IS_BETTER[key] else (control, own)
+        found[f"{key}_gain"] = better[key] - other[key]
+        better, other = (drawn, control_drawn) if GREATER_IS_BETTER[key] else (control_drawn, drawn)
+        found[f"{key}_gain_low"], found[f"{key}_gain_high"] = paired_gain(better, other, key)
+    return found
 
 
 def with_prefix(name: str, metrics: dict[str, float]) -> dict[str, float]:

@@ -1,5 +1,5 @@
 """Nested cross-validation of a teacher: every image is scored once, by a model that was neither trained nor chosen on
-it."""
+it, nor on an image of its group."""
 
 import argparse
 import hashlib
@@ -15,31 +15,36 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from emocap.arguments import file_flags, parse_arguments, teacher_parser
 from emocap.data.pairs import label_matrix
+from emocap.data.schema import group_keys
 from emocap.data.storage import load_table, write_json
+from emocap.data.truth import read_truth, truth_column
 from emocap.evaluation.baselines import check_scikit_learn, regression_baselines
-from emocap.evaluation.inference import known_votes, load_model, score_table
+from emocap.evaluation.controls import gains
+from emocap.evaluation.inference import load_model, score_table
+from emocap.limits import check_numbers
 from emocap.metrics import (
+    GREATER_IS_BETTER,
     METRIC_KEYS,
+    chance_map_macro,
     compute_metrics,
     intervals,
-    paired_gain,
     prior_probabilities,
     prior_threshold,
     resampled_metrics,
 )
 from emocap.training.jobs import train_teacher
-from emocap.training.splits import truth_column
 
 __all__ = ["cross_validate", "fold_of"]
 
 VALIDATION_SHARE = 0.1
-LOWER_IS_BETTER = ("bce", "brier", "ece", "jsd")
 
 
 def make_parser() -> argparse.ArgumentParser:
     """What is this command's own; everything else is `train-teacher`'s."""
     parser = argparse.ArgumentParser(prog="emocap cross-validate", add_help=False, allow_abbrev=False)
-    parser.add_argument("--num_folds", type=int, default=5, help="folds, by a hash of the image id (default: 5)")
+    parser.add_argument(
+        "--num_folds", type=int, default=5, help="folds, by a hash of the image id or group (default: 5)"
+    )
     parser.add_argument(
         "--vary",
         action="append",
@@ -56,20 +61,23 @@ def make_parser() -> argparse.ArgumentParser:
 def cross_validate(argv: list[str]) -> dict[str, object]:
     """Runs `emocap cross-validate`: flags of `train-teacher` (or a YAML or JSON file, or a preset), and its own.
 
-    The images fall into folds by a hash of their id. For each fold every setting trains on the others, a tenth of
-    which is kept for early stopping, temperature, thresholds and the choice of the setting; the chosen one alone
-    scores the fold, once. Prior, TF-IDF and the starting body, frozen, with logistic regression train on the same
-    rows. A killed command goes on where it was.
+    The images fall into folds by a hash of their id, or of their group. For each fold every setting trains on the
+    others, a tenth of which is kept for early stopping, temperature, thresholds and the choice of the setting; the
+    chosen one alone scores the fold, once. The controls train on the same rows and are chosen by the same tenth:
+    prior, TF-IDF, lexica and the starting body, frozen, its best layers with logistic regression. A killed command
+    goes on where it was.
 
     Returns:
-        What `OUTPUT_DIR/metrics.json` holds: means over the folds, 95 % bootstrap intervals (images drawn anew within
-        each fold) and the prior's, TF-IDF's and encoder's under `prior/`, `tfidf/`, `encoder/`, each with
-        `map_macro_gain`, by how much the teacher is ahead, and its paired interval. `settings.json` has every
-        setting's validation scores, `preset.yaml` the setting chosen most often.
+        What `OUTPUT_DIR/metrics.json` holds: means over the folds, 95 % bootstrap intervals (images, or groups, drawn
+        anew within each fold), the controls' under `prior/`, `tfidf/`, `lexicon/`, `encoder/`, each with by how much
+        the teacher is ahead (`map_macro_gain`, `lrap_gain`, `bce_gain`) and the paired intervals, and
+        `chance/map_macro`. `settings.json` has every setting's validation scores, `preset.yaml` the setting chosen
+        most often.
     """
     if "-h" in argv or "--help" in argv:
         print_help()
     own, flags = make_parser().parse_known_args(argv)
+    check_numbers(vars(own))
     if flags and not flags[0].startswith("-"):
         flags = [*file_flags(teacher_parser(), flags[0]), *flags[1:]]
     data_args, model_args, training_args = parse_arguments(teacher_parser(), flags)
@@ -77,7 +85,7 @@ def cross_validate(argv: list[str]) -> dict[str, object]:
     check(own, settings, flags)
     output = Path(training_args.output_dir)
     table = labelled_rows(load_table(data_args.dataset))
-    folds = np.array([fold_of(image_id, own.num_folds) for image_id in table["image_id"][:]])
+    folds = np.array([fold_of(key, own.num_folds) for key in group_keys(table)])
     if (sizes := np.bincount(folds, minlength=own.num_folds)).min() < 10:
         raise ValueError(f"{len(table)} rows in {own.num_folds} folds leave {sizes.min()} in one; give fewer folds.")
     plan = {"num_folds": own.num_folds, "num_seeds": own.num_seeds, "vary": own.vary, "choose_by": own.choose_by,
@@ -113,8 +121,6 @@ def parse_vary(text: str) -> list[tuple[str, str]]:
 def check(own: argparse.Namespace, settings: list[dict[str, str]], flags: list[str]) -> None:
     """Refuses bad settings before anything is loaded."""
     check_scikit_learn()
-    if own.num_folds < 2 or own.num_seeds < 1:
-        raise ValueError(f"--num_folds {own.num_folds} and --num_seeds {own.num_seeds}: expected 2 and 1 or more.")
     if own.choose_by not in METRIC_KEYS:
         raise ValueError(f"--choose_by '{own.choose_by}' is no metric; choose among {', '.join(METRIC_KEYS)}.")
     for setting in settings:
@@ -162,7 +168,7 @@ def run_fold(folder, table, folds, fold, settings, own, flags, model_args) -> di
     """Trains every setting on the other folds, chooses on their validation rows and scores this fold once."""
     test = table.select(np.flatnonzero(folds == fold))
     others = np.flatnonzero(folds != fold)
-    kept_back = np.array([is_validation(image_id) for image_id in table.select(others)["image_id"][:]])
+    kept_back = np.array([is_validation(key) for key in group_keys(table.select(others))])
     train, validation = table.select(others[~kept_back]), table.select(others[kept_back])
     if (folder / "chosen.json").is_file():
         return {"chosen": json.loads((folder / "chosen.json").read_text("utf-8")), "test": test,
@@ -179,7 +185,7 @@ def run_fold(folder, table, folds, fold, settings, own, flags, model_args) -> di
         float(np.mean([read_metric(runs[index, seed], own.choose_by) for seed in range(own.num_seeds)]))
         for index in range(len(settings))
     ]
-    best = int((np.argmin if own.choose_by in LOWER_IS_BETTER else np.argmax)(validated))
+    best = int((np.argmax if GREATER_IS_BETTER[own.choose_by] else np.argmin)(validated))
     chosen = {"setting": settings[best], "validation": validated}
     scores = baseline_scores(train, validation, test, model_args.model_name_or_path)
     for seed in range(own.num_seeds):
@@ -244,10 +250,13 @@ def summarise(scored: list[dict], truth: str) -> dict[str, object]:
     for name in names:
         if name in seeds:
             continue
-        metrics |= {f"{name}/{key}": value for key, value in (measured[name] | intervals(resampled[name])).items()}
-        metrics[f"{name}/map_macro_gain"] = teacher["map_macro"] - measured[name]["map_macro"]
-        bounds = paired_gain(drawn, resampled[name], "map_macro")
-        metrics |= dict(zip((f"{name}/map_macro_gain_low", f"{name}/map_macro_gain_high"), bounds, strict=True))
+        control = measured[name] | intervals(resampled[name])
+        control |= gains(teacher, drawn, measured[name], resampled[name])
+        metrics |= {f"{name}/{key}": value for key, value in control.items()}
+    truths = [read_truth(fold["test"]) for fold in scored]
+    metrics["chance/map_macro"] = float(np.mean([chance_map_macro(own.labels) for own in truths]))
+    if truths[0].groups is not None:
+        metrics["num_groups"] = sum(own.num_units for own in truths)
     metrics = {key: None if value != value else value for key, value in metrics.items()}
     rows = sum(len(fold["test"]) for fold in scored)
     return metrics | {"num_examples": rows, "split": f"{len(scored)} folds", "truth": truth, "decisions": "fitted"}
@@ -255,12 +264,13 @@ def summarise(scored: list[dict], truth: str) -> dict[str, object]:
 
 def measure(table: Dataset, probabilities: np.ndarray, thresholds: np.ndarray) -> tuple[dict, dict]:
     """Metrics of one fold, and of its resamples; beside those at fitted thresholds those at 0.5, `KEY_at_half`."""
-    labels, votes = label_matrix(table, "labels"), known_votes(table)
-    metrics = compute_metrics(probabilities, labels, votes, thresholds)
+    labels, votes, asked, groups = read_truth(table)
+    metrics = compute_metrics(probabilities, labels, votes, thresholds, asked)
     half = compute_metrics(probabilities, labels)
     metrics |= {f"{key}_at_half": half[key] for key in ("f1_micro", "f1_macro", "jaccard")}
     metrics.pop("num_examples")
-    return metrics, resampled_metrics(probabilities, labels, votes, thresholds)
+    drawn = resampled_metrics(probabilities, labels, votes, thresholds, groups=groups, num_annotators=asked)
+    return metrics, drawn
 
 
 def write_choice(output: Path, scored: list[dict], settings: list[dict[str, str]], flags: list[str]) -> None:

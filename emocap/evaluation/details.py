@@ -14,43 +14,55 @@ from emocap.metrics.metrics import BCE_CLIP, ECE_BINS, THRESHOLD, row_ranking_pr
 __all__ = ["average_precisions", "describe", "details_path", "human_metrics"]
 
 HUMAN_DRAWS = 20
-NOT_FOR_PEOPLE = ("brier", "ece", "bce", "entropy_correlation", "map_micro")
-"""A person answers yes or no: figures of graded probabilities, or of their order across pictures, say nothing."""
+FOR_PEOPLE = ("f1_micro", "f1_macro", "jaccard", "jsd")
+"""A person answers yes or no: what asks for an order of the emotions, or for graded probabilities, says nothing."""
 
 NUM_EXAMPLES = 12
 
 
-def human_metrics(votes: np.ndarray, num_annotators: np.ndarray, seed: int = 0) -> dict[str, float]:
-    """How well one annotator predicts the others: leave one out, on the metrics of `compute_metrics`.
+def human_metrics(
+    votes: np.ndarray, num_annotators: np.ndarray, probabilities: np.ndarray | None = None, seed: int = 0
+) -> dict[str, float]:
+    """How well one annotator predicts the others: leave one out, on the metrics that yes or no answers have.
 
-    Of each image with two annotators or more, one is left out and predicts what any of the rest named; `jsd` and
-    `soft_f1` compare with the rest's votes. The table keeps how many named each emotion and not who named which
-    together, so the annotator left out is drawn emotion by emotion: one of n, of whom v named it, did so with
-    probability v / n, and v minus that answer is left to the rest. Each emotion's figures are those of real people;
-    those that look across one picture's emotions (`top1_accuracy` to `recall_at_3`, `lrap`, `jaccard`, `jsd`,
-    `soft_f1`) take a person's emotions as independent given the picture.
+    Of each image with two annotators or more, one is left out and predicts what any of the rest named; `jsd` compares
+    with the rest's votes. The table keeps how many named each emotion and not who named which together, so the
+    annotator left out is drawn emotion by emotion: one of n, of whom v named it, did so with probability v / n, and v
+    minus that answer is left to the rest. Each emotion's figures are those of real people; those that look across one
+    picture's emotions (`jaccard`, `jsd`) take a person's emotions as independent given the picture.
 
     Args:
         votes: int `(N, L)`, annotators who named each emotion.
         num_annotators: int `(N,)`.
+        probabilities: float `(N, L)`, a model's. It answers as the annotator does, on the same images and the same
+            rest: of each image it names its most probable emotions, as many as the annotator named.
         seed: of the draws.
 
     Returns:
-        Means over 20 draws, and `num_examples`, the images with two annotators or more; empty where there is none.
+        Under `human/` means over 20 draws of `FOR_PEOPLE`, and `num_examples`, the images with two annotators or more;
+        the same under `as_human/` for the model; empty where there is no such image.
     """
     enough = num_annotators >= 2
     votes, totals = votes[enough], num_annotators[enough, None]
     if not len(votes):
         return {}
     rng = np.random.default_rng(seed)
-    drawn = []
+    places = None
+    if probabilities is not None:
+        places = np.argsort(np.argsort(-probabilities[enough], axis=1, kind="stable"), axis=1)
+    drawn = {"human": [], "as_human": []}
     for _ in range(HUMAN_DRAWS):
         named = rng.random(votes.shape) < votes / totals
         rest = votes - named
-        drawn.append(compute_metrics(named.astype(float), (rest > 0).astype(float), rest))
-    return {key: float(np.mean([own[key] for own in drawn])) for key in drawn[0] if key not in NOT_FOR_PEOPLE} | {
-        "num_examples": len(votes)
-    }
+        drawn["human"].append(compute_metrics(named.astype(float), (rest > 0).astype(float), rest))
+        if places is not None:
+            answer = places < named.sum(axis=1, keepdims=True)
+            drawn["as_human"].append(compute_metrics(answer.astype(float), (rest > 0).astype(float), rest))
+    found = {
+        f"{who}/{key}": float(np.mean([draw[key] for draw in own])) for who, own in drawn.items() for key in FOR_PEOPLE
+        if own
+    }  # fmt: skip
+    return found | {"human/num_examples": len(votes)}
 
 
 def details_path(metrics_path: str | Path) -> Path:

@@ -14,10 +14,12 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, pipeline
 from emocap.data.pairs import PairDataset, has_photos, label_matrix, with_pixels
 from emocap.data.schema import NUM_REGIONS, label_names
 from emocap.data.storage import write_json
+from emocap.data.truth import Truth, read_truth
 from emocap.evaluation.baselines import check_scikit_learn
 from emocap.evaluation.calibration import fit_decisions, fit_thresholds, temper
 from emocap.evaluation.details import describe, details_path, human_metrics
 from emocap.metrics import (
+    VOTE_KEYS,
     break_ties,
     compute_metrics,
     compute_with_prior,
@@ -43,11 +45,11 @@ __all__ = [
     "write_metrics",
 ]
 
-CEILINGS = {
-    "ceiling/": "bayes_probabilities",
-    "ceiling_text/": "bayes_probabilities_text",
-    "ceiling_image/": "bayes_probabilities_image",
-}
+CEILINGS = {"ceiling/": "", "ceiling_text/": "_text", "ceiling_image/": "_image"}
+"""Prefixes of the metrics of exact posteriors, and how the columns of what they know end."""
+
+NO_CEILING = ("ece", "num_examples")
+"""An exact posterior is not the one of least calibration error on a sample."""
 
 
 def load_config(model: str) -> PreTrainedConfig:
@@ -124,7 +126,10 @@ def predict_probabilities(model: torch.nn.Module, pairs: PairDataset, batch_size
 def predict_logits(model: torch.nn.Module, pairs: PairDataset, batch_size: int = 64) -> np.ndarray:
     """Logits of every pair, float32 `(pairs, L)`; batches go by caption length, so little is padding."""
     order = np.argsort(np.diff(pairs.token_starts), kind="stable")
-    all_logits = np.empty((len(pairs), model.config.num_labels), dtype=np.float32)
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it must be 1 or more pairs a step.")
+    # what is never written stays NaN, which every metric refuses
+    all_logits = np.full((len(pairs), model.config.num_labels), np.nan, dtype=np.float32)
     for start in tqdm(range(0, len(order), batch_size), desc="Scoring", unit="batch", leave=False):
         chosen = order[start : start + batch_size]
         batch = pairs.__getitems__(chosen)
@@ -169,38 +174,43 @@ def evaluate(
         prior_column: the labels of `train`; by default `label_column`. A table of pseudo-labels has no others.
         thresholds: from which each emotion counts as predicted; 0.5 by default. Where they are given, the prior
             decides at its own best on `train`, and a ceiling at the best for these very rows, being an upper bound.
-        num_resamples: bootstrap draws behind the 95 % intervals `KEY_low` and `KEY_high`; 0: no intervals.
+        num_resamples: bootstrap draws, of images or of their groups, behind the 95 % intervals `KEY_low` and
+            `KEY_high`; 0: no intervals.
 
     Returns:
-        The contract's keys, plain and under `prior/`; `ceiling/`, `ceiling_text/`, `ceiling_image/` where the process
-        is known; `human/` where votes are, see `human_metrics`; and `decisions`, "fitted" or "0.5".
+        The contract's keys, plain and under `prior/`, and `chance/map_macro`; `ceiling/`, `ceiling_text/`,
+        `ceiling_image/` where the process is known; `human/` and `as_human/` where votes are, see `human_metrics`;
+        `num_groups` where rows have a `group`; and `decisions`, "fitted" or "0.5". Against votes, probabilities of a
+        label among several reactions count as one reaction's, see `one_reaction`.
     """
-    labels = label_matrix(table, label_column)
-    train_labels = label_matrix(train, prior_column or label_column)
-    votes = known_votes(table)
-    prior = prior_probabilities(train_labels)
-    metrics = compute_with_prior(probabilities, labels, prior, votes, thresholds)
+    truth = read_truth(table, label_column)
+    labels, votes, asked, groups = truth
+    prior = prior_probabilities(label_matrix(train, prior_column or label_column))
+    metrics = compute_with_prior(probabilities, labels, prior, votes, thresholds, asked)
     if num_resamples:
-        resampled = resampled_metrics(probabilities, labels, votes, thresholds, num_resamples=num_resamples)
-        metrics |= intervals(resampled)
-    for prefix, column in CEILINGS.items():
-        if column in table.features:
-            best = break_ties(label_matrix(table, column))
-            cut = None if thresholds is None else fit_thresholds(best, labels)
-            ceiling = compute_metrics(best, labels, votes, cut)
-            metrics |= {f"{prefix}{key}": value for key, value in ceiling.items() if key != "num_examples"}
+        how = {"groups": groups, "num_annotators": asked, "num_resamples": num_resamples}
+        metrics |= intervals(resampled_metrics(probabilities, labels, votes, thresholds, **how))
+    for prefix, known in CEILINGS.items():
+        if f"bayes_probabilities{known}" in table.features:
+            best = ceiling_metrics(table, known, truth, decides=thresholds is not None)
+            metrics |= {f"{prefix}{key}": value for key, value in best.items() if key not in NO_CEILING}
     if votes is not None and "num_annotators" in table.features:
-        people = human_metrics(votes, np.asarray(table.with_format("numpy")["num_annotators"][:]))
-        metrics |= {f"human/{key}": value for key, value in people.items()}
+        metrics |= human_metrics(votes, np.asarray(table.with_format("numpy")["num_annotators"][:]), probabilities)
+    if groups is not None:
+        metrics["num_groups"] = truth.num_units
     metrics = {key: None if value != value else value for key, value in metrics.items()}  # JSON knows no NaN
     return metrics | {"decisions": "0.5" if thresholds is None else "fitted"}
 
 
-def known_votes(table: datasets.Dataset) -> np.ndarray | None:
-    """Votes int32 `(rows, L)`, or None where the table has none."""
-    if "votes" not in table.features or table.with_format("arrow")["votes"][:].null_count:
-        return None
-    return np.asarray(table.with_format("numpy")["votes"][:])
+def ceiling_metrics(table: datasets.Dataset, known: str, truth: Truth, decides: bool) -> dict[str, float]:
+    """Metrics of the process's own probabilities: of a label among all reactions, and, against votes, of one's."""
+    best = break_ties(label_matrix(table, f"bayes_probabilities{known}"))
+    cut = fit_thresholds(best, truth.labels) if decides else None
+    metrics = compute_metrics(best, truth.labels, thresholds=cut)
+    if truth.votes is not None and f"bayes_shares{known}" in table.features:
+        shares = compute_metrics(label_matrix(table, f"bayes_shares{known}"), truth.labels, truth.votes)
+        metrics |= {key: shares[key] for key in VOTE_KEYS}
+    return metrics
 
 
 def evaluate_checkpoint(

@@ -1,24 +1,31 @@
 """Metrics of multi-label emotion prediction."""
 
-from emocap.metrics.bootstrap import intervals, paired_gain, resampled_metrics
+from emocap.metrics.bootstrap import FEW_UNITS, intervals, paired_gain, resampled_metrics
 from emocap.metrics.metrics import (
+    GREATER_IS_BETTER,
     METRIC_KEYS,
     VOTE_KEYS,
     break_ties,
+    chance_map_macro,
     compute_metrics,
     compute_with_prior,
+    one_reaction,
     prior_probabilities,
     prior_threshold,
 )
 from emocap.metrics.seeds import t_interval
 
 __all__ = [
+    "FEW_UNITS",
+    "GREATER_IS_BETTER",
     "METRIC_KEYS",
     "VOTE_KEYS",
     "break_ties",
+    "chance_map_macro",
     "compute_metrics",
     "compute_with_prior",
     "intervals",
+    "one_reaction",
     "paired_gain",
     "prior_probabilities",
     "prior_threshold",

@@ -1,4 +1,5 @@
-"""Bootstrap over images (Efron & Tibshirani 1993): how far each metric would move with other images.
+"""Bootstrap over images, or over groups of them (Efron & Tibshirani 1993; Davison & Hinkley 1997, section 3.8): how
+far each metric would move with others.
 
 A resample is a vector of multiplicities, so nothing is measured again: every metric is a function of weighted sums,
 and scores are sorted once. Two models scored with one `seed` meet the same resamples: subtract what they give, and
@@ -11,10 +12,13 @@ import numpy as np
 
 from emocap.metrics import metrics as single
 
-__all__ = ["intervals", "paired_gain", "resampled_metrics"]
+__all__ = ["FEW_UNITS", "intervals", "paired_gain", "resampled_metrics"]
 
 CHUNK = 2**22
 """Numbers in flight: entries that share a label (or all of them, for `map_micro`) times resamples."""
+
+FEW_UNITS = 50
+"""Images, or groups of them, below which an interval by resampling them is too narrow to be taken at its word."""
 
 
 def resampled_metrics(
@@ -23,6 +27,8 @@ def resampled_metrics(
     votes: np.ndarray | None = None,
     thresholds: np.ndarray | float | None = None,
     *,
+    groups: np.ndarray | None = None,
+    num_annotators: np.ndarray | None = None,
     num_resamples: int = 1000,
     seed: int = 0,
     keys: tuple[str, ...] | None = None,
@@ -35,9 +41,10 @@ def resampled_metrics(
     the metric would move with as many other images.
 
     Args:
-        probabilities, labels, votes, thresholds: as in `compute_metrics`.
-        num_resamples: draws of as many images as there are.
-        seed: of the draws; equal seeds and numbers of images give equal draws.
+        probabilities, labels, votes, thresholds, num_annotators: as in `compute_metrics`.
+        groups: int `(N,)`, the group of each image, drawn whole; None: each image is its own.
+        num_resamples: draws of as many images, or groups, as there are.
+        seed: of the draws; equal seeds and groups (or numbers of images) give equal draws.
         keys: the metrics wanted, all by default. `map_micro` sorts all N * L entries and takes most of the time.
         centred: False leaves the draws as they fell.
 
@@ -53,12 +60,15 @@ def resampled_metrics(
         wanted = [key for key in wanted if key not in single.VOTE_KEYS]
     else:
         votes = single._checked(votes, "votes", upper=np.iinfo(np.int32).max, shape=probabilities.shape)
-    per_row = _per_row(probabilities, labels, true, predicted, votes)
+    shares = probabilities
+    if votes is not None and num_annotators is not None:
+        shares = single.one_reaction(probabilities, num_annotators)
+    per_row = _per_row(probabilities, labels, true, predicted, votes, shares)
     sums = {name: values for name, values in per_row.items() if _needed(name, wanted)}
     rankings = _rankings(probabilities, true) if "map_macro" in wanted else []
     micro = _Ranking(probabilities.reshape(-1), true.reshape(-1), true.shape[1]) if "map_micro" in wanted else None
     parts = []
-    for weights in _draws(len(true), num_resamples, seed):
+    for weights in _draws(len(true), num_resamples, seed, groups):
         part = _ratios({name: np.tensordot(weights, values, axes=(0, 0)) for name, values in sums.items()}, true.size)
         if rankings:
             by_label = np.stack([ranking.average_precision(weights) for ranking in rankings])
@@ -71,7 +81,7 @@ def resampled_metrics(
     drawn = {key: np.concatenate([part[key] for part in parts]) if key in parts[0] else nothing for key in wanted}
     if not centred:
         return drawn
-    measured = single.compute_metrics(probabilities, labels, votes, thresholds)
+    measured = single.compute_metrics(probabilities, labels, votes, thresholds, num_annotators)
     return {key: values + (measured[key] - _mean(values)) for key, values in drawn.items()}
 
 
@@ -82,11 +92,18 @@ def _mean(values: np.ndarray) -> float:
 
 
 def intervals(resampled: dict[str, np.ndarray], confidence: float = 0.95) -> dict[str, float]:
-    """Percentile intervals: `KEY_low` and `KEY_high` of each key; NaN where no resample defines it."""
+    """Percentile intervals: `KEY_low` and `KEY_high` of each key; NaN where no resample defines it.
+
+    An interval holds the mean of its draws, which is the measured value of draws that are centred: with few images
+    most draws may be alike, and a few others hold the mean away from them.
+    """
     bounds = {}
     for key, values in resampled.items():
         known = values[~np.isnan(values)]
-        low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2]) if known.size else (np.nan,) * 2
+        low = high = np.nan
+        if known.size:
+            low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
+            low, high = min(low, known.mean()), max(high, known.mean())
         bounds |= {f"{key}_low": float(low), f"{key}_high": float(high)}
     return bounds
 
@@ -99,20 +116,23 @@ def paired_gain(
     return bounds[f"{key}_low"], bounds[f"{key}_high"]
 
 
-def _draws(num_rows: int, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
+def _draws(num_rows: int, num_resamples: int, seed: int, groups: np.ndarray | None = None) -> Iterator[np.ndarray]:
     """Multiplicities of the rows, float64 `(num_rows, resamples)`, a chunk of resamples at a time."""
     rng = np.random.default_rng(seed)
+    member = np.arange(num_rows) if groups is None else np.unique(groups, return_inverse=True)[1]
+    units = member.max() + 1
     size = max(1, min(num_resamples, CHUNK // num_rows))
     for start in range(0, num_resamples, size):
         number = min(size, num_resamples - start)
         weights = np.empty((num_rows, number))
         for column in range(number):
-            weights[:, column] = np.bincount(rng.integers(num_rows, size=num_rows), minlength=num_rows)
+            weights[:, column] = np.bincount(rng.integers(units, size=units), minlength=units)[member]
         yield weights
 
 
-def _per_row(probabilities, labels, true, predicted, votes) -> dict[str, np.ndarray]:
-    """What each row adds to the sums that the metrics are made of, `(N,)` or `(N, k)`."""
+def _per_row(probabilities, labels, true, predicted, votes, shares) -> dict[str, np.ndarray]:
+    """What each row adds to the sums that the metrics are made of, `(N,)` or `(N, k)`; `shares` are compared with the
+    votes."""
     has_label = true.any(axis=1)
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :3]
     hits = np.take_along_axis(true, best, axis=1) & has_label[:, None]
@@ -134,7 +154,7 @@ def _per_row(probabilities, labels, true, predicted, votes) -> dict[str, np.ndar
         "ece": _bin_gaps(probabilities, labels),
     }
     if votes is not None:
-        p, q = single._distributions(votes), single._distributions(probabilities)
+        p, q = single._distributions(votes), single._distributions(shares)
         voted = votes.any(axis=1).astype(float)
         a, b = single._entropy(p), single._entropy(q)
         rows["voted"] = voted

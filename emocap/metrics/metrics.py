@@ -8,12 +8,15 @@ import evaluate
 import numpy as np
 
 __all__ = [
+    "GREATER_IS_BETTER",
     "METRIC_KEYS",
     "VOTE_KEYS",
     "EmocapMetrics",
     "break_ties",
+    "chance_map_macro",
     "compute_metrics",
     "compute_with_prior",
+    "one_reaction",
     "prior_probabilities",
     "prior_threshold",
 ]
@@ -39,6 +42,9 @@ METRIC_KEYS = (
 )
 """Keys of `compute_metrics`, in the order of its result; those of `VOTE_KEYS` only where votes are known."""
 
+GREATER_IS_BETTER = {key: key not in ("brier", "ece", "jsd", "bce") for key in METRIC_KEYS}
+"""Which way each metric runs."""
+
 VOTE_KEYS = ("jsd", "soft_f1", "entropy_correlation")
 
 THRESHOLD = 0.5
@@ -55,6 +61,7 @@ def compute_metrics(
     labels: np.ndarray,
     votes: np.ndarray | None = None,
     thresholds: np.ndarray | float | None = None,
+    num_annotators: np.ndarray | None = None,
 ) -> dict[str, float]:
     """Every metric of one set of predictions.
 
@@ -79,7 +86,9 @@ def compute_metrics(
       distributions with min as their intersection (Harju & Mesaros 2023), mean over the images with a vote: 1 minus
       their total variation. `entropy_correlation`: Pearson correlation over the images with a vote between the
       entropies of the two (Uma et al. 2021): does the model waver where people differ? NaN where either is constant.
-      All three are absent without `votes`.
+      All three are absent without `votes`. Votes are counts of single reactions: where the probabilities are those
+      that any of several annotators names a label, `num_annotators` turns them into one reaction's first, see
+      `one_reaction`.
 
     A mean over nothing (no example with a true label, no image with a vote) is NaN.
 
@@ -88,6 +97,8 @@ def compute_metrics(
         labels: float, shape (N, L), multi-hot or soft, within 0..1.
         votes: number of annotators who chose each label, int, shape (N, L), or None where unknown.
         thresholds: float, one or shape (L,), within 0..1.
+        num_annotators: int, shape (N,): how many reactions the labels of each example stand for; None: the
+            probabilities are compared with the votes as they are.
 
     Returns:
         `METRIC_KEYS` (without `VOTE_KEYS` if `votes` is None) and `num_examples`.
@@ -108,7 +119,8 @@ def compute_metrics(
     }
     if votes is not None:
         votes = _checked(votes, "votes", upper=np.iinfo(np.int32).max, shape=probabilities.shape)
-        metrics |= _vote_metrics(votes, probabilities)
+        shares = probabilities if num_annotators is None else one_reaction(probabilities, num_annotators)
+        metrics |= _vote_metrics(votes, shares)
     metrics["bce"] = _binary_cross_entropy(probabilities, labels)
     metrics["num_examples"] = len(probabilities)
     return metrics
@@ -120,8 +132,12 @@ def compute_with_prior(
     prior: np.ndarray,
     votes: np.ndarray | None = None,
     thresholds: np.ndarray | float | None = None,
+    num_annotators: np.ndarray | None = None,
 ) -> dict[str, float]:
-    """`compute_metrics`, and every key again under `prior/` for the constant predictor.
+    """`compute_metrics`, every key again under `prior/` for the constant predictor, and `chance/map_macro`.
+
+    A constant answer ranks nothing: its average precision is the prevalence. A model that ranks by noise alone has
+    more than that on a few rows, see `chance_map_macro`.
 
     Args:
         probabilities: float, shape (N, L), within 0..1.
@@ -130,6 +146,7 @@ def compute_with_prior(
         votes: int, shape (N, L), or None where unknown.
         thresholds: float, one or shape (L,), of the model's decisions. Where they are given, the prior decides at its
             own best, `prior_threshold`, and not at 0.5.
+        num_annotators: int, shape (N,), as in `compute_metrics`.
 
     Raises:
         ValueError: as in `compute_metrics`, or a prior that is not one probability a label.
@@ -140,11 +157,47 @@ def compute_with_prior(
             f"prior has shape {np.shape(prior)}, but probabilities has {shape}: give one probability a label, as "
             "prior_probabilities(training labels) does."
         )
-    metrics = compute_metrics(probabilities, labels, votes, thresholds)
+    metrics = compute_metrics(probabilities, labels, votes, thresholds, num_annotators)
     constant = np.broadcast_to(_checked(np.asarray(prior)[None], "prior", upper=1.0), shape)
     decision = None if thresholds is None else prior_threshold(prior)
-    reference = compute_metrics(constant, labels, votes, decision)
-    return metrics | {f"prior/{key}": value for key, value in reference.items()}
+    reference = compute_metrics(constant, labels, votes, decision, num_annotators)
+    metrics |= {f"prior/{key}": value for key, value in reference.items()}
+    return metrics | {"chance/map_macro": chance_map_macro(labels)}
+
+
+def chance_map_macro(labels: np.ndarray) -> float:
+    """`map_macro` that scores drawn at random are expected to have, in closed form.
+
+    Of N examples in random order of which P are positive, the one at rank k is positive and has the precision
+    `(1 + (k - 1) (P - 1) / (N - 1)) / k` with probability P / N, so that average precision is expected to be
+    `(H + (P - 1) / (N - 1) (N - H)) / N` with H the N-th harmonic number.
+
+    Args:
+        labels: float, shape (N, L), true from 0.5.
+
+    Returns:
+        The mean over the labels with at least one positive; NaN where there is none.
+    """
+    positives = (_checked(labels, "labels", upper=1.0) >= THRESHOLD).sum(axis=0)
+    number, positives = len(labels), positives[positives > 0]
+    harmonic = float(np.sum(1 / np.arange(1, number + 1)))
+    later = (positives - 1) / max(number - 1, 1)
+    return _mean((harmonic + later * (number - harmonic)) / number)
+
+
+def one_reaction(probabilities: np.ndarray, num_annotators: np.ndarray) -> np.ndarray:
+    """Chance that one person names a label, from the chance that any of n does: `1 - (1 - p) ** (1 / n)`, the n taken
+    as independent given the example.
+
+    Args:
+        probabilities: float, shape (N, L), within 0..1.
+        num_annotators: int, shape (N,), 1 or more; rows with 0 stay as they are.
+
+    Returns:
+        float64, shape (N, L).
+    """
+    number = np.maximum(np.asarray(num_annotators, dtype=np.float64), 1)[:, None]
+    return -np.expm1(np.log1p(-np.minimum(probabilities, 1 - 1e-12)) / number)
 
 
 def prior_probabilities(labels: np.ndarray) -> np.ndarray:
@@ -188,14 +241,18 @@ class EmocapMetrics(evaluate.Metric):
                 "'entropy_correlation'.\n"
                 "    prior (optional): L floats, mean of the training labels; adds each key again as 'prior/...'.\n"
                 "    thresholds (optional): one float or L, from which a label counts as predicted (0.5).\n"
+                "    num_annotators (optional): reactions behind each example's labels; votes are then compared with "
+                "one reaction's probabilities.\n"
             ),
             features=datasets.Features({"predictions": row, "references": row}),
         )
 
-    def _compute(self, predictions, references, votes=None, prior=None, thresholds=None) -> dict[str, float]:
+    def _compute(
+        self, predictions, references, votes=None, prior=None, thresholds=None, num_annotators=None
+    ) -> dict[str, float]:
         if prior is None:
-            return compute_metrics(predictions, references, votes, thresholds)
-        return compute_with_prior(predictions, references, prior, votes, thresholds)
+            return compute_metrics(predictions, references, votes, thresholds, num_annotators)
+        return compute_with_prior(predictions, references, prior, votes, thresholds, num_annotators)
 
 
 def break_ties(probabilities: np.ndarray, seed: int = 0) -> np.ndarray:

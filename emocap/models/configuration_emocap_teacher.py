@@ -21,6 +21,9 @@ class EmocapTeacherConfig(CodeCarryingConfig, VisualBertConfig):
     Args:
         pooling: `"pooler"`: the body's trained pooler over `[CLS]`, as in the study and in every published VisualBERT.
             `"mean"`: the mean over words and the mean over regions, averaged, for bodies without a trained pooler.
+        pooled_layers: with `"mean"`, the layers whose means, each of unit length, stand side by side before the head (0:
+            the embeddings); None: the last layer's mean as it is. Regions that late fusion keeps out of the layers are
+            the same at each.
         fusion: `"early"`: words and regions attend to each other, as in VisualBERT. `"late"`: the words alone pass
             through the body's layers, the regions through its embeddings and one activation function, of which the
             mean is taken; the head's logits of both are averaged, and in training each modality alone bears the loss
@@ -51,6 +54,7 @@ class EmocapTeacherConfig(CodeCarryingConfig, VisualBertConfig):
     visual_embedding_dim: int = 2048
     pad_token_id: int | None = 0
     pooling: str = "pooler"
+    pooled_layers: list[int] | None = None
     fusion: str = "early"
     classifier_dropout: float | None = None
     region_extractor: str | None = None
@@ -68,5 +72,13 @@ class EmocapTeacherConfig(CodeCarryingConfig, VisualBertConfig):
         check_loss(self.loss, self.pos_weight, self.label_smoothing)
         if self.pooling not in ("pooler", "mean"):
             raise ValueError(f"pooling is '{self.pooling}'; it must be 'pooler' or 'mean'.")
+        layers = self.pooled_layers
+        if layers is not None and (
+            self.pooling != "mean" or not layers or not all(0 <= layer <= self.num_hidden_layers for layer in layers)
+        ):
+            raise ValueError(
+                f"pooled_layers is {layers} with pooling '{self.pooling}'; it goes with 'mean', and names layers from 0 to "
+                f"{self.num_hidden_layers}."
+            )
         if self.fusion not in ("early", "late"):
             raise ValueError(f"fusion is '{self.fusion}'; it must be 'early' or 'late'.")

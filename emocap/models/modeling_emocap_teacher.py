@@ -75,7 +75,7 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
         self.region_normalizer = RegionNormalizer(config.visual_embedding_dim)
         dropout = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size * len(config.pooled_layers or [-1]), config.num_labels)
         self.post_init()
 
     @torch.no_grad()
@@ -135,7 +135,8 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
                 output_attentions=output_attentions,
                 output_hidden_states=output_hidden_states,
             )
-            hidden_states, attentions = body.hidden_states, body.attentions
+            wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+            hidden_states, attentions = body.hidden_states if wanted else None, body.attentions
         logits = apart = self.classifier(self.dropout(pooled_output))
         if pooled_mask is not None:
             present = pooled_mask.to(apart.dtype).unsqueeze(-1)
@@ -150,8 +151,9 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
         """What the head reads of `forward`'s inputs: computed once where the whole body is frozen.
 
         Returns:
-            `pooled_output` float `(batch, hidden_size)`; with late fusion of words and regions
-            `(batch, 2, hidden_size)`, and `pooled_mask` int64 `(batch, 2)`: which of the two each row has.
+            `pooled_output` float `(batch, width)`, `width` being `hidden_size` or as many times that as there are
+            `pooled_layers`; with late fusion of words and regions `(batch, 2, width)`, and `pooled_mask` int64
+            `(batch, 2)`: which of the two each row has.
         """
         pooled_output, pooled_mask, _ = self.encode_pairs(*args, **kwargs)
         pooled = {"pooled_output": pooled_output}
@@ -181,7 +183,8 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
         no_words = visual_embeds.new_zeros(len(visual_embeds), 0, self.config.hidden_size)
         regions = self.visual_bert.embeddings(inputs_embeds=no_words, visual_embeds=visual_embeds)
         regions = ACT2FN[self.config.hidden_act](regions)
-        pooled = [self.pool(body, attention_mask, None), mean_over(regions, visual_attention_mask)]
+        pictures = self.side_by_side([regions] * len(self.config.pooled_layers or [-1]), visual_attention_mask)
+        pooled = [self.pool(body, attention_mask, None), pictures]
         present = torch.stack([attention_mask.amax(1), visual_attention_mask.amax(1)], dim=1)
         return torch.stack(pooled, dim=1), present, body
 
@@ -194,6 +197,8 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
         if visual_attention_mask is not None:
             seen = seen | visual_attention_mask.any(1)
         first = attention_mask[:, :1].masked_fill(~seen[:, None], 1)
+        if self.config.pooled_layers is not None:
+            wanted["output_hidden_states"] = True
         return self.visual_bert(
             input_ids=input_ids,
             attention_mask=torch.cat((first, attention_mask[:, 1:]), dim=1),
@@ -205,10 +210,19 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
         )
 
     def pool(self, body: BaseModelOutputWithPooling, attention_mask, visual_attention_mask) -> torch.Tensor:
-        """What the head reads of one pass, `(batch, hidden_size)`."""
+        """What the head reads of one pass, `(batch, width)`."""
         if self.config.pooling == "pooler":
             return body.pooler_output
-        return mean_over_modalities(body.last_hidden_state, attention_mask, visual_attention_mask)
+        layers = self.config.pooled_layers
+        states = [body.last_hidden_state] if layers is None else [body.hidden_states[layer] for layer in layers]
+        return self.side_by_side(states, attention_mask, visual_attention_mask)
+
+    def side_by_side(self, states: list[torch.Tensor], *masks: torch.Tensor | None) -> torch.Tensor:
+        """The means of each of the states, of unit length where there are `pooled_layers`, `(batch, width)`."""
+        means = [mean_over_modalities(own, *masks) for own in states]
+        if self.config.pooled_layers is None:
+            return means[0]
+        return torch.cat([nn.functional.normalize(mean, dim=-1) for mean in means], dim=-1)
 
     @classmethod
     def from_body(
@@ -221,7 +235,8 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
                 `visual_*` ones, which are new.
             reinit_visual_projection: draw a new visual projection, for features of another detector.
             **overrides: fields of [`EmocapTeacherConfig`], such as `id2label`, `label2id`, `visual_embedding_dim`,
-                `pooling` ("mean" by default where the checkpoint brings no pooler).
+                `pooling` ("mean" by default where the checkpoint brings no pooler). Of a teacher of other emotions, or
+                of other `pooled_layers`, the head is drawn anew.
 
         Raises:
             ValueError: the checkpoint is of another family, or `visual_embedding_dim` does not fit its body.
@@ -260,8 +275,10 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
                 f"{source.visual_embedding_dim}-d features. Extract features of its own detector, or pass "
                 "--reinit_visual_projection to learn a new visual projection."
             )
-        if "id2label" in overrides:
-            fields = {key: value for key, value in fields.items() if key not in ("id2label", "label2id")}
+        before = fields.get("id2label"), getattr(source, "pooled_layers", None)
+        if "id2label" in overrides:  # and what was fitted on other emotions goes with them
+            gone = ("id2label", "label2id", "label_prevalence", "thresholds", "temperature")
+            fields = {key: value for key, value in fields.items() if key not in gone}
         config = EmocapTeacherConfig(**{**fields, **overrides})
         model = cls.from_pretrained(
             model_name_or_path, config=config, dtype=torch.float32, ignore_mismatched_sizes=True
@@ -270,11 +287,14 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
             projection = model.visual_bert.embeddings.visual_projection
             nn.init.normal_(projection.weight, std=config.initializer_range)
             nn.init.zeros_(projection.bias)
+        if before != (config.id2label, config.pooled_layers):
+            nn.init.normal_(model.classifier.weight, std=config.initializer_range)
+            nn.init.zeros_(model.classifier.bias)
         return model
 
 
 def mean_over_modalities(
-    hidden_states: torch.Tensor, attention_mask: torch.Tensor, visual_attention_mask: torch.Tensor | None
+    hidden_states: torch.Tensor, attention_mask: torch.Tensor, visual_attention_mask: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Mean over words and mean over regions, averaged over the modalities that a row has: `(batch, hidden_size)`."""
     words = attention_mask.shape[1]

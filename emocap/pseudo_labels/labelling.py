@@ -206,7 +206,7 @@ def check_job(tables: DatasetDict, config: PreTrainedConfig, teacher: str, selec
         check_features(config, split, teacher)
         if "labels" in split.features and "emotions" in split.features:  # human labels stay beside the teacher's
             check_labels(config, split.features["emotions"].feature.names, teacher)
-    for name in ("min_confidence", "max_disagreement"):
+    for name in ("threshold", "min_confidence", "max_disagreement"):
         if selection[name] is not None and not 0 <= selection[name] <= 1:
             raise ValueError(f"{name} is {selection[name]}; expected a number in 0..1.")
     if selection["label_shares"] not in (None, *LABEL_SHARES):

@@ -21,11 +21,12 @@ from transformers.utils import logging
 
 from emocap.arguments import StudentArguments
 from emocap.data.pairs import label_matrix
-from emocap.data.schema import label_names, split_of
+from emocap.data.schema import group_keys, label_names, split_of
 from emocap.data.storage import load_table, write_array, write_json
+from emocap.data.truth import truth_column
 from emocap.metrics import break_ties, compute_metrics, prior_probabilities
 from emocap.pseudo_labels.selection import select_pseudo_labels
-from emocap.training.jobs import build_student, truth_column
+from emocap.training.jobs import build_student
 from emocap.transfer.heads import head_of
 from emocap.transfer.runs import Part, Recipe, fit, part_probabilities
 
@@ -111,7 +112,7 @@ class LabelStudy:
         source = load_table(arguments.source_dataset)
         check_tables(arguments, source, self.target)
         self.source = source[arguments.source_split]
-        held_out = np.array([split_of(image_id, seed=1) == "validation" for image_id in self.source["image_id"][:]])
+        held_out = np.array([split_of(key, seed=1) == "validation" for key in group_keys(self.source)])
         self.held_out = np.flatnonzero(held_out)[: arguments.max_eval_samples]
         self.taught = np.flatnonzero(~held_out)
         if not len(self.held_out) or not len(self.taught):
@@ -152,7 +153,7 @@ class LabelStudy:
         set_seed(run.seed)
         model, processor = build_student(self.student(), self.target)
         train, validation, test = (self.part(name, processor) for name in ("train", "validation", "test"))
-        chosen = np.random.default_rng(run.seed).permutation(len(train.truth))[: arguments.num_target]
+        chosen = np.random.default_rng(run.seed).permutation(len(train.truth.labels))[: arguments.num_target]
         train = train.of_rows(chosen)
         model.to("cuda" if torch.cuda.is_available() else "cpu")
         content = {"run": run._asdict(), "settings": self.settings(), "images": 0}
@@ -166,11 +167,11 @@ class LabelStudy:
             content |= {
                 "images": len(rows),
                 "pretraining": fit(model, taught, checked, self.recipe(arguments.pretrain_steps), run.seed),
-                "metrics_before": compute_metrics(part_probabilities(model, test), test.truth),
+                "metrics_before": compute_metrics(part_probabilities(model, test), test.truth.labels),
             }
         content["finetuning"] = fit(model, train, validation, self.recipe(arguments.max_steps), run.seed)
         probabilities = part_probabilities(model, test)
-        content["metrics"] = compute_metrics(probabilities, test.truth)
+        content["metrics"] = compute_metrics(probabilities, test.truth.labels)
         write_array(self.path(run).with_suffix(".npy"), probabilities.astype(np.float32))
         write_json(self.path(run), content)
 

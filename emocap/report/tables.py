@@ -8,10 +8,12 @@ from statistics import fmean, stdev
 
 from emocap.data.storage import read_text, write_text
 from emocap.evaluation.controls import CONTROLS
+from emocap.metrics import FEW_UNITS, GREATER_IS_BETTER
 
 __all__ = [
     "COLUMNS",
     "LOWER_IS_BETTER",
+    "cell_text",
     "control_rows",
     "format_table",
     "groups",
@@ -41,7 +43,7 @@ COLUMNS = {
 }
 """Metrics of the table, in order, and what they mean."""
 
-LOWER_IS_BETTER = ("ece", "jsd", "bce")
+LOWER_IS_BETTER = tuple(key for key in COLUMNS if not GREATER_IS_BETTER[key])
 
 CEILINGS = {"ceiling text": "ceiling_text/", "ceiling image": "ceiling_image/", "ceiling both": "ceiling/"}
 
@@ -49,7 +51,14 @@ TRUTHS = {"labels": "crowd labels", "soft_labels": "shares of the votes"}
 PSEUDO_TRUTHS = ("emotions", "emotion_scores")
 PSEUDO_NOTE = "Measured on pseudo-labels: agreement with the labelling model, not with people."
 
-TERMINAL_SIGNS = str.maketrans("†–", "^-")  # not every terminal can print the page's own
+FEW_NOTE = "Few images, or few groups of them: their intervals are too narrow."
+AS_HUMAN_NOTE = (
+    "One annotator scored against the others' answers / the model on the same answers, naming as many emotions."
+)
+
+SIGNS = {PSEUDO_NOTE: "†", FEW_NOTE: "‡", AS_HUMAN_NOTE: "§"}
+
+TERMINAL_SIGNS = str.maketrans("†‡§–", "^~$-")  # not every terminal can print the page's own
 
 
 def results_rows(runs: Runs) -> list[dict[str, object]]:
@@ -63,9 +72,10 @@ def results_rows(runs: Runs) -> list[dict[str, object]]:
 
     Returns:
         Dicts of `name`, `kind` ("prior", "model", "human" or "ceiling"), `split`, `truth`, `num_examples`, `note`
-        (None, or what to bear in mind), one float or None for each of `COLUMNS`, `spread`, what is known of each
-        column's uncertainty as text (95 % interval over images, or standard deviation over seeds), and `best`, the
-        columns in which this model is the best of several.
+        (None, or what to bear in mind), one float or None for each of `COLUMNS`, `beside`, a second float for some of
+        them (the model scored as one annotator is), `spread`, what is known of each column's uncertainty as text (95 %
+        interval over images, or standard deviation over seeds), and `best`, the columns in which this model is the
+        best of several.
 
     Raises:
         FileNotFoundError: a run without metrics.json.
@@ -81,13 +91,15 @@ def results_rows(runs: Runs) -> list[dict[str, object]]:
     rows = []
     for setting, group in settings.values():
         is_pseudo = setting["truth"] in PSEUDO_TRUTHS
-        own = _reference_rows("prior", "prior", "prior/", group)
+        own = _reference_rows("prior", "prior", "prior/", group) + _reference_rows("chance", "prior", "chance/", group)
         own += _with_best([_row(name, "model", "", metrics) for name, metrics in group.items()])
-        own += [] if is_pseudo else _reference_rows("one annotator", "human", "human/", group)
+        own += [] if is_pseudo else _human_rows(group)
         for name, prefix in CEILINGS.items():
             # the people's own probabilities are no upper bound on the agreement with a labelling model
             own += [] if is_pseudo else _reference_rows(name, "ceiling", prefix, group)
-        rows += [{**row, **setting, "note": PSEUDO_NOTE if is_pseudo else None} for row in own]
+        units = [metrics.get("num_groups") or metrics.get("num_examples") or FEW_UNITS for metrics in group.values()]
+        note = PSEUDO_NOTE if is_pseudo else FEW_NOTE if min(units) < FEW_UNITS else None
+        rows += [{**row, **setting, "note": row.get("note") or note} for row in own]
     return rows
 
 
@@ -156,7 +168,7 @@ def format_table(rows: list[dict[str, object]]) -> str:
         "\n".join([setting_text(group[0]), aligned(header), *(aligned(lines[id(row)]) for row in group)])
         for group in groups(rows)
     ]
-    remarks = [f"† {note}" for note in notes(rows)]
+    remarks = [f"{sign} {note}" for note, sign in notes(rows).items()]
     if any(row["best"] for row in rows):
         remarks.insert(0, f"* best model; lower is better for {', '.join(LOWER_IS_BETTER)}")
     return "\n\n".join([*blocks, *filter(None, ["\n".join(remarks)])]).translate(TERMINAL_SIGNS)
@@ -185,7 +197,7 @@ def markdown_table(rows: list[dict[str, object]]) -> str:
             cells = [_escape_markdown(name_text(row)), *_marked_values(row, "**{}**", "{}")]
             lines.append("| " + " | ".join(cells) + " |")
         blocks.append(f"{_escape_markdown(setting_text(group[0]))}:\n\n" + "\n".join(lines))
-    return "\n\n".join([*blocks, *(f"† {note}" for note in notes(rows))])
+    return "\n\n".join([*blocks, *(f"{sign} {note}" for note, sign in notes(rows).items())])
 
 
 def read_json(path: Path, what: str) -> dict:
@@ -199,7 +211,8 @@ def read_json(path: Path, what: str) -> dict:
 
 
 def _row(name: str, kind: str, prefix: str, metrics: dict) -> dict[str, object]:
-    row = {"name": name, "kind": kind, **{key: finite(metrics.get(prefix + key)) for key in COLUMNS}, "best": []}
+    row = {"name": name, "kind": kind, **{key: finite(metrics.get(prefix + key)) for key in COLUMNS}}
+    row |= {"beside": {}, "best": []}
     if kind == "model" and "num_seeds" in metrics:
         row["name"] = f"{name} ({metrics['num_seeds']} seeds)"
     row["spread"] = {key: _interval_text(metrics, prefix + key) for key in COLUMNS}
@@ -226,6 +239,22 @@ def _reference_rows(name: str, kind: str, prefix: str, group: dict[str, dict]) -
     return [{**row, "name": f"{name} ({', '.join(names)})"} for row, names in variants.values()]
 
 
+def _human_rows(group: dict[str, dict]) -> list[dict[str, object]]:
+    """One annotator, and in the same row each model scored on the same answers."""
+    rows = []
+    for name, metrics in group.items():
+        row = _row(f"one annotator / {name}", "human", "human/", metrics)
+        row["beside"] = {key: finite(metrics.get(f"as_human/{key}")) for key in COLUMNS if row[key] is not None}
+        rows += [row | {"note": AS_HUMAN_NOTE}] if row["beside"] else []
+    return rows
+
+
+def cell_text(row: dict[str, object], key: str) -> str:
+    """A figure, and the one beside it."""
+    other = row["beside"].get(key)
+    return value_text(row[key]) if other is None else f"{value_text(row[key])} / {value_text(other)}"
+
+
 def _with_best(models: list[dict[str, object]]) -> list[dict[str, object]]:
     """Names each model's best columns, where there are models to compare; equal figures are equally good."""
     for key in COLUMNS if len(models) > 1 else ():
@@ -243,8 +272,9 @@ def groups(rows: list[dict[str, object]]) -> list[list[dict[str, object]]]:
     return list(groups.values())
 
 
-def notes(rows: list[dict[str, object]]) -> list[str]:
-    return list(dict.fromkeys(row["note"] for row in rows if row["note"]))
+def notes(rows: list[dict[str, object]]) -> dict[str, str]:
+    """What to bear in mind, and the sign of each remark."""
+    return {note: SIGNS[note] for note in dict.fromkeys(row["note"] for row in rows) if note}
 
 
 def setting_text(row: dict[str, object]) -> str:
@@ -255,7 +285,7 @@ def setting_text(row: dict[str, object]) -> str:
 
 
 def name_text(row: dict[str, object]) -> str:
-    return f"{row['name']} †" if row["note"] else str(row["name"])
+    return f"{row['name']} {SIGNS[row['note']]}" if row["note"] else str(row["name"])
 
 
 def value_text(value: float | None) -> str:
@@ -263,7 +293,7 @@ def value_text(value: float | None) -> str:
 
 
 def _marked_values(row: dict[str, object], best: str, other: str) -> list[str]:
-    return [(best if key in row["best"] else other).format(value_text(row[key])) for key in COLUMNS]
+    return [(best if key in row["best"] else other).format(cell_text(row, key)) for key in COLUMNS]
 
 
 def _escape_markdown(text: str) -> str:

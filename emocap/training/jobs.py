@@ -30,6 +30,7 @@ from emocap.cards.models import write_model_card
 from emocap.data.pairs import FixedSizeColumn, PairDataset, label_matrix
 from emocap.data.schema import NUM_REGIONS, label_names
 from emocap.data.storage import write_json
+from emocap.data.truth import truth_column
 from emocap.evaluation.calibration import fit_decisions, temper
 from emocap.evaluation.details import describe
 from emocap.evaluation.inference import (
@@ -49,8 +50,8 @@ from emocap.models import (
     EmocapTeacherForMultiLabelClassification,
 )
 from emocap.training.sampling import MixedPairs, PairSampler, rows_of_labels
-from emocap.training.splits import load_splits, truth_column
-from emocap.training.trainer import EmocapTrainer, checkpoint_to_resume, frozen_outputs
+from emocap.training.splits import load_splits
+from emocap.training.trainer import EmocapTrainer, body_outputs, checkpoint_to_resume
 from emocap.transfer.surgery import check_frozen, check_transfer, load_source, transfer_model
 
 __all__ = ["EmocapTrainer", "finetune", "train_student", "train_teacher"]
@@ -157,7 +158,7 @@ def run(
     arguments: tuple[DataArguments, object, EmocapTrainingArguments],
 ) -> dict[str, float]:
     """Trains, keeps the best checkpoint, measures it on the test split and writes the run's folder."""
-    data_args, _, training_args = arguments
+    data_args, model_args, training_args = arguments
     processor.max_length = data_args.max_length or processor.max_length
     with training_args.main_process_first(desc="photos are resized once"):
         prepared = {name: prepare_table(split, processor) for name, split in splits.items()}
@@ -186,8 +187,9 @@ def run(
     )
     if training_args.early_stopping_patience and training_args.load_best_model_at_end:
         trainer.add_callback(EarlyStoppingCallback(training_args.early_stopping_patience))
-    with frozen_outputs(trainer):
-        trainer.train(resume_from_checkpoint=checkpoint_to_resume(training_args))
+    checkpoint = checkpoint_to_resume(training_args)
+    with body_outputs(trainer, probe=checkpoint is None and getattr(model_args, "linear_probe", False)):
+        trainer.train(resume_from_checkpoint=checkpoint)
         trainer.compute_metrics = None  # it belongs to the validation split
         logits = trainer.predict(trainer.eval_dataset).predictions
     fit_decisions(model.config, pairs["validation"], logits, truth)
@@ -251,24 +253,18 @@ def finish(
     write_model_card(output_dir)
 
 
-def check_start(model_name_or_path: str, splits: DatasetDict) -> None:
-    """Refuses an emocap checkpoint of other labels as a body, before it is loaded."""
-    config = AutoConfig.from_pretrained(model_name_or_path)
-    if config.model_type.startswith("emocap_"):
-        check_labels(config, label_names(splits["train"]), model_name_or_path)
-
-
 def build_teacher(
     model_args: TeacherArguments, splits: DatasetDict
 ) -> tuple[EmocapTeacherForMultiLabelClassification, EmocapProcessor, set[str]]:
     """The teacher, its processor and the names of its new parameters."""
     start, table = model_args.model_name_or_path, splits["train"]
-    check_start(start, splits)
     overrides = label_fields(label_names(table))
     if model_args.pooling:
         overrides["pooling"] = model_args.pooling
     if model_args.fusion:
         overrides["fusion"] = model_args.fusion
+    if model_args.pooled_layers:
+        overrides["pooled_layers"] = model_args.pooled_layers
     if "region_features" in table.features:
         overrides["visual_embedding_dim"] = table.features["region_features"].length // NUM_REGIONS
     if model_args.region_extractor:
@@ -301,7 +297,7 @@ def build_student(
     """A new GRU and CNN student with pretrained word embeddings, or a student checkpoint to go on from."""
     start = model_args.model_name_or_path
     if start:
-        check_start(start, splits)
+        check_labels(load_config(start), label_names(splits["train"]), start)
         model = EmocapStudentForMultiLabelClassification.from_pretrained(start)
         return model, EmocapProcessor.from_pretrained(start)
     if not model_args.word_embeddings:

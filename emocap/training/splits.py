@@ -6,10 +6,11 @@ from datasets import DatasetDict
 
 from emocap.arguments import DataArguments
 from emocap.data.pairs import label_matrix
-from emocap.data.schema import label_names, split_of
+from emocap.data.schema import group_keys, label_names, split_of
 from emocap.data.storage import load_table
+from emocap.data.truth import truth_column
 
-__all__ = ["load_splits", "truth_column"]
+__all__ = ["load_splits"]
 
 
 def load_splits(data_args: DataArguments) -> DatasetDict:
@@ -31,9 +32,7 @@ def load_splits(data_args: DataArguments) -> DatasetDict:
         if source in tables and source != data_args.train_split:
             splits[name] = tables[source]
     if "validation" not in splits:
-        held_out = np.array(
-            [split_of(image_id, seed=1) == "validation" for image_id in splits["train"]["image_id"][:]]
-        )
+        held_out = np.array([split_of(key, seed=1) == "validation" for key in group_keys(splits["train"])])
         splits["validation"] = splits["train"].select(np.flatnonzero(held_out))
         splits["train"] = splits["train"].select(np.flatnonzero(~held_out))
     if data_args.selected_only:
@@ -85,9 +84,3 @@ def load_mix(data_args: DataArguments, train: datasets.Dataset) -> datasets.Data
             "detectors; extract both with one."
         )
     return mix
-
-
-def truth_column(table: datasets.Dataset) -> str:
-    """The human labels, or the pseudo-labels where there are none."""
-    human = "labels" in table.features and table.with_format("arrow")["labels"][:].null_count == 0
-    return "labels" if human else "emotions"

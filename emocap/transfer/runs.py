@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from emocap.data.pairs import PairDataset, label_matrix
+from emocap.data.pairs import PairDataset
+from emocap.data.truth import read_truth
 from emocap.evaluation.inference import prepare_table
-from emocap.metrics import compute_metrics
+from emocap.metrics import GREATER_IS_BETTER, compute_metrics
 from emocap.models import EmocapProcessor
 from emocap.training.frozen import only_head_trains
 
@@ -28,7 +29,7 @@ class Recipe(NamedTuple):
     learning_rate: float
     batch_size: int
     weight_decay: float
-    metric: str  # of `compute_metrics`; bce, brier, ece and jsd count downwards
+    metric: str  # of `GREATER_IS_BETTER`
 
 
 class Part:
@@ -44,7 +45,7 @@ class Part:
     def __init__(self, table: datasets.Dataset, processor: EmocapProcessor, label_column: str, truth_column: str):
         self.pairs = PairDataset(prepare_table(table, processor), processor, label_column)
         self.targets = self.pairs.labels.numpy()
-        self.truth = label_matrix(table, truth_column)
+        self.truth = read_truth(table, truth_column)
         self.chosen = np.arange(len(self.pairs))
         self.pooled: dict[str, torch.Tensor] | None = None
 
@@ -102,7 +103,7 @@ def fit(model: nn.Module, train: Part, validation: Part, recipe: Recipe, seed: i
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warm_up, (recipe.max_steps - step) / (recipe.max_steps - warm_up))
     )
-    sign = -1 if recipe.metric in ("bce", "brier", "ece", "jsd") else 1
+    sign = 1 if GREATER_IS_BETTER[recipe.metric] else -1
     best, best_step, best_state = -np.inf, 0, {}
     order = epochs(len(train), recipe.batch_size, np.random.default_rng(seed))
     for step in range(1, recipe.max_steps + 1):
@@ -114,7 +115,7 @@ def fit(model: nn.Module, train: Part, validation: Part, recipe: Recipe, seed: i
         schedule.step()
         if step % recipe.eval_steps and step != recipe.max_steps:
             continue
-        score = sign * compute_metrics(part_probabilities(model, validation), validation.truth)[recipe.metric]
+        score = sign * compute_metrics(part_probabilities(model, validation), validation.truth.labels)[recipe.metric]
         if score > best:
             best, best_step = score, step
             best_state = {name: parameter.detach().clone() for name, parameter in trained.items()}
@@ -131,7 +132,7 @@ def fit(model: nn.Module, train: Part, validation: Part, recipe: Recipe, seed: i
 def part_probabilities(model: nn.Module, part: Part) -> np.ndarray:
     """Probabilities of every row of a whole split, float64 `(rows, L)`: the mean over its captions."""
     model.eval()
-    scores = np.empty((len(part), model.config.num_labels), dtype=np.float32)
+    scores = np.full((len(part), model.config.num_labels), np.nan, dtype=np.float32)
     order = np.argsort(np.diff(part.pairs.token_starts), kind="stable")  # little padding
     for indices in in_batches(len(part), SCORING_BATCH):
         batch = on(model, part.batch(order[indices]))

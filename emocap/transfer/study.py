@@ -25,12 +25,12 @@ from tqdm.auto import tqdm
 from transformers import set_seed
 
 from emocap.arguments import StudentArguments
-from emocap.data.schema import label_names, split_of
+from emocap.data.schema import group_keys, label_names, split_of
 from emocap.data.storage import load_table, write_array, write_json
+from emocap.data.truth import truth_column
 from emocap.metrics import compute_metrics, prior_probabilities
 from emocap.models import EmocapProcessor
 from emocap.training.jobs import build_student
-from emocap.training.splits import truth_column
 from emocap.transfer.runs import Part, Recipe, fit, part_probabilities
 from emocap.transfer.study_arguments import StudyArguments
 from emocap.transfer.surgery import STRATEGIES, check_frozen, check_num_layers, transfer_model
@@ -241,7 +241,7 @@ class Study:
         """Trains and measures one network and writes its files, the JSON last."""
         start = time.process_time()
         part = self.part(run.side, "train")
-        rows = np.arange(len(part.truth))
+        rows = np.arange(len(part.truth.labels))
         if run.size is not None:
             rows = np.random.default_rng(run.seed).permutation(len(rows))[: run.size]
         train = part.of_rows(rows)
@@ -272,7 +272,7 @@ class Study:
         write_array(f"{path}.npy", probabilities.astype(np.float32))
         content = {
             "settings": self.settings(run),
-            "metrics": compute_metrics(probabilities, test.truth),
+            "metrics": compute_metrics(probabilities, test.truth.labels),
             "history": history | {"cpu_seconds": round(time.process_time() - start, 2)},
             "surgery": surgery | {"after_training": after},
         }
@@ -288,7 +288,7 @@ class Study:
 
 
 def load_side(dataset: str, label_column: str | None, max_eval_samples: int | None) -> Side:
-    """A table's train, validation and test rows; a table of one split is divided by a hash of the image ids.
+    """A table's train, validation and test rows; a table of one split is divided by a hash of the image ids, or of the groups.
 
     Raises:
         ValueError: no training split, a split without rows, or rows without labels.
@@ -299,7 +299,7 @@ def load_side(dataset: str, label_column: str | None, max_eval_samples: int | No
     if "validation" in tables and "test" in tables:
         splits = {name: tables[name] for name in ("train", "validation", "test")}
     else:
-        where = np.array([split_of(image_id) for image_id in tables["train"]["image_id"][:]])
+        where = np.array([split_of(key) for key in group_keys(tables["train"])])
         splits = {
             name: tables["train"].select(np.flatnonzero(where == name)) for name in ("train", "validation", "test")
         }

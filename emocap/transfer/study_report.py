@@ -82,7 +82,8 @@ def resampled(study: Study, runs: list[Run]) -> np.ndarray:
     values = []
     for run in runs:
         probabilities = np.load(study.runs_dir / f"{study.key(run)}.npy")
-        draws = resampled_metrics(probabilities, truth, num_resamples=NUM_RESAMPLES, keys=(metric,))
+        how = {"groups": truth.groups, "num_resamples": NUM_RESAMPLES, "keys": (metric,)}
+        draws = resampled_metrics(probabilities, truth.labels, **how)
         values.append(draws[metric])
     return np.mean(values, axis=0)
 
@@ -95,9 +96,9 @@ def gain(values: np.ndarray, images: np.ndarray, base: np.ndarray, base_images: 
 
 def prior_metric(study: Study, side: str) -> float:
     """The metric of the constant answer that all training rows give."""
-    test = study.part(side, "test")
-    constant = prior_probabilities(study.part(side, "train").truth)
-    return compute_metrics(np.broadcast_to(constant, test.truth.shape), test.truth)[study.arguments.metric]
+    labels = study.part(side, "test").truth.labels
+    constant = prior_probabilities(study.part(side, "train").truth.labels)
+    return compute_metrics(np.broadcast_to(constant, labels.shape), labels)[study.arguments.metric]
 
 
 def shown(rows: list[dict]) -> list[dict]:

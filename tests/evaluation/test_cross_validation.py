@@ -105,7 +105,7 @@ def test_a_finished_fold_is_not_trained_again_and_other_settings_are_refused(don
     [
         (["--vary", "learning_rate"], "expected FLAG=VALUE,VALUE"),
         (["--vary", "no_such_flag=1"], "no_such_flag"),
-        (["--num_folds", "1"], "expected 2 and 1 or more"),
+        (["--num_folds", "1"], "--num_folds is 1; it must be 2 or more"),
         (["--num_folds", "60"], "give fewer folds"),
         (["--choose_by", "accuracy"], "is no metric"),
     ],
