@@ -8,43 +8,63 @@ from torch.nn import functional as F
 
 from emocap.metrics import compute_metrics
 
-__all__ = ["STRENGTHS", "best_regression", "fit_regression", "regression_probabilities"]
+__all__ = ["STRENGTHS", "best_regression", "fit_regressions", "regression_probabilities"]
 
-STRENGTHS = (0.3, 1.0, 3.0)
+STRENGTHS = (0.3, 1.0, 3.0, 10.0)
 """Values of C to choose from, for rows of unit length."""
 
-MAX_STEPS = 300
+MAX_STEPS = 150
 
 
-def fit_regression(features: np.ndarray, labels: np.ndarray, strength: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Weight `(L, D)` and bias `(L,)`, float64, of logistic regressions with a squared penalty on the weights, as
-    scikit-learn's `LogisticRegression(C=strength)` label by label: their sum is one convex problem.
+def fit_regressions(
+    features: np.ndarray, labels: np.ndarray, strengths: Sequence[float]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each strength the weight `(L, D)` and bias `(L,)`, float64, of logistic regressions with a squared penalty on
+    the weights, as scikit-learn's `LogisticRegression(C=strength)` fits them label by label.
+
+    All labels are one convex problem. It is solved in the features' principal axes, each scaled by the curvature that
+    the prior gives it, and each strength starts from the solution of the one before.
 
     Args:
         features: float `(N, D)`.
         labels: float `(N, L)`, multi-hot or shares in 0..1.
-        strength: C, the weight of the losses against the penalty.
+        strengths: values of C, the weight of the losses against the penalty, in ascending order.
     """
     inputs, targets = (torch.as_tensor(np.asarray(own), dtype=torch.float64) for own in (features, labels))
-    weight = torch.zeros(targets.shape[1], inputs.shape[1], dtype=torch.float64, requires_grad=True)
-    bias = torch.logit(targets.mean(0), eps=1e-4).requires_grad_(True)
+    centre = inputs.mean(0)
+    left, length, axes = torch.linalg.svd(inputs - centre, full_matrices=False)
+    inputs, prior = left * length, targets.mean(0).clamp(1e-4, 1 - 1e-4)
+    weight, bias = torch.zeros(len(prior), len(length), dtype=torch.float64), torch.logit(prior)
+    found = []
+    for strength in strengths:
+        unit = (1 + strength * (prior * (1 - prior))[:, None] * length**2).rsqrt()
+        weight, bias = minimise(inputs, targets, strength, unit, weight, bias)
+        turned = weight @ axes
+        found.append((turned.numpy(), (bias - turned @ centre).numpy()))
+    return found
+
+
+def minimise(inputs, targets, strength: float, unit, weight, bias) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best weight and bias, searched for in steps of `unit` from those given."""
+    scaled, bias = (weight / unit).requires_grad_(True), bias.clone().requires_grad_(True)
     optimizer = torch.optim.LBFGS(
-        [weight, bias], max_iter=MAX_STEPS, history_size=20, tolerance_grad=1e-7, line_search_fn="strong_wolfe"
+        [scaled, bias], max_iter=MAX_STEPS, history_size=20, tolerance_grad=1e-8, line_search_fn="strong_wolfe"
     )
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
+        weight = scaled * unit
         losses = F.binary_cross_entropy_with_logits(F.linear(inputs, weight, bias), targets, reduction="sum")
-        value = (strength * losses + (weight * weight).sum() / 2) / len(inputs)
+        value = (losses + (weight * weight).sum() / (2 * strength)) / len(inputs)
         value.backward()
         return value
 
     optimizer.step(loss)
-    return weight.detach().numpy(), bias.detach().numpy()
+    return (scaled * unit).detach(), bias.detach()
 
 
 def regression_probabilities(features: np.ndarray, fitted: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Probabilities float64 `(N, L)` of what `fit_regression` gave."""
+    """Probabilities float64 `(N, L)` of what `fit_regressions` gave for a strength."""
     weight, bias = fitted
     return np.exp(-np.logaddexp(0.0, -(features @ weight.T + bias)))
 
@@ -59,12 +79,11 @@ def best_regression(
         labels, validation: float `(N, L)` and `(M, L)`.
 
     Returns:
-        The place of the features among the candidates, the strength, and what `fit_regression` gave for them.
+        The place of the features among the candidates, the strength, and what `fit_regressions` gave for them.
     """
     best = None
     for place, (train, held_out) in enumerate(candidates):
-        for strength in STRENGTHS:
-            fitted = fit_regression(train, labels, strength)
+        for strength, fitted in zip(STRENGTHS, fit_regressions(train, labels, STRENGTHS), strict=True):
             loss = compute_metrics(regression_probabilities(held_out, fitted), validation)["bce"]
             if best is None or loss < best[0]:
                 best = loss, place, strength, fitted
