@@ -201,7 +201,9 @@ class FinetuneArguments:
         default="anb+",
         metadata={
             "help": "anb: copied layers are frozen; anb+: nothing is frozen; bnb, bnb+: the same with layers copied "
-            "from B itself (control); random: frozen layers that nobody trained; scratch: nothing is copied.",
+            "from B itself (control); random: frozen layers that nobody trained; scratch: nothing is copied. (A "
+            "student's word embeddings that are as published, moved by no training on emotions, are the start of "
+            "random and scratch too.)",
             "choices": ["anb", "anb+", "bnb", "bnb+", "random", "scratch"],
         },
     )
@@ -233,6 +235,13 @@ class FinetuneArguments:
         metadata={
             "help": "Between different architectures: pass the student's word embeddings too; width and vocabulary "
             "must be equal."
+        },
+    )
+    freeze_word_embeddings: bool | None = field(
+        default=None,
+        metadata={
+            "help": "true: the word embeddings are frozen under every strategy, which on a CPU saves much of a step "
+            "where the vocabulary is BERT's; false: they train under every strategy. By default as the strategy says."
         },
     )
 

@@ -48,7 +48,7 @@ def quickstart(output_dir: str) -> None:
             runs["student"],
             settings["student"],
             dataset=output / "labelled",
-            word_embeddings=runs["teacher"],
+            word_embeddings=output / "body",  # untrained: the target reaches the student by pseudo-labels alone
         )
     with stage("Measuring the student on the target's human labels"):
         on_target = output / "student_on_target"

@@ -18,6 +18,7 @@ from emocap.arguments import (
     student_parser,
     teacher_parser,
 )
+from emocap.cards.surgery import WITHOUT_WEIGHTS, told_surgery
 from emocap.cards.text import Markdown, code_block, escape, in_code, one_line, render, shell_command, table
 from emocap.hub.public_names import PATH_KEYS, PublicNames
 from emocap.metrics import FEW_UNITS
@@ -75,16 +76,6 @@ TRAINING_KEYS = (
     "fp16",
     "seed",
 )
-STRATEGIES = {
-    "anb": "the student's layers, frozen; the rest is trained on the target",
-    "anb+": "the student's layers, trained on together with the rest",
-    "bnb": "layers of a model of the target itself, frozen (control of AnB)",
-    "bnb+": "layers of a model of the target itself, trained on (control of AnB+)",
-    "random": "layers that nobody trained, frozen (control of AnB)",
-    "scratch": "the same architecture, nothing copied (what the others have to beat)",
-}
-"""Strategies of fine-tuning in a few words."""
-
 RELATIONS = {
     "model_name_or_path": "starts from",
     "word_embeddings": "takes its word embeddings from",
@@ -96,9 +87,6 @@ RELATIONS = {
     "region_extractor": "reads photos with",
 }
 """How a model stands to what its arguments name."""
-
-WITHOUT_WEIGHTS = ("scratch", "random")
-"""Strategies of fine-tuning that take a student's architecture and none of its weights."""
 
 HUMAN_TRUTHS = ("labels", "soft_labels")
 
@@ -150,7 +138,7 @@ def model_card(folder: Path, repo_id: str | None = None, names: PublicNames | No
         labels=Markdown(", ".join(map(escape, config["id2label"].values()))),
         architecture=Markdown(ARCHITECTURES[config["model_type"]]),
         strategy=in_code(arguments["strategy"]) if arguments.get("strategy") else "",
-        told=Markdown(STRATEGIES.get(arguments.get("strategy"), "")),
+        told=told_surgery(folder, arguments.get("strategy")),
         pipeline_snippet=pipeline_snippet(repo_id, sees_photos, modalities),
         model_snippet=model_snippet(repo_id, sees_photos, modalities),
         reads=READS[modalities] + ("" if sees_photos or modalities == "text" else "; pictures as region features"),

@@ -75,10 +75,13 @@ class EmocapStudentForMultiLabelClassification(PreTrainedModel):
         self.word_embeddings = value
 
     def train(self, mode: bool = True) -> "EmocapStudentForMultiLabelClassification":
-        """Training mode, but for parts whose parameters are all frozen: their dropout stays off."""
+        """Training mode, but for parts whose parameters are all frozen: their dropout stays off. Word embeddings that
+        train from here on are no longer as they were given, and the configuration says so."""
         super().train(mode)
         if mode:
             keep_frozen_in_eval(self)
+            if self.word_embeddings.weight.requires_grad:
+                self.config.given_word_embeddings = False
         return self
 
     def forward(
@@ -161,18 +164,21 @@ class EmocapStudentForMultiLabelClassification(PreTrainedModel):
 
     @torch.no_grad()
     def load_word_embeddings(self, model_name_or_path: str) -> None:
-        """Copies the word embedding table of any BERT-family checkpoint.
+        """Copies the word embedding table of any BERT-family checkpoint, and notes in the configuration whether it is
+        as published: an emocap model's has met emotions already.
 
         Raises:
             ValueError: the table is of another shape than this student's.
         """
-        table = AutoModel.from_pretrained(model_name_or_path, dtype=torch.float32).get_input_embeddings().weight
+        giver = AutoModel.from_pretrained(model_name_or_path, dtype=torch.float32)
+        table = giver.get_input_embeddings().weight
         if table.shape != self.word_embeddings.weight.shape:
             raise ValueError(
                 f"The word embeddings of '{model_name_or_path}' are {tuple(table.shape)}, the student's are "
                 f"{tuple(self.word_embeddings.weight.shape)}: set vocab_size and word_embedding_size to fit."
             )
         self.word_embeddings.weight.copy_(table)
+        self.config.given_word_embeddings = not giver.config.model_type.startswith("emocap")
 
 
 class ConvolutionStage(GradientCheckpointingLayer, nn.Sequential):

@@ -131,7 +131,15 @@ def finetune(
         check_features(config, splits["train"], checkpoint)
     flags = {
         name: getattr(model_args, name)
-        for name in ("student", "teacher", "strategy", "num_layers", "head_init", "copy_word_embeddings")
+        for name in (
+            "student",
+            "teacher",
+            "strategy",
+            "num_layers",
+            "head_init",
+            "copy_word_embeddings",
+            "freeze_word_embeddings",
+        )
     }
     source_table = load_source(model_args.source_dataset, check_transfer(**flags))
     set_seed(training_args.seed)

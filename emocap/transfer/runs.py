@@ -79,7 +79,9 @@ class Part:
         return part
 
 
-def fit(model: nn.Module, train: Part, validation: Part, recipe: Recipe, seed: int) -> dict[str, float]:
+def fit(
+    model: nn.Module, train: Part, validation: Part, recipe: Recipe, seed: int, steps: int | None = None
+) -> dict[str, float]:
     """Trains the model in place and leaves it at its best evaluated state, in evaluation mode.
 
     Where everything below the head is frozen, its outputs are computed once and the head trains on them.
@@ -89,6 +91,7 @@ def fit(model: nn.Module, train: Part, validation: Part, recipe: Recipe, seed: i
         train, validation: pairs to learn from and rows to choose the state by.
         recipe: see [`Recipe`].
         seed: of the order of the pairs and of dropout.
+        steps: take exactly so many of the recipe's steps, patience aside; None: until patience or `max_steps` ends it.
 
     Returns:
         `steps` taken, `best_step`, and the metric there on the validation rows.
@@ -106,20 +109,21 @@ def fit(model: nn.Module, train: Part, validation: Part, recipe: Recipe, seed: i
     sign = 1 if GREATER_IS_BETTER[recipe.metric] else -1
     best, best_step, best_state = -np.inf, 0, {}
     order = epochs(len(train), recipe.batch_size, np.random.default_rng(seed))
-    for step in range(1, recipe.max_steps + 1):
+    last = recipe.max_steps if steps is None else steps
+    for step in range(1, last + 1):
         model.train()
         model(**on(model, train.batch(next(order)))).loss.backward()
         nn.utils.clip_grad_norm_(trained.values(), MAX_GRAD_NORM)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
-        if step % recipe.eval_steps and step != recipe.max_steps:
+        if step % recipe.eval_steps and step != last:
             continue
         score = sign * compute_metrics(part_probabilities(model, validation), validation.truth.labels)[recipe.metric]
         if score > best:
             best, best_step = score, step
             best_state = {name: parameter.detach().clone() for name, parameter in trained.items()}
-        elif step - best_step >= recipe.patience * recipe.eval_steps:
+        elif steps is None and step - best_step >= recipe.patience * recipe.eval_steps:
             break
     with torch.no_grad():
         for name, value in best_state.items():

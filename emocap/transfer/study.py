@@ -3,6 +3,11 @@
 A and B are two tables of one set of emotions, the source and the target, and each direction has its own runs. A base
 network is trained on all rows of one side; the target network and its controls on `size` rows of the other. What one
 seed shares: the rows drawn (nested, so 100 rows are among the 300), the base networks, the draw of fresh layers.
+
+AnB and AnB+ start from a base network that took many more steps than BnB+'s, which is the scratch run of its rows.
+`bnb+ matched` is the control of equal length: its base network takes exactly as many steps on those rows as A's base
+of the same seed took on all of A's, on the same schedule. Patience does not end it, since on few rows it would end it
+early; like every network it is left at its best evaluated state.
 """
 
 import hashlib
@@ -22,7 +27,7 @@ import torch
 import transformers
 from datasets import DatasetDict
 from tqdm.auto import tqdm
-from transformers import set_seed
+from transformers import AutoConfig, set_seed
 
 from emocap.arguments import StudentArguments
 from emocap.data.schema import group_keys, label_names, split_of
@@ -33,10 +38,14 @@ from emocap.models import EmocapProcessor
 from emocap.training.jobs import build_student
 from emocap.transfer.runs import Part, Recipe, fit, part_probabilities
 from emocap.transfer.study_arguments import StudyArguments
-from emocap.transfer.surgery import STRATEGIES, check_frozen, check_num_layers, transfer_model
+from emocap.transfer.surgery import MODELS, STRATEGIES, check_frozen, check_num_layers, transfer_model
 
 __all__ = ["Run", "Study", "transfer_study"]
 
+MATCHED = " matched"
+"""Ends the name of the control whose base network took as many steps as A's, and of that base, a scratch run."""
+
+STUDY_STRATEGIES = (*STRATEGIES, f"bnb+{MATCHED}")
 SIDES = ("source", "target")
 OTHER = {"source": "target", "target": "source"}
 FRESH_SEED = 1000
@@ -45,13 +54,18 @@ base network did would find their old partners again."""
 
 
 class Run(NamedTuple):
-    """One network: trained and measured on `side`; with `anb` its layers come from the other side's base network."""
+    """One network: trained and measured on `side`; see `Study.start_of` for where its layers come from."""
 
     side: str
     size: int | None  # rows of the side; None: all, a base network
     seed: int
-    strategy: str
-    num_layers: str  # of `STRATEGIES`' layers; "0" for scratch
+    strategy: str  # of `STUDY_STRATEGIES`, or "scratch matched"
+    num_layers: str  # that pass; "0" for scratch
+
+    @property
+    def is_base(self) -> bool:
+        """Whether others may start from it: it is drawn afresh as a whole and kept."""
+        return self.num_layers == "0"
 
 
 def transfer_study(study: "Study") -> None:
@@ -108,7 +122,7 @@ class Study:
         self.check()
         self.parts: dict[tuple[str, str], Part] = {}
         untrained = [self.student_settings(), label_names(self.sides["target"].splits)]
-        self.architecture = self.output_dir / "bases" / f"untrained-{digest(untrained)}"
+        self.architecture = self.output_dir / "bases" / f"architecture-{digest(untrained)}"
 
     def check(self) -> None:
         """Refuses what cannot run, before any model is built."""
@@ -125,13 +139,21 @@ class Study:
                 raise ValueError(
                     f"--sizes has {max(self.arguments.sizes)}, but the {side} has {rows} training rows to draw from."
                 )
-        if unknown := sorted(set(self.arguments.strategies) - set(STRATEGIES)):
-            raise ValueError(f"--strategies has {', '.join(unknown)}; expected some of {', '.join(STRATEGIES)}.")
+        if unknown := sorted(set(self.arguments.strategies) - set(STUDY_STRATEGIES)):
+            known = ", ".join(STUDY_STRATEGIES)
+            raise ValueError(f"--strategies has {', '.join(unknown)}; expected some of {known}.")
         for number in self.arguments.num_layers:
             if number != "every":
                 check_num_layers(self.total, number, "anb")
         if self.arguments.num_seeds < 1 or self.arguments.jobs < 1 or min(self.arguments.sizes) < 1:
             raise ValueError("--num_seeds, --jobs and every one of --sizes must be 1 or more.")
+        words = self.arguments.word_embeddings
+        if self.arguments.freeze_word_embeddings and AutoConfig.from_pretrained(words).model_type in MODELS:
+            raise ValueError(
+                f"--word_embeddings '{words}' is a model trained on emotions: scratch, given its word embeddings, "
+                "would start from what that training taught. Name a published checkpoint, or let every network learn "
+                "its own (--no_freeze_word_embeddings)."
+            )
 
     def trained_sides(self) -> list[str]:
         """The sides that networks are fine-tuned onto."""
@@ -153,6 +175,7 @@ class Study:
             )
             model, processor = build_student(flags, self.sides["target"].splits)
             processor.max_length = arguments.max_length or processor.max_length
+            model.config.given_word_embeddings = arguments.freeze_word_embeddings  # else each network draws its own
             processor.save_pretrained(self.architecture)
             model.save_pretrained(self.architecture)
         for side in SIDES:
@@ -160,11 +183,13 @@ class Study:
                 self.part(side, split)
 
     def stages(self) -> list[list[Run]]:
-        """The networks that others start from, then the others."""
+        """The networks that others start from, those of matched length after A's, then the others."""
         sides, sizes, arguments = self.trained_sides(), self.arguments.sizes, self.arguments
         seeds, copying = range(arguments.num_seeds), [name for name in arguments.strategies if name != "scratch"]
         bases = [Run(OTHER[side], None, seed, "scratch", "0") for seed in seeds for side in sides]
         scratch = [Run(side, size, seed, "scratch", "0") for size in sizes for seed in seeds for side in sides]
+        is_matched = any(name.endswith(MATCHED) for name in copying)
+        matched = [run._replace(strategy=f"scratch{MATCHED}") for run in scratch] if is_matched else []
         rest = [
             Run(side, size, seed, strategy, number)
             for size in sizes
@@ -173,7 +198,7 @@ class Study:
             for strategy in copying
             for number in self.layers(size, strategy)
         ]
-        return [[*bases, *scratch], rest]
+        return [[*bases, *scratch], matched, rest]
 
     def layers(self, size: int, strategy: str) -> list[str]:
         """Numbers of layers at a size. A random network has no head to pass: its last number is one less."""
@@ -187,7 +212,8 @@ class Study:
 
     def recipe(self, run: Run) -> Recipe:
         arguments = self.arguments
-        steps = arguments.base_steps if run.size is None else arguments.max_steps
+        is_long = run.size is None or run.strategy == f"scratch{MATCHED}"
+        steps = arguments.base_steps if is_long else arguments.max_steps
         return Recipe(
             max_steps=steps,
             eval_steps=max(1, math.ceil(steps / arguments.num_evaluations)),
@@ -209,7 +235,7 @@ class Study:
             "label_column": side.label_column,
             "truth": side.truth_column,
         }
-        if run.strategy.startswith("anb"):
+        if run.strategy.startswith("anb") or run.strategy.endswith(MATCHED):
             settings["source"] = self.settings(self.base_of(run))
         return settings
 
@@ -234,6 +260,23 @@ class Study:
         """A's network of the run's seed: trained on all rows of the other side."""
         return Run(OTHER[run.side], None, run.seed, "scratch", "0")
 
+    def start_of(self, run: Run) -> Run | None:
+        """The network whose layers pass to this one: A's, or B's own of the same rows; None where no layer passes."""
+        if run.strategy.startswith("anb"):
+            return self.base_of(run)
+        if run.strategy.startswith("bnb"):
+            name = f"scratch{MATCHED}" if run.strategy.endswith(MATCHED) else "scratch"
+            return run._replace(strategy=name, num_layers="0")
+        return None
+
+    def content(self, run: Run) -> dict[str, object]:
+        """What a finished run's JSON file holds."""
+        return json.loads((self.runs_dir / f"{self.key(run)}.json").read_text("utf-8"))
+
+    def steps_of(self, run: Run) -> int:
+        """Training steps that a finished run took."""
+        return self.content(run)["history"]["steps"]
+
     def checkpoint(self, run: Run) -> str:
         return str(self.output_dir / "bases" / self.key(run))
 
@@ -245,23 +288,24 @@ class Study:
         if run.size is not None:
             rows = np.random.default_rng(run.seed).permutation(len(rows))[: run.size]
         train = part.of_rows(rows)
-        seed = run.seed + FRESH_SEED * (run.strategy != "scratch")
+        seed, start_run = run.seed + FRESH_SEED * (not run.is_base), self.start_of(run)
         set_seed(seed)
+        is_anb, is_bnb = run.strategy.startswith("anb"), run.strategy.startswith("bnb")
         model, processor, surgery = transfer_model(
-            student=self.checkpoint(self.base_of(run)) if run.strategy.startswith("anb") else str(self.architecture),
-            teacher=self.checkpoint(run._replace(strategy="scratch", num_layers="0"))
-            if run.strategy.startswith("bnb")
-            else None,
-            strategy=run.strategy,
+            student=self.checkpoint(start_run) if is_anb else str(self.architecture),
+            teacher=self.checkpoint(start_run) if is_bnb else None,
+            strategy=run.strategy.removesuffix(MATCHED),
             num_layers=run.num_layers,
+            freeze_word_embeddings=self.arguments.freeze_word_embeddings or None,
             prior=prior_probabilities(train.targets),
         )
         model.to("cuda" if torch.cuda.is_available() else "cpu")
-        history = fit(model, train, self.part(run.side, "validation"), self.recipe(run), seed)
+        steps = self.steps_of(self.base_of(run)) if run.strategy == f"scratch{MATCHED}" else None
+        history = fit(model, train, self.part(run.side, "validation"), self.recipe(run), seed, steps)
         after = check_frozen(model, surgery)
         if after["moved"]:
             raise RuntimeError(f"Training moved frozen tensors: {', '.join(after['moved'][:5])}.")
-        if run.strategy == "scratch":
+        if run.is_base:
             folder = self.checkpoint(run)
             model.config.modalities = "both" if part.pairs.reads_photos else "text"
             processor.save_pretrained(folder)
@@ -288,7 +332,7 @@ class Study:
 
 
 def load_side(dataset: str, label_column: str | None, max_eval_samples: int | None) -> Side:
-    """A table's train, validation and test rows; a table of one split is divided by a hash of the image ids, or of the groups.
+    """A table's train, validation and test rows; a table of one split is divided by a hash of its image ids or groups.
 
     Raises:
         ValueError: no training split, a split without rows, or rows without labels.

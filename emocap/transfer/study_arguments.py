@@ -27,7 +27,10 @@ class StudyArguments:
     )
     freeze_word_embeddings: bool = field(
         default=True,
-        metadata={"help": "Give every network its word embeddings; else they are learned like any other layer."},
+        metadata={
+            "help": "Give every network, scratch too, these word embeddings and freeze them; else each draws its own, "
+            "which are learned and pass like any other layer."
+        },
     )
     image_size: int = field(default=64, metadata={"help": "Side in pixels to which photos are resized."})
     cnn_channels: list[int] = field(
@@ -44,8 +47,11 @@ class StudyArguments:
         metadata={"help": "Which side is A.", "choices": ["source_to_target", "target_to_source"]},
     )
     strategies: list[str] = field(
-        default_factory=lambda: ["scratch", "anb", "anb+", "bnb", "bnb+", "random"],
-        metadata={"help": "Ways to start; scratch, the base network of the others, always runs."},
+        default_factory=lambda: ["scratch", "anb", "anb+", "bnb", "bnb+", "bnb+ matched", "random"],
+        metadata={
+            "help": "Ways to start; scratch, the base network of the others, always runs. 'bnb+ matched': the control "
+            "of equal length, whose base network takes as many steps on its own rows as A's took."
+        },
     )
     num_layers: list[str] = field(
         default_factory=lambda: ["every"],

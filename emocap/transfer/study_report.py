@@ -1,7 +1,6 @@
 """The transfer study's table and figure, from the files of its finished runs."""
 
 import html
-import json
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +13,31 @@ from emocap.transfer.study import OTHER, Run, Study
 
 __all__ = ["study_rows", "study_table", "write_study"]
 
-NAMES = {"scratch": "scratch", "anb": "AnB", "anb+": "AnB+", "bnb": "BnB", "bnb+": "BnB+", "random": "random"}
-BASES = {"scratch": "over_scratch", "bnb+": "over_bnb_plus", "anb+": "over_anb_plus"}
+NAMES = {
+    "scratch": "scratch",
+    "scratch matched": "scratch matched",
+    "anb": "AnB",
+    "anb+": "AnB+",
+    "bnb": "BnB",
+    "bnb+": "BnB+",
+    "bnb+ matched": "BnB+ matched",
+    "random": "random",
+}
+BASES = {
+    "scratch": "over_scratch",
+    "bnb+": "over_bnb_plus",
+    "bnb+ matched": "over_bnb_plus_matched",
+    "anb+": "over_anb_plus",
+}
 NUM_RESAMPLES = 500
 COLOURS = {
     "scratch": "#666",
+    "scratch matched": "#aaa",
     "anb": "#c0392b",
     "anb+": "#e67e22",
     "bnb": "#1f5fa8",
     "bnb+": "#5dade2",
+    "bnb+ matched": "#7d3c98",
     "random": "#8e8e00",
 }
 
@@ -44,20 +59,23 @@ def study_rows(study: Study) -> list[dict[str, object]]:
     """One dict for each direction, size, strategy and number of layers of the study's own runs.
 
     Each has `values`, the metric of every seed; `mean`, and `low` and `high`, its 95 % t interval over the seeds;
-    `prior`, the constant answer's; and under `over_scratch` and `over_bnb_plus` (at the same number of layers) the
-    paired gain: `mean`, `low` and `high` over the seeds, and `low_images` and `high_images` from a bootstrap over the
-    test images, the seeds' mean taken as it is. `anb` has `over_anb_plus` too: what freezing costs.
+    `steps` that every seed took and `base_steps`, those of the network it started from (None: it started from none);
+    `given_word_embeddings`, whether all networks have the same, frozen; `prior`, the constant answer's; and under the
+    names in `BASES` (at the same number of layers) the gain over another strategy: `mean`, `low` and `high` over the
+    seeds, of the differences seed by seed, and `low_images` and `high_images` from a bootstrap over the test images,
+    the same resamples for both, the seeds' mean taken as it is. Over `anb+` only `anb` has one: what freezing costs.
     """
     metric, groups = study.arguments.metric, {}
     for run in (run for stage in study.stages() for run in stage if run.size is not None):
         groups.setdefault(run._replace(seed=0), []).append(run)
     read = {}
     for key, runs in groups.items():
-        contents = [json.loads((study.runs_dir / f"{study.key(run)}.json").read_text("utf-8")) for run in runs]
-        read[key] = np.array([content["metrics"][metric] for content in contents]), resampled(study, runs)
+        runs.sort(key=lambda run: run.seed)  # gains are taken seed by seed
+        read[key] = np.array([study.content(run)["metrics"][metric] for run in runs]), resampled(study, runs)
     priors = {side: prior_metric(study, side) for side in study.trained_sides()}
     rows = []
     for run, (values, images) in read.items():
+        starts = [study.start_of(own) for own in groups[run]]
         row = {
             "direction": f"{OTHER[run.side]}_to_{run.side}",
             "size": run.size,
@@ -66,14 +84,24 @@ def study_rows(study: Study) -> list[dict[str, object]]:
             "truth": study.sides[run.side].truth_column,
             "prior": priors[run.side],
             "values": values.tolist(),
+            "steps": [study.steps_of(own) for own in groups[run]],
+            "base_steps": None if starts[0] is None else [study.steps_of(own) for own in starts],
+            "given_word_embeddings": study.arguments.freeze_word_embeddings,
             **dict(zip(("mean", "low", "high"), t_interval(values), strict=True)),
         }
         for base, name in BASES.items():
             other = run._replace(strategy=base, num_layers="0" if base == "scratch" else run.num_layers)
-            if other in read and other != run and (base != "anb+" or run.strategy == "anb"):
+            if other in read and is_compared(run.strategy, base):
                 row[name] = gain(values, images, *read[other], metric)
         rows.append(row)
     return rows
+
+
+def is_compared(strategy: str, base: str) -> bool:
+    """Whether a strategy's gain over a base is taken: each pair once."""
+    if base == "anb+":
+        return strategy == "anb"
+    return strategy != base and (strategy, base) != ("bnb+", "bnb+ matched")
 
 
 def resampled(study: Study, runs: list[Run]) -> np.ndarray:
@@ -102,14 +130,14 @@ def prior_metric(study: Study, side: str) -> float:
 
 
 def shown(rows: list[dict]) -> list[dict]:
-    """The rows of a short table: one direction, all layers of the four strategies that answer whether the source
-    helps, and AnB at every number of layers, which tells what freezing costs."""
-    last = last_layers(rows)
+    """The rows of a short table: one direction, all layers of the strategies that answer whether the source helps, and
+    AnB at every number of layers, which tells what freezing costs."""
+    last, wanted = last_layers(rows), ("scratch", "scratch matched", "anb", *BASES)
     return [
         row
         for row in rows
         if row["direction"] == rows[0]["direction"]
-        and row["strategy"] in ("scratch", *BASES, "anb")
+        and row["strategy"] in wanted
         and (row["num_layers"] in (0, last[row["strategy"]]) or row["strategy"] == "anb")
     ]
 
@@ -123,31 +151,54 @@ def last_layers(rows: list[dict]) -> dict[str, int]:
 
 
 def study_table(rows: list[dict[str, object]], metric: str) -> str:
-    """Markdown, one table a direction: mean and gains with their intervals, the test images' in brackets."""
+    """Markdown, one table a direction: steps, mean and gains with their intervals, the test images' in brackets; under
+    it how many gains are clear of 0, and how many would be by chance."""
     blocks = []
     for direction in dict.fromkeys(row["direction"] for row in rows):
         own = [row for row in rows if row["direction"] == direction]
         first, _, second = direction.partition("_to_")
         truth = "pseudo-labels" if own[0]["truth"] == "emotions" else "crowd labels"
         seeds = len(own[0]["values"])
+        words = "given to every network and frozen" if own[0]["given_word_embeddings"] else "each network's own"
         lines = [
             f"{first.capitalize()} to {second}, {metric} on the test split ({truth}), {seeds} seeds, 95 % intervals "
-            f"over seeds [over test images]; the prior has {own[0]['prior']:.3f}:",
+            f"over seeds [over test images]; the prior has {own[0]['prior']:.3f}. Steps taken, mean over the seeds: "
+            f"the network that it starts from + its own. Word embeddings: {words}.",
             "",
-            "| rows | strategy | layers | mean | gain over scratch | gain over BnB+ | gain over AnB+ |",
-            "|--:|---|--:|--:|--:|--:|--:|",
+            "| rows | strategy | layers | steps | mean | "
+            + " | ".join(f"gain over {NAMES[base]}" for base in BASES)
+            + " |",
+            "|--:|---|--:|--:|--:|" + "--:|" * len(BASES),
         ]
         for row in sorted(own, key=lambda row: (row["size"], list(NAMES).index(row["strategy"]), row["num_layers"])):
             cells = [
                 f"{row['size']:,}",
                 NAMES[row["strategy"]],
                 str(row["num_layers"] or "–"),
+                steps_text(row),
                 f"{row['mean']:.3f}{around(row)}",
                 *(gain_text(row.get(name)) for name in BASES.values()),
             ]
             lines.append("| " + " | ".join(cells) + " |")
-        blocks.append("\n".join(lines))
+        blocks.append("\n".join([*lines, "", counts_text(own)]))
     return "\n\n".join(blocks)
+
+
+def steps_text(row: dict) -> str:
+    parts = [row["steps"]] if row["base_steps"] is None else [row["base_steps"], row["steps"]]
+    return " + ".join(f"{np.mean(part):,.0f}" for part in parts)
+
+
+def counts_text(rows: list[dict]) -> str:
+    """How many of the rows' gains are in bold, and how many would be clear of 0 if no strategy were better."""
+    gains = [row[name] for row in rows for name in BASES.values() if name in row]
+    tested = [gain for gain in gains if None not in bounds_of(gain)]
+    if not tested:
+        return "No gain has an interval over seeds, so none can be bold."
+    return (
+        f"Bold, both intervals clear of 0: {sum(map(is_clear, tested))} of {len(tested)} gains. If nothing made a "
+        f"difference, about {len(tested) / 20:.1f} of {len(tested)} intervals at 95 % would be clear of 0 by chance."
+    )
 
 
 def around(interval: dict) -> str:
@@ -159,9 +210,16 @@ def gain_text(gain: dict | None) -> str:
     if gain is None:
         return "–"
     text = f"{gain['mean']:+.3f}{around(gain)} [{gain['low_images']:+.3f}, {gain['high_images']:+.3f}]"
-    bounds = [gain[name] for name in ("low", "high", "low_images", "high_images")]
-    clear = None not in bounds and (min(bounds) > 0 or max(bounds) < 0)
-    return f"**{text}**" if clear else text
+    return f"**{text}**" if is_clear(gain) else text
+
+
+def bounds_of(gain: dict) -> list[float | None]:
+    return [gain[name] for name in ("low", "high", "low_images", "high_images")]
+
+
+def is_clear(gain: dict) -> bool:
+    bounds = bounds_of(gain)
+    return None not in bounds and (min(bounds) > 0 or max(bounds) < 0)
 
 
 def figure(rows: list[dict[str, object]], metric: str, total: int) -> str:
@@ -178,12 +236,13 @@ def figure(rows: list[dict[str, object]], metric: str, total: int) -> str:
         x, y = (index % sizes) * width, top + (index // sizes) * height
         title = f"{direction.replace('_to_', ' to ')}, {size:,} rows"
         parts.append(f'<g transform="translate({x},{y})">{panel(own, title, total, ticks)}</g>')
+    names = [name for name in NAMES if any(row["strategy"] == name for row in rows)]
     legend = "".join(
-        f'<g transform="translate({20 + 90 * place},0)"><line x1="0" x2="18" y1="26" y2="26" stroke="{COLOURS[name]}" '
-        f'stroke-width="2"/><text x="23" y="30">{NAMES[name]}</text></g>'
-        for place, name in enumerate(name for name in NAMES if any(row["strategy"] == name for row in rows))
+        f'<g transform="translate({20 + 120 * place},0)"><line x1="0" x2="18" y1="26" y2="26" '
+        f'stroke="{COLOURS[name]}" stroke-width="2"/><text x="23" y="30">{NAMES[name]}</text></g>'
+        for place, name in enumerate(names)
     )
-    full = f"{max(width * sizes, 560)} {top + height * -(-len(panels) // sizes)}"
+    full = f"{max(width * sizes, 560, 20 + 120 * len(names))} {top + height * -(-len(panels) // sizes)}"
     name = html.escape(metric)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {full}" role="img" font-family="sans-serif" '
@@ -212,17 +271,18 @@ def panel(rows: list[dict[str, object]], title: str, total: int, ticks: list[flo
     marks.append(f'<text x="{(left + right) / 2}" y="{base + 30}" text-anchor="middle">layers passed</text>')
     prior = y_of(rows[0]["prior"])
     marks.append(f'<path d="M{left} {prior}H{right}" stroke="#666" stroke-dasharray="4 3"/>')
-    start = next((row for row in rows if row["strategy"] == "scratch"), None)
+    starts = {row["strategy"]: row for row in rows if row["num_layers"] == 0}
     for place, name in enumerate(NAMES):
         own = sorted((row for row in rows if row["strategy"] == name), key=lambda row: row["num_layers"])
-        colour, shift = COLOURS[name], (place - 2.5) * 1.6  # dots of one number side by side
+        colour, shift = COLOURS[name], (place - 3.5) * 1.6  # dots of one number side by side
         for row in own:
             text = f"<title>{NAMES[name]}, {row['num_layers']} layers: {row['mean']:.3f}{around(row)}</title>"
             x = x_of(row["num_layers"]) + shift
             marks += [
                 f'<circle cx="{x:.1f}" cy="{y_of(v)}" r="2" fill="{colour}">{text}</circle>' for v in row["values"]
             ]
-        line = own if name == "scratch" or start is None else [start, *own]
+        start = starts.get("scratch matched" if name == "bnb+ matched" else "scratch")
+        line = own if name in starts or start is None else [start, *own]
         points = " ".join(f"{x_of(row['num_layers'])},{y_of(row['mean'])}" for row in line)
         if len(line) > 1:
             marks.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"/>')

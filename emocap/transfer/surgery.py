@@ -46,6 +46,7 @@ def transfer_model(
     num_layers: str = "all",
     head_init: str = "collapse",
     copy_word_embeddings: bool = False,
+    freeze_word_embeddings: bool | None = None,
     prior: np.ndarray,
     source_table: datasets.Dataset | None = None,
 ) -> tuple[nn.Module, EmocapProcessor, dict[str, object]]:
@@ -53,35 +54,43 @@ def transfer_model(
 
     A is the student, B the target model: the teacher's architecture if one is named, else the student's. With
     `anb`/`anb+` the first `num_layers` blocks of B come from A, with `bnb`/`bnb+` from B's own checkpoint; the other
-    blocks are drawn afresh. `anb` and `bnb` freeze the copied blocks, `random` freezes as many fresh ones. The last
-    block is the head: "all" counts it, and then it starts from A's by `head_init`, as in the study; else it is fresh,
-    with its bias at the prior's logits. It trains under every strategy. Between different architectures no block
-    fits: as in the study, the body is the teacher's own and only the head comes from the student.
+    blocks are drawn afresh, in `random` and `scratch` all of them. `anb` and `bnb` freeze the copied blocks, `random`
+    freezes as many fresh ones; `anb+`, `bnb+` and `scratch` freeze nothing. The last block is the head: "all" counts
+    it, and then it starts from A's by `head_init`, as in the study; else it is fresh, with its bias at the prior's
+    logits. It trains under every strategy. Between different architectures no block fits: as in the study, the body is
+    the teacher's own and only the head comes from the student.
+
+    Two things are B's own under every strategy, since no training on emotions made them (`given_parts`): the region
+    normaliser, and a student's word embeddings as long as they are as published. Where a training has moved them they
+    are a block like any other.
 
     Args:
         student, teacher: folders or Hub ids.
-        strategy: one of `STRATEGIES`. Word embeddings that the configuration freezes stay frozen in all.
+        strategy: one of `STRATEGIES`.
         num_layers: number of blocks from the input, or "all".
         head_init: collapse, ridge or random.
         copy_word_embeddings: between architectures, pass the student's word embeddings to the teacher.
+        freeze_word_embeddings: freeze or train the word embeddings whatever the strategy does; None: as it says.
         prior: float `(L,)`, mean of the target's training labels.
         source_table: rows of the source, on which `ridge` is fitted.
 
     Returns:
         The model, its processor, and the record of the surgery: for each tensor how it came, its checksum at the start
-        and whether it is frozen.
+        and whether it is frozen; buffers, which no training moves, are marked as such and not as frozen.
 
     Raises:
         ValueError: see `check_transfer`, or a checkpoint that lacks tensors.
     """
-    plan = check_transfer(student, teacher, strategy, num_layers, head_init, copy_word_embeddings)
+    plan = check_transfer(
+        student, teacher, strategy, num_layers, head_init, copy_word_embeddings, freeze_word_embeddings
+    )
     config, load = load_config(plan.base), functools.cache(load_giver)
     config.modalities = None if plan.source is None else config.modalities
     model, processor = MODELS[config.model_type](config), EmocapProcessor.from_pretrained(plan.base)
     blocks = list(blocks_of(model))
     passing = [part for block in blocks[: plan.count] for part in block]
     record = {name: {"origin": "fresh"} for name in model.state_dict()}
-    copy_tensors(model, load, plan.base, given_parts(model), record)
+    copy_tensors(model, load, plan.base, given_parts(model), record, "given by")
     if plan.source is not None:
         copy_tensors(model, load, plan.base if plan.across else plan.source, passing, record)
     if copy_word_embeddings:
@@ -95,17 +104,22 @@ def transfer_model(
             if value is head.weight or value is head.bias:
                 how = "copied from" if plan.head_init == "collapse" and not plan.across else f"{plan.head_init} of"
                 record[name] = {"origin": f"{how} {plan.source}"}
-    if strategy in FREEZING:
-        for part in passing:
-            part.requires_grad_(False)
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    freeze(model, passing if strategy in FREEZING else [], freeze_word_embeddings)
+    if isinstance(model, EmocapStudentForMultiLabelClassification):
+        note_word_embeddings(model, plan, copy_word_embeddings, freeze_word_embeddings)
+    parameters = dict(model.named_parameters())
     for name, tensor in model.state_dict().items():
-        record[name] |= {"sha256": checksum(tensor), "frozen": name not in trained}
-    return (
-        model,
-        processor,
-        {"strategy": strategy, "num_layers": plan.count, "head_init": head_init, "tensors": record},
-    )
+        is_buffer = name not in parameters
+        is_frozen = not is_buffer and not parameters[name].requires_grad
+        record[name] |= {"sha256": checksum(tensor), "frozen": is_frozen, "buffer": is_buffer}
+    surgery = {
+        "strategy": strategy,
+        "num_layers": plan.count,
+        "head_init": head_init,
+        "freeze_word_embeddings": freeze_word_embeddings,
+        "tensors": record,
+    }
+    return model, processor, surgery
 
 
 def check_transfer(
@@ -115,12 +129,13 @@ def check_transfer(
     num_layers: str = "all",
     head_init: str = "collapse",
     copy_word_embeddings: bool = False,
+    freeze_word_embeddings: bool | None = None,
 ) -> Plan:
     """What is to be done, checked against the checkpoints' configurations before any weight is loaded.
 
     Raises:
-        ValueError: a checkpoint that the strategy needs is missing, there are fewer blocks than asked for, or layers
-            that shall pass are of another size.
+        ValueError: a checkpoint that the strategy needs is missing, there are fewer blocks than asked for, layers
+            that shall pass are of another size, or word embeddings would be frozen as they were drawn.
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"--strategy is '{strategy}'; it must be one of {', '.join(STRATEGIES)}.")
@@ -141,6 +156,12 @@ def check_transfer(
         )
     if copy_word_embeddings:
         check_word_embeddings(source, base, across)
+    drawn = (source is None or count == 0) and not getattr(config, "given_word_embeddings", False)
+    if freeze_word_embeddings and drawn and strategy != "random":
+        raise ValueError(
+            f"--freeze_word_embeddings true with {strategy} and {count} layers: a training has moved the word "
+            f"embeddings of '{base}', so they do not pass, and freshly drawn ones would stay noise. Leave it out."
+        )
     if source is not None and not across:
         kept = head_init == "collapse" and count == total
         check_fit(model, skeleton(load_config(source)), source, blocks_of(model), count, with_head=kept)
@@ -183,14 +204,16 @@ def load_source(source_dataset: str | None, plan: Plan) -> datasets.Dataset | No
 
 
 def check_frozen(model: nn.Module, surgery: dict[str, object]) -> dict[str, object]:
-    """Compares every frozen tensor of the trained model with its checksum before training.
+    """Compares every frozen tensor and every buffer of the trained model with its checksum before training.
 
     Returns:
-        `frozen_tensors`, how many there are, and `moved`, the names of those that differ by a bit or more.
+        `frozen_tensors`, how many are frozen, and `moved`, the names of those, and of buffers, that differ by a bit or
+        more.
     """
-    frozen = {name: entry["sha256"] for name, entry in surgery["tensors"].items() if entry["frozen"]}
-    moved = [name for name, tensor in model.state_dict().items() if frozen.get(name) not in (None, checksum(tensor))]
-    return {"frozen_tensors": len(frozen), "moved": moved}
+    tensors = surgery["tensors"]
+    still = {name: entry["sha256"] for name, entry in tensors.items() if entry["frozen"] or entry["buffer"]}
+    moved = [name for name, tensor in model.state_dict().items() if still.get(name) not in (None, checksum(tensor))]
+    return {"frozen_tensors": sum(entry["frozen"] for entry in tensors.values()), "moved": moved}
 
 
 def blocks_of(model: nn.Module) -> Iterator[list[nn.Module]]:
@@ -215,11 +238,33 @@ def blocks_of(model: nn.Module) -> Iterator[list[nn.Module]]:
 
 
 def given_parts(model: nn.Module) -> list[nn.Module]:
-    """What every strategy starts from, scratch included, since no training on the source made it: the normaliser of
-    the region features, and word embeddings that the configuration freezes."""
+    """What every strategy starts from, scratch included, since no training on emotions made it: the normaliser of the
+    region features, and a student's word embeddings that are as published."""
     if isinstance(model, EmocapTeacherForMultiLabelClassification):
         return [model.region_normalizer]
-    return [model.word_embeddings] if model.config.freeze_word_embeddings else []
+    return [model.word_embeddings] if model.config.given_word_embeddings else []
+
+
+def freeze(model: nn.Module, parts: list[nn.Module], word_embeddings: bool | None) -> None:
+    """Freezes these parts and nothing else; word embeddings as asked, where that is not None."""
+    model.requires_grad_(True)
+    for part in parts:
+        part.requires_grad_(False)
+    if word_embeddings is not None:
+        model.get_input_embeddings().requires_grad_(not word_embeddings)
+
+
+def note_word_embeddings(
+    model: EmocapStudentForMultiLabelClassification, plan: Plan, were_passed: bool, asked: bool | None
+) -> None:
+    """Keeps the configuration true to the word embeddings: whether they are as given, and whether a checkpoint of this
+    run freezes them once it is loaded. Where `anb` alone froze them that stays as it was, as for its other blocks."""
+    config = model.config
+    if were_passed or (plan.source is not None and plan.count and not plan.across):
+        config.given_word_embeddings = getattr(load_config(plan.source), "given_word_embeddings", False)
+    trains = model.word_embeddings.weight.requires_grad
+    if trains or asked is not None:
+        config.freeze_word_embeddings = not trains
 
 
 def start_head(
@@ -320,14 +365,16 @@ def tensors_inside(model: nn.Module, parts: list[nn.Module]) -> Iterator[tuple[s
             yield name, tensor
 
 
-def copy_tensors(model: nn.Module, load, origin: str, parts: list[nn.Module], record: dict) -> None:
+def copy_tensors(
+    model: nn.Module, load, origin: str, parts: list[nn.Module], record: dict, how: str = "copied from"
+) -> None:
     """Copies the parts' tensors from a checkpoint and notes where each came from."""
     if not parts:
         return
     values = load(origin).state_dict()
     for name, tensor in tensors_inside(model, parts):
         tensor.copy_(values[name])
-        record[name] = {"origin": f"copied from {origin}"}
+        record[name] = {"origin": f"{how} {origin}"}
 
 
 def checksum(tensor: torch.Tensor) -> str:

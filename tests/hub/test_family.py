@@ -162,7 +162,8 @@ def test_studies_and_tools_start_from_the_hub(published, family, new_name, tmp_p
     main(["label-study", *common, "--images_per_label", "3", "--num_target", "20", "--pretrain_steps", "2",
           "--selections", "selected", "--targets", "soft", "--output_dir", str(tmp_path / "labels")])  # fmt: skip
     main(["transfer-study", *common, "--sizes", "20", "--base_steps", "2", "--strategies", "anb", "--num_layers",
-          "all", "--directions", "source_to_target", "--output_dir", str(tmp_path / "transfer")])  # fmt: skip
+          "all", "--directions", "source_to_target", "--no_freeze_word_embeddings", "--output_dir",
+          str(tmp_path / "transfer")])  # fmt: skip
     main(["cross-validate", "--dataset", human, "--model_name_or_path", published["teacher"], "--num_folds", "2",
           "--max_steps", "1", "--disable_tqdm", "true", "--use_cpu", "true", "--output_dir",
           str(tmp_path / "folds")])  # fmt: skip

@@ -130,9 +130,9 @@ def test_copied_fresh_and_frozen_tensors(checkpoints, tiny_table, kind, strategy
     before = {name: values.clone() for name, values in own.items()}
     after = train_a_step(model, training_batch(model, b, tiny_table["train"]))
     for name, values in after.items():
-        frozen = name in buffers or (name in copied and not strategy.endswith("+"))
-        assert records[name]["frozen"] == frozen, name
-        assert torch.equal(values, before[name]) == frozen, name
+        frozen = name in copied - buffers and not strategy.endswith("+")
+        assert (records[name]["frozen"], records[name]["buffer"]) == (frozen, name in buffers), name
+        assert torch.equal(values, before[name]) == (frozen or name in buffers), name
     frozen = [name for name, entry in records.items() if entry["frozen"]]
     assert check_frozen(model, surgery) == {"frozen_tensors": len(frozen), "moved": []}
     if frozen:
@@ -345,9 +345,8 @@ def test_random_freezes_layers_that_nobody_trained(checkpoints, tiny_table, kind
     folder = checkpoints[f"{kind}_b"]
     model, _, surgery = transfer_model(student=None, teacher=folder, strategy="random", num_layers=count, prior=PRIOR)
     given, blocks = tensors_of(folder), names_by_block(model)
-    frozen = set(sum(blocks if count == "all" else blocks[: int(count)], [])) | {
-        name for name, _ in model.named_buffers() if name in model.state_dict()
-    }
+    frozen = set(sum(blocks if count == "all" else blocks[: int(count)], []))
+    frozen -= {name for name, _ in model.named_buffers()}
     for name, values in model.state_dict().items():
         assert surgery["tensors"][name]["frozen"] == (name in frozen), name
         if not name.startswith("region_normalizer."):
@@ -461,8 +460,9 @@ def test_a_run_across_architectures_with_ridge(checkpoints, tiny_table_dir, tmp_
     surgery = json.loads((tmp_path / "surgery.json").read_text())
     tensors = surgery["tensors"]
     assert surgery["head_init"] == "ridge" and tensors["classifier.bias"]["origin"] == f"ridge of {student}"
-    assert [name for name, entry in tensors.items() if not entry["frozen"]] == ["classifier.weight", "classifier.bias"]
-    assert surgery["after_training"] == {"frozen_tensors": len(tensors) - 2, "moved": []}
+    trained = [name for name, entry in tensors.items() if not entry["frozen"] and not entry["buffer"]]
+    assert trained == ["classifier.weight", "classifier.bias"]
+    assert surgery["after_training"] == {"frozen_tensors": len(tensors) - 4, "moved": []}
     words = "visual_bert.embeddings.word_embeddings.weight"
     assert torch.equal(load_file(tmp_path / "model.safetensors")[words], tensors_of(student)["word_embeddings.weight"])
     (tmp_path / "second").mkdir()

@@ -16,13 +16,13 @@ from torch.nn.functional import binary_cross_entropy
 from emocap.cli import main
 from emocap.data.storage import load_table
 from emocap.evaluation.inference import load_model
-from emocap.metrics import compute_metrics
+from emocap.metrics import compute_metrics, paired_gain, resampled_metrics
 from emocap.metrics.seeds import t_interval, t_quantile
 from emocap.transfer import study_corpus
 from emocap.transfer.runs import Part, Recipe, fit, part_probabilities
 from emocap.transfer.study import Run, Study, transfer_study
 from emocap.transfer.study_arguments import StudyArguments, parse_study, study_parser
-from emocap.transfer.study_report import gain, study_rows, study_table
+from emocap.transfer.study_report import BASES, gain, study_rows, study_table
 
 RECIPE = Recipe(30, 10, 5, 0.01, 16, 0.01, "map_macro")
 
@@ -69,20 +69,28 @@ def test_a_study_from_the_command_line_resumes_and_grows(settings, tmp_path, cap
     main(["transfer-study", *flags(settings), "--readme", str(readme)])
     study = Study(StudyArguments(**settings))
     runs = [run for stage in study.stages() for run in stage]
-    # two directions and seeds; at 20 rows all layers of 5 strategies, at 30 also one; two base networks
-    assert len(runs) == 2 * 2 * (1 + 2 + 5 + 2 * 5) == len(set(runs)) == len(set(map(study.key, runs)))
+    # two directions and seeds; at 20 rows all layers of 6 strategies, at 30 also one; a base network of A's and, at
+    # each size, scratch and one of matched length
+    assert len(runs) == 2 * 2 * (1 + 2 * 2 + 6 + 2 * 6) == len(set(runs)) == len(set(map(study.key, runs)))
     assert len(list(study.runs_dir.glob("*.json"))) == len(list(study.runs_dir.glob("*.npy"))) == len(runs)
     assert {run.num_layers for run in runs if run.strategy == "random"} == {"1", "4"}
     assert {run.num_layers for run in runs if run.strategy == "anb"} == {"1", "5"}
     rows = json.loads((study.output_dir / "study.json").read_text())["rows"]
-    assert len(rows) == 2 * (2 + 5 + 2 * 5)
+    assert len(rows) == 2 * (2 * 2 + 6 + 2 * 6)
     table = (study.output_dir / "study.md").read_text()
     assert table.strip() in capsys.readouterr().out and table.count("\n| 30 | AnB+ | 5 |") == 2
     assert "pseudo-labels" in table and "crowd labels" in table
     assert all(("over_anb_plus" in row) == (row["strategy"] == "anb") for row in rows)
+    last = [row for row in rows if row["num_layers"] == 5]
+    matched = {row["strategy"] for row in last if "over_bnb_plus_matched" in row}
+    assert matched == {"anb", "anb+", "bnb"} and {row["strategy"] for row in last} == matched | {
+        "bnb+",
+        "bnb+ matched",
+    }
     short = readme.read_text()
     assert short.startswith("before\n") and short.endswith("after\n") and "| 30 | AnB+ | 1 |" not in short
-    assert "| 30 | AnB+ | 5 |" in short and "| 20 | scratch | – |" in short and "old" not in short
+    assert "| 30 | AnB+ | 5 |" in short and "| 20 | scratch | – |" in short and "\nold\n" not in short
+    assert "| gain over BnB+ matched |" in short and "| 20 | BnB+ matched | 5 | 8 + " in short
     svg = ElementTree.parse(study.output_dir / "figure.svg").getroot()
     dots = svg.findall(".//{http://www.w3.org/2000/svg}circle")
     assert len(dots) == sum(len(row["values"]) for row in rows)
@@ -96,7 +104,7 @@ def test_a_study_from_the_command_line_resumes_and_grows(settings, tmp_path, cap
     after = files_of(study)
     changed = {name for name, time in before.items() if after[name] != time}
     assert changed == {f"{study.key(gone)}.json", f"{study.key(gone)}.npy"}
-    assert len(after) == len(before) + 2 * 2 * 2 * 6
+    assert len(after) == len(before) + 2 * 2 * 2 * (2 + 6)
 
 
 def test_what_a_run_is(settings):
@@ -111,7 +119,7 @@ def test_what_a_run_is(settings):
         study.perform(run)
         contents[strategy] = json.loads((study.runs_dir / f"{study.key(run)}.json").read_text())
         probabilities = np.load(study.runs_dir / f"{study.key(run)}.npy")
-        truth = study.part("target", "test").truth
+        truth = study.part("target", "test").truth.labels
         assert contents[strategy]["metrics"] == pytest.approx(compute_metrics(probabilities, truth), abs=1e-5)
     origins = {name: content["surgery"]["tensors"] for name, content in contents.items()}
     assert origins["anb"]["gru.weight_ih_l0"]["origin"] == f"copied from {study.checkpoint(base)}"
@@ -122,6 +130,74 @@ def test_what_a_run_is(settings):
     assert contents["anb"]["surgery"]["after_training"]["moved"] == []
     teacher = load_model(study.checkpoint(scratch))[0].state_dict()
     assert not torch.equal(teacher["fc1.weight"], load_model(study.checkpoint(base))[0].state_dict()["fc1.weight"])
+
+
+def test_the_matched_control_is_trained_as_long_as_a(settings, monkeypatch):
+    """A's base network stops by patience; BnB+ matched takes as many steps on B's rows, whatever patience says."""
+    long = {"base_steps": 60, "max_steps": 12, "num_evaluations": 6, "patience": 1, "sizes": [20], "layer_sizes": []}
+    chosen = {
+        "directions": ["source_to_target"],
+        "strategies": ["anb+", "bnb+", "bnb+ matched"],
+        "num_layers": ["all"],
+    }
+    study = Study(StudyArguments(**settings | long | chosen))
+    seen = {}
+
+    def follow(model, train, validation, recipe, seed, steps=None):
+        history = fit(model, train, validation, recipe, seed, steps)
+        seen[recipe.max_steps, len(train), seed, steps is not None] = history
+        return history
+
+    monkeypatch.setattr("emocap.transfer.study.fit", follow)
+    transfer_study(study)
+    for seed in (0, 1):
+        run = Run("target", 20, seed, "bnb+ matched", "5")
+        base, own = study.base_of(run), study.start_of(run)
+        assert own == Run("target", 20, seed, "scratch matched", "0") and base.side == "source"
+        assert (
+            study.steps_of(own) == study.steps_of(base) > study.steps_of(study.start_of(run._replace(strategy="bnb+")))
+        )
+        history = study.content(own)["history"]
+        assert study.content(own)["settings"]["recipe"] == study.content(base)["settings"]["recipe"]
+        assert history["best_step"] <= history["steps"]
+        origins = study.content(run)["surgery"]["tensors"]
+        assert {entry["origin"] for entry in origins.values()} == {f"copied from {study.checkpoint(own)}"}
+    assert any(key[3] for key in seen) and any(history["steps"] < 60 for history in seen.values())
+    rows = {row["strategy"]: row for row in study_rows(study)}
+    assert rows["bnb+ matched"]["base_steps"] == rows["anb+"]["base_steps"] == rows["scratch matched"]["steps"]
+    assert rows["bnb+"]["base_steps"] == rows["scratch"]["steps"] and rows["scratch"]["base_steps"] is None
+    means = [f"{np.mean(rows['anb+'][name]):,.0f}" for name in ("base_steps", "steps")]
+    assert f"| 20 | AnB+ | 5 | {' + '.join(means)} |" in study_table(list(rows.values()), "map_macro")
+
+
+def test_a_given_number_of_steps_is_taken_whatever_patience_says(tiny_table, tiny_student):
+    recipe = RECIPE._replace(max_steps=400, eval_steps=5, patience=1, learning_rate=0.05)
+    taken = {}
+    for steps in (None, 93):
+        model, processor = load_model(tiny_student)
+        train, validation = (Part(tiny_table[name], processor, "labels", "labels") for name in ("train", "validation"))
+        taken[steps] = fit(model, train, validation, recipe, 0, steps)
+    assert taken[93]["steps"] == 93 > taken[None]["steps"], "patience would have ended it"
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_every_network_has_the_published_word_embeddings_frozen_or_its_own(settings, freeze, tiny_bert):
+    study = Study(StudyArguments(**settings | {"freeze_word_embeddings": freeze}))
+    study.prepare()
+    runs = [Run("source", None, 0, "scratch", "0"), Run("target", 20, 0, "scratch", "0"),
+            Run("target", 20, 0, "random", "1"), Run("target", 20, 0, "anb+", "5")]  # fmt: skip
+    published = load_model(str(study.architecture))[0].get_input_embeddings().weight
+    for run in runs:
+        study.perform(run)
+        content = study.content(run)
+        words = content["surgery"]["tensors"]["word_embeddings.weight"]
+        assert words["frozen"] == (freeze or run.strategy == "random")
+        if run.is_base:
+            own = load_model(study.checkpoint(run))[0].get_input_embeddings().weight
+            assert torch.equal(own, published) == freeze and words["origin"].startswith("given") == freeze
+    assert study.checkpoint(runs[0]) in content["surgery"]["tensors"]["gru.weight_ih_l0"]["origin"]
+    frozen = [name for name, entry in content["surgery"]["tensors"].items() if entry["frozen"]]
+    assert frozen == (["word_embeddings.weight"] if freeze else [])
 
 
 def test_rows_are_nested_and_drawn_by_the_seed(settings, monkeypatch):
@@ -159,9 +235,9 @@ def test_a_frozen_body_is_passed_through_once(tiny_table, tiny_student, monkeypa
     history = fit(model, train, validation, RECIPE, seed=0)
     assert history["steps"] == 30 and len(calls) == 2, "once for each part"
     after = part_probabilities(model, validation)
-    score = compute_metrics(after, validation.truth)["map_macro"]
+    score = compute_metrics(after, validation.truth.labels)["map_macro"]
     assert history["validation_map_macro"] == pytest.approx(score, abs=1e-6)
-    assert score > compute_metrics(before, validation.truth)["map_macro"]
+    assert score > compute_metrics(before, validation.truth.labels)["map_macro"]
     pooled = validation.with_pooled_outputs(model)
     np.testing.assert_allclose(part_probabilities(model, pooled), after, atol=1e-6)
 
@@ -173,7 +249,9 @@ def test_fit_keeps_the_best_state_and_stops_by_patience(tiny_table, tiny_student
     history = fit(model, train, validation, recipe, seed=0)
     assert history["best_step"] == history["steps"] - 10 < 390
     probabilities = part_probabilities(model, validation)
-    bce = binary_cross_entropy(torch.from_numpy(probabilities), torch.from_numpy(validation.truth).double()).item()
+    bce = binary_cross_entropy(
+        torch.from_numpy(probabilities), torch.from_numpy(validation.truth.labels).double()
+    ).item()
     assert history["validation_bce"] == pytest.approx(bce, abs=1e-5)
 
 
@@ -207,17 +285,50 @@ def test_gains_are_paired_by_seed_and_by_image():
     assert list(result.values()) == pytest.approx([0.02] * 5)
 
 
+def test_every_comparison_of_a_study_is_paired(settings):
+    """Differences of the same seed, and of the same resamples, for every pair of strategies that is compared."""
+    study = Study(StudyArguments(**settings | {"directions": ["source_to_target"], "sizes": [20], "num_seeds": 3}))
+    transfer_study(study)
+    rows = {(row["strategy"], row["num_layers"]): row for row in study_rows(study)}
+    truth, draws = study.part("target", "test").truth, {}
+    for strategy, layers in rows:
+        runs = [Run("target", 20, seed, strategy, str(layers)) for seed in range(3)]
+        values = [study.content(run)["metrics"]["map_macro"] for run in runs]
+        assert rows[strategy, layers]["values"] == values
+        arrays = [np.load(study.runs_dir / f"{study.key(run)}.npy") for run in runs]
+        how = {"groups": truth.groups, "num_resamples": 500, "keys": ("map_macro",)}
+        draws[strategy, layers] = np.mean(
+            [resampled_metrics(array, truth.labels, **how)["map_macro"] for array in arrays], axis=0
+        )
+    compared = {(strategy, name) for (strategy, _), row in rows.items() for name in BASES.values() if name in row}
+    assert {("anb", "over_anb_plus"), ("anb+", "over_bnb_plus_matched"), ("bnb+ matched", "over_bnb_plus")} < compared
+    assert ("bnb+", "over_bnb_plus_matched") not in compared, "each pair once"
+    for (strategy, layers), row in rows.items():
+        for base, name in BASES.items():
+            if name in row:
+                other = (base, 0 if base == "scratch" else layers)
+                mean, low, high = t_interval(np.subtract(row["values"], rows[other]["values"]))
+                found = paired_gain({"m": draws[strategy, layers]}, {"m": draws[other]}, "m")
+                assert list(row[name].values()) == pytest.approx([mean, low, high, *found])
+
+
 def test_the_table_marks_gains_clear_of_zero():
     clear = {"mean": 0.05, "low": 0.04, "high": 0.06, "low_images": 0.01, "high_images": 0.09}
     row = {
         "direction": "source_to_target", "size": 1000, "strategy": "anb+", "num_layers": 5, "truth": "labels",
         "prior": 0.1, "values": [0.2, 0.3], "mean": 0.25, "low": 0.2, "high": 0.3, "over_scratch": clear,
-        "over_bnb_plus": clear | {"low_images": -0.01},
+        "over_bnb_plus": clear | {"low_images": -0.01}, "steps": [300, 401], "base_steps": [1500, 1200],
+        "given_word_embeddings": True,
     }  # fmt: skip
-    line = study_table([row], "map_macro").splitlines()[-1]
+    *head, line, _, counts = study_table([row], "map_macro").splitlines()
     cells = line.strip("| ").split(" | ")
-    assert cells[:4] == ["1,000", "AnB+", "5", "0.250 ± 0.050"]
-    assert cells[4:] == ["**+0.050 ± 0.010 [+0.010, +0.090]**", "+0.050 ± 0.010 [-0.010, +0.090]", "–"]
+    assert cells[:5] == ["1,000", "AnB+", "5", "1,350 + 350", "0.250 ± 0.050"]
+    assert cells[5:] == ["**+0.050 ± 0.010 [+0.010, +0.090]**", "+0.050 ± 0.010 [-0.010, +0.090]", "–", "–"]
+    assert "Word embeddings: given to every network and frozen." in head[0]
+    assert counts.startswith("Bold, both intervals clear of 0: 1 of 2 gains.") and "about 0.1 of 2 intervals" in counts
+    single = clear | {"low": None, "high": None}
+    alone = study_table([row | {"over_scratch": single, "over_bnb_plus": single}], "map_macro")
+    assert alone.endswith("No gain has an interval over seeds, so none can be bold.") and "**" not in alone
 
 
 @pytest.mark.parametrize(
@@ -226,11 +337,13 @@ def test_the_table_marks_gains_clear_of_zero():
         ({"sizes": [20, 61]}, "--sizes has 61, but the target has 60 training rows"),
         ({"strategies": ["anb", "abn"]}, "--strategies has abn; expected some of anb, anb\\+"),
         ({"num_layers": ["6"]}, "'6'; expected 'all' or a number from 0 to 5"),
+        ({"word_embeddings": "a teacher"}, "is a model trained on emotions: scratch, given its word embeddings"),
         ({"num_seeds": 0}, "--num_seeds, --jobs and every one of --sizes must be 1 or more"),
         ({"source_dataset": "gone"}, "no data set folder at 'gone'"),
     ],
 )
-def test_settings_that_cannot_run(settings, changes, message):
+def test_settings_that_cannot_run(settings, changes, message, tiny_teacher):
+    changes = {name: tiny_teacher if value == "a teacher" else value for name, value in changes.items()}
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         Study(StudyArguments(**settings | changes))
     assert not Path(settings["output_dir"]).exists()
