@@ -115,15 +115,8 @@ class TeacherArguments:
     pooled_layers: list[int] | None = field(
         default=None,
         metadata={
-            "help": "With mean pooling: the head reads the means of these layers side by side (0: the embeddings). By "
-            "default what the checkpoint says, or the last layer alone."
-        },
-    )
-    linear_probe: bool = field(
-        default=False,
-        metadata={
-            "help": "Start the head from logistic regression on the body's outputs, its penalty chosen on the "
-            "validation rows; then fine-tune (LP-FT)."
+            "help": "With mean pooling: the head reads the means of these layers, each of unit length, side by side (0: "
+            "the embeddings, -1: the last layer). By default what the checkpoint says, or the last layer's as it is."
         },
     )
     reinit_visual_projection: bool = field(
@@ -138,6 +131,10 @@ class TeacherArguments:
         },
     )
     freeze_body: bool = field(default=False, metadata={"help": "Train the linear head alone."})
+    freeze_layers: int | None = field(
+        default=None,
+        metadata={"help": "Leave the words' embeddings and the body's first N layers as they are, for few rows."},
+    )
 
 
 @dataclass

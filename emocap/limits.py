@@ -10,6 +10,7 @@ AT_LEAST = {
     "cnn_channels": 1,
     "early_stopping_patience": 0,
     "fc_hidden_size": 1,
+    "freeze_layers": 0,
     "gradient_accumulation_steps": 1,
     "gru_hidden_size": 1,
     "gru_num_layers": 1,

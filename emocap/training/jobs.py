@@ -51,7 +51,7 @@ from emocap.models import (
 )
 from emocap.training.sampling import MixedPairs, PairSampler, rows_of_labels
 from emocap.training.splits import load_splits
-from emocap.training.trainer import EmocapTrainer, body_outputs, checkpoint_to_resume
+from emocap.training.trainer import EmocapTrainer, checkpoint_to_resume, frozen_outputs
 from emocap.transfer.surgery import check_frozen, check_transfer, load_source, transfer_model
 
 __all__ = ["EmocapTrainer", "finetune", "train_student", "train_teacher"]
@@ -166,7 +166,7 @@ def run(
     arguments: tuple[DataArguments, object, EmocapTrainingArguments],
 ) -> dict[str, float]:
     """Trains, keeps the best checkpoint, measures it on the test split and writes the run's folder."""
-    data_args, model_args, training_args = arguments
+    data_args, _, training_args = arguments
     processor.max_length = data_args.max_length or processor.max_length
     with training_args.main_process_first(desc="photos are resized once"):
         prepared = {name: prepare_table(split, processor) for name, split in splits.items()}
@@ -195,9 +195,8 @@ def run(
     )
     if training_args.early_stopping_patience and training_args.load_best_model_at_end:
         trainer.add_callback(EarlyStoppingCallback(training_args.early_stopping_patience))
-    checkpoint = checkpoint_to_resume(training_args)
-    with body_outputs(trainer, probe=checkpoint is None and getattr(model_args, "linear_probe", False)):
-        trainer.train(resume_from_checkpoint=checkpoint)
+    with frozen_outputs(trainer):
+        trainer.train(resume_from_checkpoint=checkpoint_to_resume(training_args))
         trainer.compute_metrics = None  # it belongs to the validation split
         logits = trainer.predict(trainer.eval_dataset).predictions
     fit_decisions(model.config, pairs["validation"], logits, truth)
@@ -289,7 +288,20 @@ def build_teacher(
             model.region_normalizer.fit(sample_regions(table))
     if model_args.freeze_body:
         model.visual_bert.requires_grad_(False)
+    if model_args.freeze_layers is not None:
+        freeze_layers(model, model_args.freeze_layers)
     return model, build_processor(start, model.config.region_extractor), fresh
+
+
+def freeze_layers(model: EmocapTeacherForMultiLabelClassification, number: int) -> None:
+    """Freezes what the words pass first: their embeddings and so many layers. The visual embeddings train."""
+    body = model.visual_bert
+    if number > len(body.encoder.layer):
+        raise ValueError(f"--freeze_layers is {number}, but the body has {len(body.encoder.layer)} layers.")
+    embeddings = body.embeddings
+    own = (embeddings.word_embeddings, embeddings.position_embeddings, embeddings.token_type_embeddings)
+    for part in (*own, embeddings.LayerNorm, *body.encoder.layer[:number]):
+        part.requires_grad_(False)
 
 
 def build_processor(start: str, region_extractor: str | None) -> EmocapProcessor:

@@ -12,10 +12,9 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
 from emocap.training.frozen import PooledPairs, only_head_trains
-from emocap.training.probing import probe_head
 from emocap.training.sampling import PairSampler
 
-__all__ = ["EmocapTrainer", "body_outputs", "checkpoint_to_resume"]
+__all__ = ["EmocapTrainer", "checkpoint_to_resume", "frozen_outputs"]
 
 logger = logging.get_logger(__name__)
 
@@ -73,21 +72,15 @@ class EpochOfSampler(TrainerCallback):
 
 
 @contextmanager
-def body_outputs(trainer: EmocapTrainer, probe: bool = False) -> Iterator[None]:
-    """Inside, training and evaluation read a frozen body's outputs, computed once, where the head alone learns; with
-    `probe` the head starts from logistic regression on the body's outputs, see `probe_head`."""
+def frozen_outputs(trainer: EmocapTrainer) -> Iterator[None]:
+    """Inside, training and evaluation read a frozen body's outputs, computed once, where the head alone learns."""
     args, scratch = trainer.args, Path(trainer.args.output_dir) / ".pooled_outputs"
-    caches = args.cache_frozen_outputs and only_head_trains(trainer.model)
     try:
-        if caches or probe:
-            autocast, pooled = trainer.accelerator.autocast, {}
+        if args.cache_frozen_outputs and only_head_trains(trainer.model):
             for name in ("train_dataset", "eval_dataset"):
-                pairs = getattr(trainer, name)
-                pooled[name] = PooledPairs(trainer.model, pairs, scratch / name, args.eval_batch_size, autocast)
-            if probe:
-                probe_head(trainer.model, pooled["train_dataset"], pooled["eval_dataset"])
-            for name, own in pooled.items() if caches else ():
-                setattr(trainer, name, own)
+                pairs, autocast = getattr(trainer, name), trainer.accelerator.autocast
+                pooled = PooledPairs(trainer.model, pairs, scratch / name, args.eval_batch_size, autocast)
+                setattr(trainer, name, pooled)
         yield
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
