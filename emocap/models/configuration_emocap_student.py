@@ -25,9 +25,6 @@ class EmocapStudentConfig(CodeCarryingConfig, PreTrainedConfig):
         given_word_embeddings: whether the word embeddings are as a published (or untrained) checkpoint gave them: no
             training on emotions has moved them, this model's or that of an emocap model which gave them. Only such
             are what a control of transfer may start from.
-        given_word_embeddings: whether the word embeddings are as a published (or untrained) checkpoint gave them: no
-            training on emotions has moved them, this model's or that of an emocap model which gave them. Only such
-            are what a control of transfer may start from.
         gru_hidden_size: hidden units of the GRU.
         gru_num_layers: layers of the GRU.
         cnn_channels: output channels of the strided 3x3 convolutions, in order.
@@ -61,7 +58,6 @@ class EmocapStudentConfig(CodeCarryingConfig, PreTrainedConfig):
     word_embedding_size: int = 768
     word_projection_size: int | None = None
     freeze_word_embeddings: bool = False
-    given_word_embeddings: bool = False
     given_word_embeddings: bool = False
     gru_hidden_size: int = 256
     gru_num_layers: int = 1
