@@ -23,6 +23,7 @@ __all__ = [
     "file_flags",
     "finetune_parser",
     "parse_arguments",
+    "settle_sampling",
     "student_parser",
     "teacher_parser",
 ]
@@ -68,11 +69,12 @@ class DataArguments:
             "choices": ["all", "random"],
         },
     )
-    sampling: str = field(
-        default="shuffle",
+    sampling: str | None = field(
+        default=None,
         metadata={
             "help": "shuffle: every pair or image once an epoch; class_balanced: draw an emotion uniformly, then one "
-            "of the images selected_for it (without that column: that carry it), then a caption.",
+            "of the images selected_for it (without that column: that carry it), then a caption. By default shuffle; "
+            "with --loss db class_balanced, which is part of it.",
             "choices": ["shuffle", "class_balanced"],
         },
     )
@@ -81,6 +83,9 @@ class DataArguments:
         metadata={"help": "Folder or Hub id of a human-labelled table whose training rows train beside the others."},
     )
     mix_share: float = field(default=0.2, metadata={"help": "Share of mix_dataset's pairs in an epoch."})
+    train_fraction: float = field(
+        default=1.0, metadata={"help": "Train on this share of the training rows, drawn at random by the seed."}
+    )
     max_train_samples: int | None = field(default=None, metadata={"help": "Keep the first N training rows."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Keep the first N rows to evaluate on."})
 
@@ -246,8 +251,9 @@ class EmocapTrainingArguments(TrainingArguments):
         default="bce",
         metadata={
             "help": "bce: binary cross-entropy; asl: asymmetric loss, which counts easy negatives less; db: "
-            "distribution-balanced loss, which counts frequent emotions less too. asl and db gain on rare "
-            "emotions at the cost of calibrated probabilities.",
+            "distribution-balanced loss with its focal term, which counts frequent emotions and easy entries less; it "
+            "implies --sampling class_balanced. The probabilities of asl and db are not calibrated to how frequent "
+            "an emotion is; temperature and thresholds, fitted on validation rows, mend their scale only.",
             "choices": ["bce", "asl", "db"],
         },
     )
@@ -356,9 +362,25 @@ def parse_arguments(parser: HfArgumentParser, argv: list[str] | None = None) -> 
     data_args, job_args, training_args = parser.parse_args_into_dataclasses(argv)
     for own in (data_args, job_args, training_args):
         check_numbers(vars(own))
+    settle_sampling(data_args, training_args.loss)
     if not training_args.output_dir:
         parser.error("the following arguments are required: --output_dir")
     return data_args, job_args, training_args
+
+
+def settle_sampling(data_args: DataArguments, loss: str) -> None:
+    """Sets `sampling` where it was left open: class_balanced with the distribution-balanced loss, else shuffle.
+
+    Raises:
+        ValueError: another sampling beside that loss, whose weights undo what class-balanced draws do.
+    """
+    needed = "class_balanced" if loss == "db" else None
+    data_args.sampling = data_args.sampling or needed or "shuffle"
+    if needed and data_args.sampling != needed:
+        raise ValueError(
+            f"--sampling is {data_args.sampling} with --loss db; the distribution-balanced loss goes with "
+            "class_balanced alone, which its weights presuppose. Leave --sampling out, or choose another loss."
+        )
 
 
 def file_flags(parser: HfArgumentParser, name: str) -> list[str]:

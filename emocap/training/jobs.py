@@ -25,6 +25,7 @@ from emocap.arguments import (
     StudentArguments,
     TeacherArguments,
     arguments_to_dict,
+    settle_sampling,
 )
 from emocap.cards.models import write_model_card
 from emocap.data.pairs import FixedSizeColumn, PairDataset, label_matrix
@@ -88,7 +89,7 @@ def train_teacher(
     data_args: DataArguments, model_args: TeacherArguments, training_args: EmocapTrainingArguments
 ) -> dict[str, float]:
     """Trains a teacher; returns what metrics.json holds."""
-    splits = load_splits(data_args)
+    splits = load_rows(data_args, training_args)
     set_seed(training_args.seed)
     model, processor, fresh = build_teacher(model_args, splits)
     set_bias_to_prior(model.classifier, splits["train"], data_args.label_column)
@@ -100,7 +101,7 @@ def train_student(
     data_args: DataArguments, model_args: StudentArguments, training_args: EmocapTrainingArguments
 ) -> dict[str, float]:
     """Trains a student of either architecture; returns what metrics.json holds."""
-    splits = load_splits(data_args)
+    splits = load_rows(data_args, training_args)
     set_seed(training_args.seed)
     if model_args.architecture == "visualbert":
         if not model_args.model_name_or_path:
@@ -123,7 +124,7 @@ def finetune(
     data_args: DataArguments, model_args: FinetuneArguments, training_args: EmocapTrainingArguments
 ) -> dict[str, float]:
     """Fine-tunes onto the target with AnB, AnB+ or a control; returns what metrics.json holds."""
-    splits = load_splits(data_args)
+    splits = load_rows(data_args, training_args)
     names = label_names(splits["train"])
     for checkpoint in filter(None, (model_args.student, model_args.teacher)):
         config = load_config(checkpoint)
@@ -147,6 +148,16 @@ def finetune(
     if after["moved"]:
         raise RuntimeError(f"Training moved frozen tensors: {', '.join(after['moved'][:5])}.")
     return metrics
+
+
+def load_rows(data_args: DataArguments, training_args: EmocapTrainingArguments) -> DatasetDict:
+    """The run's rows, see `load_splits`; settles how they are sampled."""
+    settle_sampling(data_args, training_args.loss)
+    return load_splits(data_args, seed_of_data(training_args))
+
+
+def seed_of_data(training_args: EmocapTrainingArguments) -> int:
+    return training_args.seed if training_args.data_seed is None else training_args.data_seed
 
 
 def run(
@@ -236,7 +247,7 @@ def make_sampler(
         * training_args.gradient_accumulation_steps
         * training_args.world_size,
         by_length=training_args.train_sampling_strategy == "group_by_length",
-        seed=training_args.seed if training_args.data_seed is None else training_args.data_seed,
+        seed=seed_of_data(training_args),
     )
 
 
