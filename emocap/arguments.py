@@ -181,6 +181,34 @@ class StudentArguments:
     )
     gru_hidden_size: int = field(default=256, metadata={"help": "Hidden units of the GRU."})
     gru_num_layers: int = field(default=1, metadata={"help": "Layers of the GRU."})
+    text_encoder: str | None = field(
+        default=None,
+        metadata={
+            "help": "gru_cnn: folder or Hub id of a BERT checkpoint that reads the captions in place of word embeddings "
+            "and GRU, as the study tried too. It brings the vocabulary: leave --word_embeddings out."
+        },
+    )
+    image_backbone: str | None = field(
+        default=None,
+        metadata={
+            "help": "gru_cnn: torchvision's name of a ResNet that reads the photos in place of the small CNN, such as "
+            "resnet50."
+        },
+    )
+    image_weights: str | None = field(
+        default=None,
+        metadata={
+            "help": "Its weights: a .safetensors file of its state dict, or torchvision's name of trained ones, such as "
+            "DEFAULT, downloaded once. By default random."
+        },
+    )
+    augment_photos: bool = field(
+        default=False,
+        metadata={
+            "help": "gru_cnn: training sees a random crop of each photo, at least half of it, every second one mirrored, "
+            "drawn anew in each epoch by the seed."
+        },
+    )
     image_size: int = field(default=224, metadata={"help": "Side in pixels to which photos are resized."})
     cnn_channels: list[int] = field(
         default_factory=lambda: [32, 64, 128, 256], metadata={"help": "Channels of the strided convolutions."}
@@ -214,7 +242,8 @@ class FinetuneArguments:
         default="all",
         metadata={
             "help": "How many layers pass, counted from the input: embeddings, each encoder layer, pooler, head; of a "
-            "gru_cnn student word embeddings, GRU, each convolution, fc1, fc2. all: every one. The last always trains."
+            "gru_cnn student word embeddings, GRU, each convolution, fc1, fc2 (a BERT: embeddings, each layer; a ResNet: "
+            "stem, each of its four groups). all: every one. The last always trains."
         },
     )
     head_init: str = field(

@@ -98,7 +98,7 @@ def transfer_model(
     if strategy in FREEZING:
         for part in passing:
             part.requires_grad_(False)
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    trained = set(trained_tensors(model))
     for name, tensor in model.state_dict().items():
         record[name] |= {"sha256": checksum(tensor), "frozen": name not in trained}
     return (
@@ -197,7 +197,8 @@ def blocks_of(model: nn.Module) -> Iterator[list[nn.Module]]:
     """The blocks below the head, from the input: what `num_layers` counts, beside the head itself.
 
     Teacher: embeddings, each encoder layer, the pooler (where it has one). Student: word embeddings, GRU, each
-    convolution stage, fc1.
+    convolution stage, fc1; with a BERT its embeddings and each of its layers, with a ResNet its stem and each of its
+    four groups of blocks.
     """
     if isinstance(model, EmocapTeacherForMultiLabelClassification):
         body = model.visual_bert
@@ -207,11 +208,25 @@ def blocks_of(model: nn.Module) -> Iterator[list[nn.Module]]:
         if body.pooler is not None:
             yield [body.pooler]
     else:
-        yield [model.word_embeddings]
-        yield [model.gru] if model.word_projection is None else [model.word_projection, model.gru]
+        if model.config.text_config is None:
+            yield [model.word_embeddings]
+            yield [model.gru] if model.word_projection is None else [model.word_projection, model.gru]
+        else:
+            yield [model.text_encoder.embeddings]
+            for layer in model.text_encoder.encoder.layer:
+                yield [layer]
         for stage in model.cnn:
             yield [stage]
         yield [model.fc1]
+
+
+def trained_tensors(model: nn.Module) -> Iterator[str]:
+    """Names of the parameters that train, and of the statistics that a norm keeps beside them."""
+    for prefix, module in model.named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        learned = [name for name, parameter in own.items() if parameter.requires_grad]
+        kept = dict(module.named_buffers(recurse=False)) if learned and isinstance(module, nn.BatchNorm2d) else {}
+        yield from (f"{prefix}.{name}".lstrip(".") for name in (*learned, *kept))
 
 
 def given_parts(model: nn.Module) -> list[nn.Module]:
@@ -219,7 +234,7 @@ def given_parts(model: nn.Module) -> list[nn.Module]:
     the region features, and word embeddings that the configuration freezes."""
     if isinstance(model, EmocapTeacherForMultiLabelClassification):
         return [model.region_normalizer]
-    return [model.word_embeddings] if model.config.freeze_word_embeddings else []
+    return [model.get_input_embeddings()] if model.config.freeze_word_embeddings else []
 
 
 def start_head(
