@@ -184,8 +184,8 @@ class StudentArguments:
     text_encoder: str | None = field(
         default=None,
         metadata={
-            "help": "gru_cnn: folder or Hub id of a BERT checkpoint that reads the captions in place of word embeddings "
-            "and GRU, as the study tried too. It brings the vocabulary: leave --word_embeddings out."
+            "help": "gru_cnn: folder or Hub id of a BERT checkpoint that reads the captions in place of word "
+            "embeddings and GRU, as the study tried too. It brings the vocabulary: leave --word_embeddings out."
         },
     )
     image_backbone: str | None = field(
@@ -198,15 +198,15 @@ class StudentArguments:
     image_weights: str | None = field(
         default=None,
         metadata={
-            "help": "Its weights: a .safetensors file of its state dict, or torchvision's name of trained ones, such as "
-            "DEFAULT, downloaded once. By default random."
+            "help": "Its weights: a .safetensors file of its state dict, or torchvision's name of trained ones, such "
+            "as DEFAULT, downloaded once. By default random."
         },
     )
     augment_photos: bool = field(
         default=False,
         metadata={
-            "help": "gru_cnn: training sees a random crop of each photo, at least half of it, every second one mirrored, "
-            "drawn anew in each epoch by the seed."
+            "help": "gru_cnn: training sees a random crop of each photo, at least half of it, every second one "
+            "mirrored, drawn anew in each epoch by the seed."
         },
     )
     image_size: int = field(default=224, metadata={"help": "Side in pixels to which photos are resized."})
@@ -242,8 +242,8 @@ class FinetuneArguments:
         default="all",
         metadata={
             "help": "How many layers pass, counted from the input: embeddings, each encoder layer, pooler, head; of a "
-            "gru_cnn student word embeddings, GRU, each convolution, fc1, fc2 (a BERT: embeddings, each layer; a ResNet: "
-            "stem, each of its four groups). all: every one. The last always trains."
+            "gru_cnn student word embeddings, GRU, each convolution, fc1, fc2 (a BERT: embeddings, each layer; a "
+            "ResNet: stem, each of its four groups). all: every one. The last always trains."
         },
     )
     head_init: str = field(
@@ -331,6 +331,9 @@ class EmocapTrainingArguments(TrainingArguments):
             "help": "Where the head alone trains, compute what it reads once and keep it in the output folder until "
             "the end (float32: 3 kB a pair at width 768), instead of running the frozen body in every epoch."
         },
+    )
+    license: str | None = field(
+        default=None, metadata={"help": "Licence that the card names. By default that of the training data, if known."}
     )
     bf16: bool = field(
         default_factory=lambda: torch.cuda.is_available() and torch.cuda.is_bf16_supported(),

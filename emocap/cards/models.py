@@ -19,6 +19,7 @@ from emocap.arguments import (
     teacher_parser,
 )
 from emocap.cards.text import Markdown, code_block, escape, in_code, one_line, render, shell_command, table
+from emocap.data.licenses import license_fields, license_note
 from emocap.hub.public_names import PATH_KEYS, PublicNames
 from emocap.metrics import FEW_UNITS
 
@@ -107,13 +108,16 @@ def write_model_card(folder: Path, repo_id: str | None = None) -> None:
     model_card(folder, repo_id).save(folder / "README.md")
 
 
-def model_card(folder: Path, repo_id: str | None = None, names: PublicNames | None = None) -> ModelCard:
+def model_card(
+    folder: Path, repo_id: str | None = None, names: PublicNames | None = None, license: str | None = None
+) -> ModelCard:
     """The card of a finished run, from its config.json, metrics.json, run_arguments.json and trainer_state.json.
 
     Args:
         folder: the run's folder.
         repo_id: what the snippets load; by default the folder's name.
         names: what folders are called in public.
+        license: what the card names; by default what the run was told, or that of its training data, or none.
     """
     names = names or PublicNames()
     config, metrics, arguments = (
@@ -123,10 +127,11 @@ def model_card(folder: Path, repo_id: str | None = None, names: PublicNames | No
     repo_id, modalities = repo_id or folder.name, config.get("modalities")
     title, dataset = repo_id.rpartition("/")[2], names.shown(arguments["dataset"])
     sees_photos = modalities != "text" and bool(processor.get("image_size") or processor.get("region_extractor"))
-    carbon = carbon_of(folder)
+    carbon, chosen = carbon_of(folder), license or arguments.get("license")
+    licenses = [chosen] if chosen else arguments.get("licenses")
     data = ModelCardData(
         language="en",
-        license="apache-2.0",
+        **license_fields(licenses),
         library_name="transformers",
         pipeline_tag=PIPELINE_TAGS["image" if modalities == "image" else "text"],
         tags=["emotion", "multi-label-classification", "image-text", "emocap", config["model_type"]],
@@ -169,6 +174,7 @@ def model_card(folder: Path, repo_id: str | None = None, names: PublicNames | No
         prior_ece=metrics.get("prior/ece"),
         emotions=emotions_table(config),
         data=data_table(arguments, names, metrics, processor),
+        license_note=license_note(licenses),
         command=run_command(arguments, names),
         names_folders=any(arguments.get(key) and not names.hub_id(arguments[key]) for key in RELATIONS),
         training=training_table(arguments),

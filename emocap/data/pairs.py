@@ -259,8 +259,8 @@ def row_indices(table: datasets.Dataset) -> np.ndarray:
 
 
 def tokenise(processor, captions: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray, int]:
-    """Token ids of every pair's caption in one flat int64 array, where each pair's begin (one more at the end), and how
-    many captions were cut."""
+    """Token ids of every pair's caption in one flat int64 array, where each pair's begin (one more at the end), and
+    how many captions were cut."""
     texts = [caption for own in captions for caption in (own or [""])]
     flat, lengths, longest, truncated = [np.empty(0, dtype=np.int64)], [0], processor.max_length, 0
     for start in range(0, len(texts), CAPTIONS_A_CALL):

@@ -2,8 +2,8 @@
 
 import os
 
-from safetensors.torch import load_file
 from torch import nn
+from transformers.modeling_utils import load_state_dict
 
 __all__ = ["resnet_stages"]
 
@@ -34,7 +34,7 @@ def resnet_stages(name: str, weights: str | os.PathLike | None = None) -> tuple[
             )
     network = torchvision.models.get_model(name, weights=None if is_file else weights)
     if is_file:
-        found = network.load_state_dict(load_file(weights), strict=False)
+        found = network.load_state_dict(load_state_dict(weights), strict=False)
         missing = [own for own in found.missing_keys if not own.startswith("fc.")]
         if missing or found.unexpected_keys:
             raise ValueError(

@@ -31,10 +31,11 @@ def multi_label_loss(
 
     `config.loss` is `"bce"`: binary cross-entropy; `"asl"`: asymmetric loss (Ridnik et al. 2021), which counts easy
     negatives less; `"db"`: distribution-balanced loss (Wu et al. 2020) with its focal term, which counts frequent
-    emotions and easy entries less. Its weights even out what class-balanced sampling does to images of several emotions,
-    so it goes with that sampling; the prior stays that of the table. Its probabilities are no longer calibrated to the
-    prevalence: a temperature and thresholds fitted on validation rows mend their scale only. Soft labels weigh the positive and the negative term of each. `config.label_smoothing` moves the
-    labels toward the prior first: `(1 - s) * labels + s * label_prevalence`.
+    emotions and easy entries less. Its weights even out what class-balanced sampling does to images of several
+    emotions, so it goes with that sampling; the prior stays that of the table. Its probabilities are no longer
+    calibrated to the prevalence: a temperature and thresholds fitted on validation rows mend their scale only. Soft
+    labels weigh the positive and the negative term of each. `config.label_smoothing` moves the labels toward the prior
+    first: `(1 - s) * labels + s * label_prevalence`.
 
     Args:
         logits: float `(..., L)`.

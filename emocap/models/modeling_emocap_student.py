@@ -49,7 +49,10 @@ class EmocapStudentForMultiLabelClassification(PreTrainedModel):
         self.freeze_word_embeddings()
         if config.image_backbone is None:
             channels = [3, *config.cnn_channels]
-            self.cnn, self.photo_width = nn.Sequential(*map(ConvolutionStage, channels[:-1], channels[1:])), channels[-1]
+            self.cnn, self.photo_width = (
+                nn.Sequential(*map(ConvolutionStage, channels[:-1], channels[1:])),
+                channels[-1],
+            )
         else:
             self.cnn, self.photo_width = resnet_stages(config.image_backbone)
         self.register_buffer("image_mean", torch.tensor(config.image_mean).view(1, 3, 1, 1), persistent=False)

@@ -29,6 +29,7 @@ from emocap.arguments import (
     settle_sampling,
 )
 from emocap.cards.models import write_model_card
+from emocap.data.licenses import license_of
 from emocap.data.pairs import FixedSizeColumn, PairDataset, label_matrix
 from emocap.data.schema import NUM_REGIONS, label_names
 from emocap.data.storage import write_json
@@ -221,8 +222,12 @@ def run(
     trainer.save_state()
     if trainer.is_world_process_zero():
         details = describe(probabilities, splits[split], columns[split], thresholds)
-        num_rows = {name: len(table) for name, table in splits.items()}
-        finish(Path(training_args.output_dir), metrics, details, kind, num_rows, arguments)
+        facts = {
+            "kind": kind,
+            "num_rows": {name: len(table) for name, table in splits.items()},
+            "licenses": license_of(splits[name] for name in ("train", "mix") if name in splits),
+        }
+        finish(Path(training_args.output_dir), metrics, details, facts, arguments)
     return metrics
 
 
@@ -269,14 +274,13 @@ def make_sampler(
     )
 
 
-def finish(
-    output_dir: Path, metrics: dict, details: dict, kind: str, num_rows: dict[str, int], arguments: tuple
-) -> None:
-    """Metrics, arguments and card beside the checkpoint; the copy of the arguments in torch's own format goes. Folders
-    are written down with their whole path: a relative one would look like a Hub id where it is not."""
+def finish(output_dir: Path, metrics: dict, details: dict, facts: dict[str, object], arguments: tuple) -> None:
+    """Metrics, card, and arguments with facts of the run beside the checkpoint; the copy of the arguments in torch's own
+    format goes. Folders are written down with their whole path: a relative one would look like a Hub id where it is
+    not."""
     (output_dir / "training_args.bin").unlink(missing_ok=True)
     write_metrics(output_dir / "metrics.json", metrics, details)
-    recorded = {"kind": kind, "num_rows": num_rows, **arguments_to_dict(*arguments)}
+    recorded = facts | arguments_to_dict(*arguments)
     folders = {name: os.path.abspath(recorded[name]) for name in PATH_KEYS if os.path.isdir(recorded.get(name) or "")}
     write_json(output_dir / "run_arguments.json", recorded | folders)
     write_model_card(output_dir)
