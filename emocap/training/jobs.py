@@ -275,9 +275,9 @@ def make_sampler(
 
 
 def finish(output_dir: Path, metrics: dict, details: dict, facts: dict[str, object], arguments: tuple) -> None:
-    """Metrics, card, and arguments with facts of the run beside the checkpoint; the copy of the arguments in torch's own
-    format goes. Folders are written down with their whole path: a relative one would look like a Hub id where it is
-    not."""
+    """Metrics, card, and arguments with facts of the run beside the checkpoint; the copy of the arguments in torch's
+    own format goes. Folders are written down with their whole path: a relative one would look like a Hub id where it
+    is not."""
     (output_dir / "training_args.bin").unlink(missing_ok=True)
     write_metrics(output_dir / "metrics.json", metrics, details)
     recorded = facts | arguments_to_dict(*arguments)
