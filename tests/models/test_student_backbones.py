@@ -211,8 +211,8 @@ def test_training_starts_from_both_networks_and_gives_what_is_new_its_own_rate(t
 def test_training_goes_on_and_passes_layers_on(trained, tmp_path, tiny_table_dir):
     """Frozen layers stand still to the bit, running statistics of their norms too; with anb+ statistics may move."""
     for strategy in ("anb", "anb+"):
-        main(["finetune", "--dataset", tiny_table_dir, "--student", str(trained / "run"), "--strategy", strategy, *QUICK,
-              "--learning_rate", "0.01", "--output_dir", str(tmp_path / strategy)])  # fmt: skip
+        main(["finetune", "--dataset", tiny_table_dir, "--student", str(trained / "run"), "--strategy", strategy,
+              *QUICK, "--learning_rate", "0.01", "--output_dir", str(tmp_path / strategy)])  # fmt: skip
         surgery = json.loads((tmp_path / strategy / "surgery.json").read_text())
         assert surgery["num_layers"] == 1 + 2 + 5 + 1 + 1 and not surgery["after_training"]["moved"]
         frozen = {name for name, entry in surgery["tensors"].items() if entry["frozen"]}
