@@ -23,6 +23,7 @@ __all__ = [
     "file_flags",
     "finetune_parser",
     "parse_arguments",
+    "settle_sampling",
     "student_parser",
     "teacher_parser",
 ]
@@ -68,11 +69,12 @@ class DataArguments:
             "choices": ["all", "random"],
         },
     )
-    sampling: str = field(
-        default="shuffle",
+    sampling: str | None = field(
+        default=None,
         metadata={
             "help": "shuffle: every pair or image once an epoch; class_balanced: draw an emotion uniformly, then one "
-            "of the images selected_for it (without that column: that carry it), then a caption.",
+            "of the images selected_for it (without that column: that carry it), then a caption. By default shuffle; "
+            "with --loss db class_balanced, which is part of it.",
             "choices": ["shuffle", "class_balanced"],
         },
     )
@@ -81,6 +83,9 @@ class DataArguments:
         metadata={"help": "Folder or Hub id of a human-labelled table whose training rows train beside the others."},
     )
     mix_share: float = field(default=0.2, metadata={"help": "Share of mix_dataset's pairs in an epoch."})
+    train_fraction: float = field(
+        default=1.0, metadata={"help": "Train on this share of the training rows, drawn at random by the seed."}
+    )
     max_train_samples: int | None = field(default=None, metadata={"help": "Keep the first N training rows."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Keep the first N rows to evaluate on."})
 
@@ -173,6 +178,34 @@ class StudentArguments:
     )
     gru_hidden_size: int = field(default=256, metadata={"help": "Hidden units of the GRU."})
     gru_num_layers: int = field(default=1, metadata={"help": "Layers of the GRU."})
+    text_encoder: str | None = field(
+        default=None,
+        metadata={
+            "help": "gru_cnn: folder or Hub id of a BERT checkpoint that reads the captions in place of word "
+            "embeddings and GRU, as the study tried too. It brings the vocabulary: leave --word_embeddings out."
+        },
+    )
+    image_backbone: str | None = field(
+        default=None,
+        metadata={
+            "help": "gru_cnn: torchvision's name of a ResNet that reads the photos in place of the small CNN, such as "
+            "resnet50."
+        },
+    )
+    image_weights: str | None = field(
+        default=None,
+        metadata={
+            "help": "Its weights: a .safetensors file of its state dict, or torchvision's name of trained ones, such "
+            "as DEFAULT, downloaded once. By default random."
+        },
+    )
+    augment_photos: bool = field(
+        default=False,
+        metadata={
+            "help": "gru_cnn: training sees a random crop of each photo, at least half of it, every second one "
+            "mirrored, drawn anew in each epoch by the seed."
+        },
+    )
     image_size: int = field(default=224, metadata={"help": "Side in pixels to which photos are resized."})
     cnn_channels: list[int] = field(
         default_factory=lambda: [32, 64, 128, 256], metadata={"help": "Channels of the strided convolutions."}
@@ -208,7 +241,8 @@ class FinetuneArguments:
         default="all",
         metadata={
             "help": "How many layers pass, counted from the input: embeddings, each encoder layer, pooler, head; of a "
-            "gru_cnn student word embeddings, GRU, each convolution, fc1, fc2. all: every one. The last always trains."
+            "gru_cnn student word embeddings, GRU, each convolution, fc1, fc2 (a BERT: embeddings, each layer; a "
+            "ResNet: stem, each of its four groups). all: every one. The last always trains."
         },
     )
     head_init: str = field(
@@ -252,8 +286,9 @@ class EmocapTrainingArguments(TrainingArguments):
         default="bce",
         metadata={
             "help": "bce: binary cross-entropy; asl: asymmetric loss, which counts easy negatives less; db: "
-            "distribution-balanced loss, which counts frequent emotions less too. asl and db gain on rare "
-            "emotions at the cost of calibrated probabilities.",
+            "distribution-balanced loss with its focal term, which counts frequent emotions and easy entries less; it "
+            "implies --sampling class_balanced. The probabilities of asl and db are not calibrated to how frequent "
+            "an emotion is; temperature and thresholds, fitted on validation rows, mend their scale only.",
             "choices": ["bce", "asl", "db"],
         },
     )
@@ -302,6 +337,9 @@ class EmocapTrainingArguments(TrainingArguments):
             "help": "Where the head alone trains, compute what it reads once and keep it in the output folder until "
             "the end (float32: 3 kB a pair at width 768), instead of running the frozen body in every epoch."
         },
+    )
+    license: str | None = field(
+        default=None, metadata={"help": "Licence that the card names. By default that of the training data, if known."}
     )
     bf16: bool = field(
         default_factory=lambda: torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
@@ -362,9 +400,25 @@ def parse_arguments(parser: HfArgumentParser, argv: list[str] | None = None) -> 
     data_args, job_args, training_args = parser.parse_args_into_dataclasses(argv)
     for own in (data_args, job_args, training_args):
         check_numbers(vars(own))
+    settle_sampling(data_args, training_args.loss)
     if not training_args.output_dir:
         parser.error("the following arguments are required: --output_dir")
     return data_args, job_args, training_args
+
+
+def settle_sampling(data_args: DataArguments, loss: str) -> None:
+    """Sets `sampling` where it was left open: class_balanced with the distribution-balanced loss, else shuffle.
+
+    Raises:
+        ValueError: another sampling beside that loss, whose weights undo what class-balanced draws do.
+    """
+    needed = "class_balanced" if loss == "db" else None
+    data_args.sampling = data_args.sampling or needed or "shuffle"
+    if needed and data_args.sampling != needed:
+        raise ValueError(
+            f"--sampling is {data_args.sampling} with --loss db; the distribution-balanced loss goes with "
+            "class_balanced alone, which its weights presuppose. Leave --sampling out, or choose another loss."
+        )
 
 
 def file_flags(parser: HfArgumentParser, name: str) -> list[str]:

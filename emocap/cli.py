@@ -288,6 +288,7 @@ def add_publish(commands) -> None:
     family.add_argument("--prefix", default="emocap", help="names are PREFIX-FOLDER (%(default)s)")
     for own in (command, family):
         own.add_argument("--private", action="store_true", help="make new repositories private")
+        own.add_argument("--license", help="the Hub's id of a licence for the card (that of the data, where known)")
         own.add_argument("--dry_run", action="store_true", help="list files, sizes and changes, and push nothing")
 
 

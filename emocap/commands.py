@@ -307,6 +307,7 @@ def run_publish(arguments: argparse.Namespace) -> None:
         revision=arguments.revision,
         create_pr=arguments.create_pr,
         dry_run=arguments.dry_run,
+        license=arguments.license,
     )
     print_publication(publication, arguments.dry_run)
 
@@ -320,6 +321,7 @@ def run_publish_family(arguments: argparse.Namespace) -> None:
         prefix=arguments.prefix,
         private=arguments.private,
         dry_run=arguments.dry_run,
+        license=arguments.license,
         report=lambda publication: print_publication(publication, arguments.dry_run),
     )
 

@@ -14,12 +14,14 @@ from emocap.hub.public_names import PublicNames
 __all__ = ["extractor_card", "metric_card"]
 
 
-def extractor_card(folder: Path, repo_id: str, names: PublicNames | None = None) -> ModelCard:
-    """The card of a region extractor, from its config.json."""
+def extractor_card(
+    folder: Path, repo_id: str, names: PublicNames | None = None, license: str | None = None
+) -> ModelCard:
+    """The card of a region extractor, from its config.json, which knows of no licence: it names the one given."""
     config = AutoConfig.from_pretrained(folder).to_dict()
     title = repo_id.rpartition("/")[2]
     data = ModelCardData(
-        license="apache-2.0",
+        license=license,
         library_name="transformers",
         pipeline_tag="image-feature-extraction",
         tags=["object-detection", "region-features", "emocap", config["model_type"]],
@@ -52,15 +54,15 @@ def class_names(id2label: dict[int, str] | None, most: int = 40) -> str | None:
     return f"{len(names)} classes ({', '.join(names[:most])}{', ...' if len(names) > most else ''})"
 
 
-def metric_card(repo_id: str) -> RepoCard:
-    """The card of the metric's Space."""
+def metric_card(repo_id: str, license: str | None = None) -> RepoCard:
+    """The card of the metric's Space; its code is this project's, under its licence."""
     from emocap.metrics import METRIC_KEYS
 
     title = repo_id.rpartition("/")[2]
     data = {
         "title": title,
         "sdk": "static",
-        "license": "apache-2.0",
+        "license": license or "apache-2.0",
         "tags": ["evaluate", "metric", "emocap"],
         "description": "Metrics of multi-label emotion prediction beside the constant answer",
     }

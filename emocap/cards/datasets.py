@@ -9,6 +9,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from emocap.cards.models import READS, family_table, hub_link
 from emocap.cards.text import Markdown, code_block, escape, in_code, one_line, render, table
+from emocap.data.licenses import license_fields, license_note, license_of
 from emocap.data.storage import load_table
 from emocap.hub.public_names import PublicNames
 from emocap.pseudo_labels.statistics import STATISTICS_FILE
@@ -58,6 +59,7 @@ def dataset_card(
     names: PublicNames | None = None,
     metadata: dict[str, object] | None = None,
     configs: dict[str, DatasetDict] | None = None,
+    license: str | None = None,
 ) -> DatasetCard:
     """The card of a saved table.
 
@@ -67,6 +69,7 @@ def dataset_card(
         names: what folders are called in public.
         metadata: `dataset_info` and `configs` of the YAML part, where the files are known.
         configs: tables by configuration; by default the folder's own as the only one.
+        license: what the card names; by default what the table has on record.
     """
     names, tables = names or PublicNames(), load_table(folder)
     path = Path(folder) / STATISTICS_FILE  # beside every labelled table
@@ -75,9 +78,12 @@ def dataset_card(
     is_simulated = "bayes_probabilities" in next(iter(tables.values())).features  # of no real crowd known
     configs = configs or {"default": tables}
     title, rows = repo_id.rpartition("/")[2], sum(map(len, tables.values()))
+    known = [license] if license else license_of(tables.values())
+    if known is None and (licenses or is_simulated):  # tables of a time before licences were on record
+        known = ["cc-by-4.0" if licenses else "apache-2.0"]
     data = DatasetCardData(
         language="en",
-        license="cc-by-4.0" if licenses else "apache-2.0" if is_simulated else "unknown",
+        **(license_fields(known) or {"license": "unknown"}),
         pretty_name=one_line(title),
         tags=["emotion", "image-text", "emocap", *(["pseudo-labels"] if statistics else [])],
         annotations_creators=["machine-generated"] if statistics else None,
@@ -96,6 +102,7 @@ def dataset_card(
         else None,
         family=family_table(names, repo_id),
         columns=column_list(configs),
+        license_note=license_note(known),
         licenses=table(("licence", "photos"), [(name, str(number)) for name, number in licenses.items()])
         if licenses
         else None,

@@ -20,6 +20,7 @@ from emocap.arguments import (
 )
 from emocap.cards.surgery import WITHOUT_WEIGHTS, told_surgery
 from emocap.cards.text import Markdown, code_block, escape, in_code, one_line, render, shell_command, table
+from emocap.data.licenses import license_fields, license_note
 from emocap.hub.public_names import PATH_KEYS, PublicNames
 from emocap.metrics import FEW_UNITS
 
@@ -52,10 +53,6 @@ READS = {
     "image": "pictures alone",
     None: "picture and caption, but was never trained",
 }
-ARCHITECTURES = {
-    "emocap_teacher": "a VisualBERT body with a linear head",
-    "emocap_student": "word embeddings, a GRU and a few convolutions",
-}
 CAPTION = "a birthday party in the garden"
 TRAINING_KEYS = (
     "learning_rate",
@@ -79,6 +76,7 @@ TRAINING_KEYS = (
 RELATIONS = {
     "model_name_or_path": "starts from",
     "word_embeddings": "takes its word embeddings from",
+    "text_encoder": "reads captions with",
     "student": "starts from the student",
     "teacher": "has the architecture of",
     "dataset": "is trained on",
@@ -98,13 +96,16 @@ def write_model_card(folder: Path, repo_id: str | None = None) -> None:
     model_card(folder, repo_id).save(folder / "README.md")
 
 
-def model_card(folder: Path, repo_id: str | None = None, names: PublicNames | None = None) -> ModelCard:
+def model_card(
+    folder: Path, repo_id: str | None = None, names: PublicNames | None = None, license: str | None = None
+) -> ModelCard:
     """The card of a finished run, from its config.json, metrics.json, run_arguments.json and trainer_state.json.
 
     Args:
         folder: the run's folder.
         repo_id: what the snippets load; by default the folder's name.
         names: what folders are called in public.
+        license: what the card names; by default what the run was told, or that of its training data, or none.
     """
     names = names or PublicNames()
     config, metrics, arguments = (
@@ -114,10 +115,11 @@ def model_card(folder: Path, repo_id: str | None = None, names: PublicNames | No
     repo_id, modalities = repo_id or folder.name, config.get("modalities")
     title, dataset = repo_id.rpartition("/")[2], names.shown(arguments["dataset"])
     sees_photos = modalities != "text" and bool(processor.get("image_size") or processor.get("region_extractor"))
-    carbon = carbon_of(folder)
+    carbon, chosen = carbon_of(folder), license or arguments.get("license")
+    licenses = [chosen] if chosen else arguments.get("licenses")
     data = ModelCardData(
         language="en",
-        license="apache-2.0",
+        **license_fields(licenses),
         library_name="transformers",
         pipeline_tag=PIPELINE_TAGS["image" if modalities == "image" else "text"],
         tags=["emotion", "multi-label-classification", "image-text", "emocap", config["model_type"]],
@@ -136,7 +138,7 @@ def model_card(folder: Path, repo_id: str | None = None, names: PublicNames | No
         dataset=in_code(dataset),
         num_labels=len(config["id2label"]),
         labels=Markdown(", ".join(map(escape, config["id2label"].values()))),
-        architecture=Markdown(ARCHITECTURES[config["model_type"]]),
+        architecture=Markdown(architecture_of(config)),
         strategy=in_code(arguments["strategy"]) if arguments.get("strategy") else "",
         told=told_surgery(folder, arguments.get("strategy")),
         pipeline_snippet=pipeline_snippet(repo_id, sees_photos, modalities),
@@ -159,13 +161,21 @@ def model_card(folder: Path, repo_id: str | None = None, names: PublicNames | No
         ece=metrics.get("ece"),
         prior_ece=metrics.get("prior/ece"),
         emotions=emotions_table(config),
-        data=data_table(arguments, names),
+        data=data_table(arguments, names, metrics, processor),
+        license_note=license_note(licenses),
         command=run_command(arguments, names),
         names_folders=any(arguments.get(key) and not names.hub_id(arguments[key]) for key in RELATIONS),
         training=training_table(arguments),
         effort=effort(folder, carbon),
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n{text}")
+
+
+def architecture_of(config: dict) -> str:
+    if config["model_type"] == "emocap_teacher":
+        return "a VisualBERT body with a linear head"
+    words = "a BERT" if config.get("text_config") else "word embeddings, a GRU"
+    return f"{words} and {config.get('image_backbone') or 'a few convolutions'}"
 
 
 def read_json(path: Path) -> dict:
@@ -175,7 +185,7 @@ def read_json(path: Path) -> dict:
 def base_keys(arguments: dict) -> tuple[str, ...]:
     """The arguments whose weights a model starts from; from scratch it takes an architecture alone."""
     own = () if arguments.get("strategy") in WITHOUT_WEIGHTS else ("student", "teacher")
-    return ("model_name_or_path", "word_embeddings", *own)
+    return ("model_name_or_path", "word_embeddings", "text_encoder", *own)
 
 
 def hub_ids(arguments: dict, names: PublicNames, keys: tuple[str, ...]) -> list[str] | None:
@@ -346,14 +356,16 @@ def emotions_table(config: dict) -> Markdown:
     return table(("emotion", *known), rows)
 
 
-def data_table(arguments: dict, names: PublicNames) -> Markdown:
-    """Data sets, splits and their rows, columns."""
+def data_table(arguments: dict, names: PublicNames, metrics: dict, processor: dict) -> Markdown:
+    """Data sets, splits and their rows, columns, and how many captions are longer than the model reads."""
     rows = [
         (key, in_code(names.shown(arguments[key])))
         for key in (*DATASET_KEYS, "label_column", "modalities", "captions", "sampling", "max_length")
         if arguments.get(key) is not None and isinstance(arguments[key], str)
     ]
     rows += [(f"rows, {split}", f"{number:,}") for split, number in arguments.get("num_rows", {}).items()]
+    if (share := metrics.get("truncated_captions")) is not None and processor.get("max_length"):
+        rows.append((f"captions cut at {processor['max_length']} tokens, {metrics['split']}", f"{100 * share:.1f} %"))
     return table(("data", "value"), rows, numbers=False)
 
 

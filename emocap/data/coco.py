@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Value, load_dataset
 from datasets.exceptions import DatasetNotFoundError
 
+from emocap.data.licenses import set_license
 from emocap.data.schema import pair_features
 from emocap.data.storage import HUB_ID, DataReport, photo_problems
 
@@ -78,7 +79,7 @@ def build_coco(
         columns = (_hub_columns if folder is None else _read_annotations)(sources[split], report)
         columns = _draw(columns, fraction, seed, split)
         table[target] = _split_table(columns, split, folder and folder / split, report)
-    return table, report
+    return set_license(table, "cc-by-4.0"), report  # of the annotations; each photo has its own, in a column
 
 
 def _target_split(split: str) -> str:

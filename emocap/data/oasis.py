@@ -6,6 +6,7 @@ from statistics import NormalDist
 
 from datasets import DatasetDict, Value
 
+from emocap.data.licenses import set_license
 from emocap.data.schema import OASIS_LABELS, pair_features, to_dataset_dict
 from emocap.data.storage import DataReport, attach_photos, csv_rows, local_folder, read_text
 
@@ -64,7 +65,7 @@ def build_oasis(root: str | os.PathLike, *, seed: int = 0) -> tuple[DatasetDict,
     table_rows = attach_photos(list(rows.values()), photos_dir, report)
     extra = dict.fromkeys(NORMS, Value("float32")) | {"group": Value("string")}
     features = pair_features(OASIS_LABELS, extra=extra)
-    return to_dataset_dict(table_rows, features, seed), report
+    return set_license(to_dataset_dict(table_rows, features, seed), "oasis-free-reuse"), report
 
 
 def _record_problem(record: dict[str, str]) -> str | None:

@@ -95,6 +95,8 @@ class PairDataset(torch.utils.data.Dataset):
     Attributes:
         row_of_pair: int64 `(pairs,)`, the table row of each pair.
         reads_photos: whether batches carry region features or pixels.
+        num_captions: how many captions there are.
+        num_truncated: how many of them are longer than the processor's `max_length` tokens, and were cut there.
     """
 
     def __init__(self, table: datasets.Dataset, processor, label_column: str | None = None, modalities: str = "both"):
@@ -121,7 +123,8 @@ class PairDataset(torch.utils.data.Dataset):
                 "for a teacher, or leave such rows out."
             )
         self.row_of_pair = np.repeat(np.arange(len(table)), [max(len(own), 1) for own in captions])
-        self.token_ids, self.token_starts = tokenise(processor, captions)
+        self.token_ids, self.token_starts, self.num_truncated = tokenise(processor, captions)
+        self.num_captions = sum(map(len, captions))
         self.labels = None if label_column is None else torch.from_numpy(label_matrix(table, label_column))
 
     def __len__(self) -> int:
@@ -155,6 +158,11 @@ class PairDataset(torch.utils.data.Dataset):
     def collate(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The collator that goes with it: `__getitems__` gave a batch already."""
         return batch
+
+    @property
+    def truncated_captions(self) -> float:
+        """Share of the captions that were cut, 0 where there are none."""
+        return self.num_truncated / max(self.num_captions, 1)
 
     def mean_over_captions(self, values: np.ndarray) -> np.ndarray:
         """Values of pairs `(pairs, L)` averaged over the captions of each row, float64 `(rows, L)`."""
@@ -250,12 +258,17 @@ def row_indices(table: datasets.Dataset) -> np.ndarray:
     return table._indices.column(0).to_numpy().astype(np.int64)
 
 
-def tokenise(processor, captions: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids of every pair's caption in one flat int64 array, and where each pair's begin (one more at the end)."""
+def tokenise(processor, captions: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray, int]:
+    """Token ids of every pair's caption in one flat int64 array, where each pair's begin (one more at the end), and
+    how many captions were cut."""
     texts = [caption for own in captions for caption in (own or [""])]
-    flat, lengths = [np.empty(0, dtype=np.int64)], [0]
+    flat, lengths, longest, truncated = [np.empty(0, dtype=np.int64)], [0], processor.max_length, 0
     for start in range(0, len(texts), CAPTIONS_A_CALL):
-        ids = processor.encode_captions(texts[start : start + CAPTIONS_A_CALL])
+        part = texts[start : start + CAPTIONS_A_CALL]
+        ids = processor.encode_captions(part)
         flat.append(np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int64))
         lengths += map(len, ids)
-    return np.concatenate(flat), np.cumsum(lengths)
+        full = [text for text, own in zip(part, ids, strict=True) if len(own) == longest]
+        if full:  # room for one token more tells a cut caption from one that just fits
+            truncated += sum(len(own) > longest for own in processor.encode_captions(full, longest + 1))
+    return np.concatenate(flat), np.cumsum(lengths), truncated

@@ -27,6 +27,7 @@ from datasets import Dataset, DatasetDict, Features, List, Value
 from datasets.utils import tqdm
 
 from emocap.data import scene_tables as tables
+from emocap.data.licenses import set_license
 from emocap.data.scene_drawing import PICTURE_ATTRIBUTES, SCENE_CLASSES, PictureState, draw_scene
 from emocap.data.schema import SPLIT_SHARES, pair_features, socratis_labels, split_of
 
@@ -109,7 +110,8 @@ def load_scenes(*, num_target: int = 2000, num_source: int = 6000, num_labels: i
     ids = [f"target_{number:06d}.jpg" for number in range(1, num_target + 1)]
     parts = {name: [image_id for image_id in ids if split_of(image_id) == name] for name in SPLIT_SHARES}
     parts["source"] = [f"source_{number:06d}.jpg" for number in range(1, num_source + 1)]
-    return DatasetDict({name: _draw_split(part, features, kept, seed) for name, part in parts.items()})
+    table = DatasetDict({name: _draw_split(part, features, kept, seed) for name, part in parts.items()})
+    return set_license(table, "apache-2.0")  # this project's own
 
 
 def random_scene(rng: np.random.Generator) -> PictureState:

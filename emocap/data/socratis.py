@@ -10,6 +10,7 @@ from pathlib import Path
 
 from datasets import DatasetDict
 
+from emocap.data.licenses import set_license
 from emocap.data.schema import pair_features, socratis_labels, to_dataset_dict
 from emocap.data.storage import DataReport, attach_photos, csv_rows, read_text
 
@@ -90,7 +91,8 @@ def build_socratis(
     rows = [row for image_id, image in images.items() if (row := _row(image_id, image, names, votes=raw))]
     report.count("images without a kept emotion, dropped", len(images) - len(rows))
     rows = attach_photos(rows, images_dir, report)
-    return to_dataset_dict(rows, pair_features(names, votes=raw), seed), report
+    table = to_dataset_dict(rows, pair_features(names, votes=raw), seed)
+    return set_license(table, "socratis-research-only"), report
 
 
 def clean_label(raw: str) -> str | None:

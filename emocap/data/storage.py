@@ -19,6 +19,7 @@ from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
 from PIL import Image, UnidentifiedImageError
 
 from emocap.data.heavy_columns import PHOTOS_CONFIG, REGIONS_CONFIG, join_regions
+from emocap.data.licenses import card_license, set_license
 
 __all__ = [
     "HUB_ID",
@@ -192,6 +193,8 @@ def load_published(repo_id: str) -> DatasetDict | Dataset:
     if isinstance(table, DatasetDict):
         for part in sorted({REGIONS_CONFIG, PHOTOS_CONFIG}.intersection(get_dataset_config_names(repo_id))):
             table = join_regions(table, load_dataset(repo_id, part))
+    license = card_license(repo_id)
+    set_license(table if isinstance(table, DatasetDict) else {"train": table}, license)
     return table
 
 

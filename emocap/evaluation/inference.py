@@ -150,9 +150,16 @@ def score_table(
 
     `modalities` is by default what the model was trained to read.
     """
-    modalities = modalities or model.config.modalities or "both"
-    pairs = PairDataset(prepare_table(table, processor), processor, modalities=modalities)
+    pairs = read_pairs(model, processor, table, modalities)
     return pairs.mean_over_captions(predict_probabilities(model, pairs, batch_size))
+
+
+def read_pairs(
+    model: torch.nn.Module, processor: EmocapProcessor, table: datasets.Dataset, modalities: str | None = None
+) -> PairDataset:
+    """The table's pairs as the model reads them, with `modalities` as in `score_table`."""
+    modalities = modalities or model.config.modalities or "both"
+    return PairDataset(prepare_table(table, processor), processor, modalities=modalities)
 
 
 def evaluate(
@@ -245,7 +252,8 @@ def evaluate_checkpoint(
         if not len(label_matrix(tables[name], label_column)):
             raise ValueError(f"The {name} split is empty; add rows or choose another split.")
     model, processor = load_model(model_name_or_path)
-    probabilities = score_table(model, processor, tables[split], batch_size, modalities)
+    pairs = read_pairs(model, processor, tables[split], modalities)
+    probabilities = pairs.mean_over_captions(predict_probabilities(model, pairs, batch_size))
     metrics = evaluate(
         probabilities,
         tables[split],
@@ -254,7 +262,7 @@ def evaluate_checkpoint(
         thresholds=config.thresholds,
         num_resamples=num_resamples,
     )
-    metrics |= {"split": split, "truth": label_column}
+    metrics |= {"split": split, "truth": label_column, "truncated_captions": pairs.truncated_captions}
     if controls:
         from emocap.evaluation.controls import body_of_run, measure_controls  # which scores with this module
 

@@ -99,7 +99,9 @@ def walk(folder: Path):
             yield from walk(path)
 
 
-def make_content(folder: Path, kind: str, repo_id: str, names: PublicNames, staging: Path) -> Content:
+def make_content(
+    folder: Path, kind: str, repo_id: str, names: PublicNames, staging: Path, license: str | None = None
+) -> Content:
     """The files and the card of a folder.
 
     Args:
@@ -108,9 +110,10 @@ def make_content(folder: Path, kind: str, repo_id: str, names: PublicNames, stag
         repo_id: `owner/name`.
         names: what folders are called in public.
         staging: an empty folder for files that have to be written first.
+        license: what the card names; by default what the folder has on record.
     """
     make = {"model": model_content, "extractor": extractor_content, "dataset": table_content, "metric": metric_content}
-    content = make[kind](folder, repo_id, names, staging)
+    content = make[kind](folder, repo_id, names, staging, license)
     content.files["README.md"] = str(content.card).encode()
     for path, data in content.files.items():
         if isinstance(data, bytes) or Path(path).suffix in (".txt", ".py", ".json"):
@@ -120,7 +123,9 @@ def make_content(folder: Path, kind: str, repo_id: str, names: PublicNames, stag
     return content
 
 
-def model_content(folder: Path, repo_id: str, names: PublicNames, staging: Path) -> Content:
+def model_content(
+    folder: Path, repo_id: str, names: PublicNames, staging: Path, license: str | None = None
+) -> Content:
     """A finished run. A region extractor that lies in a folder is named by its Hub id if it is published too, and
     comes along as `extractor/` if it is not."""
     files, left_out = published_files(folder)
@@ -135,7 +140,7 @@ def model_content(folder: Path, repo_id: str, names: PublicNames, staging: Path)
     for extractor in {content["region_extractor"] for content in named.values() if content.get("region_extractor")}:
         replaced[extractor], bundled = public_extractor(folder, extractor, names)
         files |= bundled
-    card = model_card(folder, repo_id, names)
+    card = model_card(folder, repo_id, names, license)
     for name, path in files.items():
         if name.endswith(".json") and Path(name).name not in KEPT_AS_IT_IS:
             files[name] = public_json(path, names, replaced)
@@ -184,7 +189,9 @@ def public_json(path: Path, names: PublicNames, replaced: dict[str, str]) -> Pat
     return path if cleaned == content else (json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def extractor_content(folder: Path, repo_id: str, names: PublicNames, staging: Path) -> Content:
+def extractor_content(
+    folder: Path, repo_id: str, names: PublicNames, staging: Path, license: str | None = None
+) -> Content:
     """A region extractor with its code, which the built-in one does not have beside it."""
     files, left_out = published_files(folder)
     content = json.loads(files["config.json"].read_text("utf-8"))
@@ -192,22 +199,26 @@ def extractor_content(folder: Path, repo_id: str, names: PublicNames, staging: P
         EXTRACTORS[content["model_type"]].from_pretrained(folder).save_pretrained(staging)
         files |= published_files(staging)[0]
     files["config.json"] = public_json(files["config.json"], names, {})
-    return Content(
-        "extractor", extractor_card(folder, repo_id, names), files, (".safetensors", ".json", ".py"), left_out
-    )
+    card = extractor_card(folder, repo_id, names, license)
+    return Content("extractor", card, files, (".safetensors", ".json", ".py"), left_out)
 
 
-def table_content(folder: Path, repo_id: str, names: PublicNames, staging: Path) -> Content:
+def table_content(
+    folder: Path, repo_id: str, names: PublicNames, staging: Path, license: str | None = None
+) -> Content:
     """A saved table as parquet files, with the statistics of its pseudo-labels."""
     configs = table_configs(load_table(folder))
     metadata = write_configs(configs, staging)
     files = {path.relative_to(staging).as_posix(): path for path in sorted(staging.rglob("*.parquet"))}
     if (folder / STATISTICS_FILE).is_file():
         files[STATISTICS_FILE] = public_json(folder / STATISTICS_FILE, names, {})
-    return Content("dataset", dataset_card(folder, repo_id, names, metadata, configs), files, (".parquet",))
+    card = dataset_card(folder, repo_id, names, metadata, configs, license)
+    return Content("dataset", card, files, (".parquet",))
 
 
-def metric_content(folder: Path, repo_id: str, names: PublicNames, staging: Path) -> Content:
+def metric_content(
+    folder: Path, repo_id: str, names: PublicNames, staging: Path, license: str | None = None
+) -> Content:
     """The metrics as a Space: `evaluate.load` looks for a module of the Space's own name."""
     from emocap.metrics import metrics as module
 
@@ -217,4 +228,4 @@ def metric_content(folder: Path, repo_id: str, names: PublicNames, staging: Path
         "requirements.txt": b"evaluate\ndatasets\nnumpy\n",
         "index.html": page.encode(),
     }
-    return Content("metric", metric_card(repo_id), files, (".py",))
+    return Content("metric", metric_card(repo_id, license), files, (".py",))

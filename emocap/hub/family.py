@@ -37,6 +37,7 @@ def publish_family(
     prefix: str = "emocap",
     private: bool = False,
     dry_run: bool = False,
+    license: str | None = None,
     report: Callable[[Publication], None] | None = None,
 ) -> list[Publication]:
     """Publishes every region extractor, finished run and labelled table in the folders of `folder`.
@@ -51,6 +52,7 @@ def publish_family(
         prefix: of every name.
         private: whether new repositories, and the collection, are private.
         dry_run: say what would change, and change nothing.
+        license: what every card names; by default that of the data, where it is on record.
         report: called with each publication.
 
     Raises:
@@ -71,7 +73,7 @@ def publish_family(
     names = PublicNames(make_links(repo_ids), family)
     publications = []
     for member, repo_id in repo_ids.items():
-        publication = publish(member, repo_id, private=private, dry_run=dry_run, names=names)
+        publication = publish(member, repo_id, private=private, dry_run=dry_run, names=names, license=license)
         publications.append(publication)
         if report is not None:
             report(publication)

@@ -15,6 +15,8 @@ PATH_KEYS = (
     "source_dataset",
     "model_name_or_path",
     "word_embeddings",
+    "text_encoder",
+    "image_weights",
     "student",
     "teacher",
     "region_extractor",

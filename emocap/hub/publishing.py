@@ -84,6 +84,7 @@ def publish(
     dry_run: bool = False,
     token: str | None = None,
     names: PublicNames | None = None,
+    license: str | None = None,
 ) -> Publication:
     """Publishes a finished run, a region extractor, a saved table or the metrics with its card, as one commit.
 
@@ -100,6 +101,7 @@ def publish(
         dry_run: say what would change, and change nothing.
         token: of an account; by default the one that is logged in.
         names: what folders of this machine are called in public.
+        license: what the card names; by default that of the data, where it is on record.
 
     Raises:
         FileNotFoundError: the folder holds nothing to publish, or a pull request's repository does not exist.
@@ -113,7 +115,7 @@ def publish(
         check_safe(folder)
     repo_id = repo_id if "/" in repo_id else f"{check_login(repo_id, token)}/{repo_id}"
     with explained(repo_id), staging_folder(folder) as staging:
-        content = make_content(folder, kind, repo_id, names or PublicNames(), staging)
+        content = make_content(folder, kind, repo_id, names or PublicNames(), staging, license)
         content.card.validate(content.repo_type)
         if dry_run:
             is_new = revision and not api.revision_exists(repo_id, revision, repo_type=content.repo_type)

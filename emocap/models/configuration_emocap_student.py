@@ -3,12 +3,29 @@
 from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+from transformers import BertConfig, PreTrainedConfig
 
 from .losses_emocap import check_loss
 from .remote_code_emocap import EMOTION_RECOGNITION, CodeCarryingConfig
 
 __all__ = ["EmocapStudentConfig"]
+
+RESNETS = (
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "resnext50_32x4d",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
+)
+"""torchvision's names of what may read the photos."""
+
+LEAST_IMAGE_SIZE = 64
+"""Of a ResNet, which takes the 32nd part of each side: batch norm needs more than one value of a photo."""
 
 
 @strict
@@ -27,6 +44,11 @@ class EmocapStudentConfig(CodeCarryingConfig, PreTrainedConfig):
             are what a control of transfer may start from.
         gru_hidden_size: hidden units of the GRU.
         gru_num_layers: layers of the GRU.
+        text_config: of a BERT that reads the captions in place of word embeddings and GRU, as the study tried too;
+            None: there is none. `freeze_word_embeddings` holds for its word embeddings; `word_projection_size` and
+            the GRU's fields have no say, and `vocab_size`, `pad_token_id` and `word_embedding_size` follow it.
+        image_backbone: torchvision's name of a ResNet that reads the photos in place of the small CNN, such as
+            `resnet50`; None: the small CNN.
         cnn_channels: output channels of the strided 3x3 convolutions, in order.
         image_size: side in pixels of the square photos it reads.
         image_mean, image_std: of the three channels of photos scaled to 0..1.
@@ -52,6 +74,7 @@ class EmocapStudentConfig(CodeCarryingConfig, PreTrainedConfig):
         "AutoProcessor": "processing_emocap.EmocapProcessor",
     }
     pipelines = EMOTION_RECOGNITION
+    sub_configs: ClassVar[dict[str, type]] = {"text_config": BertConfig}
 
     vocab_size: int = 30522
     pad_token_id: int | None = 0
@@ -61,6 +84,8 @@ class EmocapStudentConfig(CodeCarryingConfig, PreTrainedConfig):
     given_word_embeddings: bool = False
     gru_hidden_size: int = 256
     gru_num_layers: int = 1
+    text_config: dict | PreTrainedConfig | None = None
+    image_backbone: str | None = None
     cnn_channels: list[int] | tuple[int, ...] = (32, 64, 128, 256)
     image_size: int = 224
     image_mean: list[float] | tuple[float, ...] = (0.485, 0.456, 0.406)
@@ -78,7 +103,19 @@ class EmocapStudentConfig(CodeCarryingConfig, PreTrainedConfig):
     problem_type: str | None = "multi_label_classification"
 
     def __post_init__(self, **kwargs):
+        if isinstance(self.text_config, dict):
+            self.text_config = BertConfig(**self.text_config)
+        if self.text_config is not None:
+            self.vocab_size, self.pad_token_id = self.text_config.vocab_size, self.text_config.pad_token_id
+            self.word_embedding_size = self.text_config.hidden_size
         super().__post_init__(**kwargs)
         check_loss(self.loss, self.pos_weight, self.label_smoothing)
         if any(channels % 8 for channels in self.cnn_channels):
             raise ValueError(f"cnn_channels are {list(self.cnn_channels)}; each must be a multiple of 8 (group norm).")
+        if self.image_backbone is not None and self.image_backbone not in RESNETS:
+            raise ValueError(f"image_backbone is '{self.image_backbone}'; it must be one of {', '.join(RESNETS)}.")
+        if self.image_backbone is not None and self.image_size < LEAST_IMAGE_SIZE:
+            raise ValueError(
+                f"image_size is {self.image_size} with image_backbone '{self.image_backbone}'; it must be "
+                f"{LEAST_IMAGE_SIZE} or more."
+            )

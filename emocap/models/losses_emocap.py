@@ -14,7 +14,11 @@ DB_ALPHA, DB_BETA, DB_MU = 0.1, 10.0, 0.2
 """Smoothing of the re-balancing weights (Wu et al. 2020, equation 5), as its authors set it for COCO."""
 
 DB_LAMBDA, DB_KAPPA = 2.0, 0.05
-"""Scale and bias of the negative-tolerant regularisation (Wu et al. 2020, equation 9), as set for COCO."""
+"""Scale and bias of the negative-tolerant regularisation (Wu et al. 2020, equation 9), as set for COCO. The authors'
+code, to which the numbers belong, divides the bias by the scale, unlike the paper."""
+
+DB_FOCUSING, DB_BALANCE = 2, 2.0
+"""gamma of the focal term (Lin et al. 2017, equation 4) and the factor before it, as Wu et al. set them for COCO."""
 
 PRIOR_BOUND = 1e-4
 """Priors stay this far from 0 and 1: an emotion without positives has a finite weight."""
@@ -26,9 +30,12 @@ def multi_label_loss(
     """Mean loss over batch and labels, in float32 or wider.
 
     `config.loss` is `"bce"`: binary cross-entropy; `"asl"`: asymmetric loss (Ridnik et al. 2021), which counts easy
-    negatives less; `"db"`: distribution-balanced loss (Wu et al. 2020), which counts frequent emotions and easy
-    negatives less. Soft labels weigh the positive and the negative term of each. `config.label_smoothing` moves the
-    labels toward the prior first: `(1 - s) * labels + s * label_prevalence`.
+    negatives less; `"db"`: distribution-balanced loss (Wu et al. 2020) with its focal term, which counts frequent
+    emotions and easy entries less. Its weights even out what class-balanced sampling does to images of several
+    emotions, so it goes with that sampling; the prior stays that of the table. Its probabilities are no longer
+    calibrated to the prevalence: a temperature and thresholds fitted on validation rows mend their scale only. Soft
+    labels weigh the positive and the negative term of each. `config.label_smoothing` moves the labels toward the prior
+    first: `(1 - s) * labels + s * label_prevalence`.
 
     Args:
         logits: float `(..., L)`.
@@ -65,12 +72,15 @@ def asymmetric_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def distribution_balanced_loss(logits: torch.Tensor, labels: torch.Tensor, prior: torch.Tensor) -> torch.Tensor:
-    """DB loss of every entry (Wu et al. 2020, equation 10): re-balanced weights, negative-tolerant logits."""
+    """DB-focal loss of every entry (Wu et al. 2020, equation 10): re-balanced weights, negative-tolerant logits, and a
+    focal term of the probability that these logits give to the entry's truth."""
     drawn = (labels / prior).sum(-1, keepdim=True).clamp_min(1e-6)  # how often class-balanced drawing meets the row
     weights = DB_ALPHA + torch.sigmoid(DB_BETA * (1 / (prior * drawn) - DB_MU))
-    biased = logits + DB_KAPPA * torch.logit(prior)
-    entries = labels * F.softplus(-biased) + (1 - labels) * F.softplus(DB_LAMBDA * biased) / DB_LAMBDA
-    return weights * entries
+    biased = logits + DB_KAPPA / DB_LAMBDA * torch.logit(prior)
+    scaled = DB_LAMBDA * biased
+    positive = torch.sigmoid(-biased) ** DB_FOCUSING * F.softplus(-biased)
+    negative = torch.sigmoid(scaled) ** DB_FOCUSING * F.softplus(scaled) / DB_LAMBDA
+    return DB_BALANCE * weights * (labels * positive + (1 - labels) * negative)
 
 
 def bounded_prior(logits: torch.Tensor, config) -> torch.Tensor | None:

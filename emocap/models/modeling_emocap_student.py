@@ -1,13 +1,14 @@
-"""The student: word embeddings and a GRU beside a small CNN, joined by two linear layers."""
+"""The student: word embeddings and a GRU beside a small CNN, or a BERT and a ResNet, joined by two linear layers."""
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel, BertModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from .backbones_emocap import resnet_stages
 from .configuration_emocap_student import EmocapStudentConfig
 from .freezing_emocap import keep_frozen_in_eval
 from .losses_emocap import multi_label_loss
@@ -19,7 +20,11 @@ NORM_GROUPS = 8
 
 
 class EmocapStudentForMultiLabelClassification(PreTrainedModel):
-    """GRU over the caption and CNN over the photo; `sigmoid(logits)` are the emotions' probabilities."""
+    """GRU over the caption and CNN over the photo; `sigmoid(logits)` are the emotions' probabilities.
+
+    With `config.text_config` a BERT reads the caption, with `config.image_backbone` a ResNet the photo. A ResNet's
+    batch norm makes training depend on which photos share a batch.
+    """
 
     config: EmocapStudentConfig
     config_class = EmocapStudentConfig
@@ -30,17 +35,30 @@ class EmocapStudentForMultiLabelClassification(PreTrainedModel):
 
     def __init__(self, config: EmocapStudentConfig):
         super().__init__(config)
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.word_embedding_size, config.pad_token_id)
-        self.word_embeddings.weight.requires_grad_(not config.freeze_word_embeddings)
-        width = config.word_projection_size or config.word_embedding_size
-        self.word_projection = nn.Linear(config.word_embedding_size, width) if config.word_projection_size else None
-        self.gru = CaptionGRU(width, config.gru_hidden_size, config.gru_num_layers)
-        channels = [3, *config.cnn_channels]
-        self.cnn = nn.Sequential(*map(ConvolutionStage, channels[:-1], channels[1:]))
+        if config.text_config is None:
+            self.word_embeddings = nn.Embedding(config.vocab_size, config.word_embedding_size, config.pad_token_id)
+            width = config.word_projection_size or config.word_embedding_size
+            self.word_projection = (
+                nn.Linear(config.word_embedding_size, width) if config.word_projection_size else None
+            )
+            self.gru = CaptionGRU(width, config.gru_hidden_size, config.gru_num_layers)
+            text_width = config.gru_hidden_size
+        else:
+            self.text_encoder = BertModel(config.text_config, add_pooling_layer=False)
+            text_width = config.text_config.hidden_size
+        self.freeze_word_embeddings()
+        if config.image_backbone is None:
+            channels = [3, *config.cnn_channels]
+            self.cnn, self.photo_width = (
+                nn.Sequential(*map(ConvolutionStage, channels[:-1], channels[1:])),
+                channels[-1],
+            )
+        else:
+            self.cnn, self.photo_width = resnet_stages(config.image_backbone)
         self.register_buffer("image_mean", torch.tensor(config.image_mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("image_std", torch.tensor(config.image_std).view(1, 3, 1, 1), persistent=False)
         self.dropout = nn.Dropout(config.dropout)
-        self.fc1 = nn.Linear(config.gru_hidden_size + channels[-1], config.fc_hidden_size)
+        self.fc1 = nn.Linear(text_width + self.photo_width, config.fc_hidden_size)
         self.fc2 = nn.Linear(config.fc_hidden_size, config.num_labels)
         self.post_init()
 
@@ -65,14 +83,21 @@ class EmocapStudentForMultiLabelClassification(PreTrainedModel):
         """As everywhere in transformers. Loading makes every parameter trainable: frozen embeddings freeze again."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model.word_embeddings.weight.requires_grad_(not model.config.freeze_word_embeddings)
+        model.freeze_word_embeddings()
         return loaded
 
+    def freeze_word_embeddings(self) -> None:
+        """Word embeddings train or stand still, as the configuration says."""
+        self.get_input_embeddings().weight.requires_grad_(not self.config.freeze_word_embeddings)
+
     def get_input_embeddings(self) -> nn.Embedding:
-        return self.word_embeddings
+        return self.word_embeddings if self.config.text_config is None else self.text_encoder.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
-        self.word_embeddings = value
+        if self.config.text_config is None:
+            self.word_embeddings = value
+        else:
+            self.text_encoder.set_input_embeddings(value)
 
     def train(self, mode: bool = True) -> "EmocapStudentForMultiLabelClassification":
         """Training mode, but for parts whose parameters are all frozen: their dropout stays off. Word embeddings that
@@ -136,8 +161,8 @@ class EmocapStudentForMultiLabelClassification(PreTrainedModel):
         pixel_values: torch.Tensor | None = None,
         pixel_mask: torch.LongTensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What the GRU `(batch, gru_hidden_size)`, the CNN `(batch, cnn_channels[-1])` and fc1 with its ReLU
-        `(batch, fc_hidden_size)` make of `forward`'s inputs."""
+        """What the GRU or BERT `(batch, gru_hidden_size or hidden_size)`, the CNN `(batch, its last channels)` and fc1
+        with its ReLU `(batch, fc_hidden_size)` make of `forward`'s inputs."""
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         text = self.encode_text(input_ids, attention_mask)
@@ -146,21 +171,47 @@ class EmocapStudentForMultiLabelClassification(PreTrainedModel):
         return text, photo, F.relu(self.fc1(joined))
 
     def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """The GRU's last hidden state at each caption's last word, `(batch, gru_hidden_size)`; 0 without a caption."""
+        """The GRU's last hidden state at each caption's last word, `(batch, gru_hidden_size)`, or BERT's last state at
+        `[CLS]`, `(batch, hidden_size)`; 0 without a caption."""
+        if self.config.text_config is not None:
+            first = torch.arange(attention_mask.shape[1], device=attention_mask.device) == 0
+            seen = torch.where(first, 1, attention_mask)  # attention over nothing has no softmax
+            states = self.text_encoder(input_ids=input_ids, attention_mask=seen).last_hidden_state[:, 0]
+            return states * (attention_mask.sum(1) > 0).to(states.dtype).unsqueeze(1)
         words = self.word_embeddings(input_ids)
         if self.word_projection is not None:
             words = self.word_projection(words)
         return self.gru(words, attention_mask.sum(1))
 
     def encode_photo(self, pixel_values: torch.Tensor | None, pixel_mask: torch.Tensor | None, batch: int):
-        """The CNN's channels averaged over the photo, `(batch, cnn_channels[-1])`; 0 without a photo."""
+        """The CNN's channels averaged over the photo, `(batch, photo_width)`; 0 without a photo."""
         weight = self.fc1.weight
         if pixel_values is None:
-            return weight.new_zeros(batch, self.config.cnn_channels[-1])
+            return weight.new_zeros(batch, self.photo_width)
         unit = 1 if pixel_values.is_floating_point() else 255
         pixels = (pixel_values.to(weight.dtype) - self.image_mean * unit) / (self.image_std * unit)
+        if self.cnn.training and self.config.image_backbone is not None and pixel_mask is not None:
+            return self.encode_present(pixels, pixel_mask.bool())
         features = self.cnn(pixels).mean((2, 3))  # adaptive average pool to 1x1
         return features if pixel_mask is None else features * pixel_mask.to(features.dtype).unsqueeze(1)
+
+    def encode_present(self, pixels: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+        """`encode_photo` of the rows with a photo alone: the others' zeros must not enter the batch norm."""
+        features = pixels.new_zeros(len(pixels), self.photo_width)
+        if not present.any():
+            return features
+        seen = self.cnn(pixels[present]).mean((2, 3))
+        return features.to(seen.dtype).masked_scatter(present.unsqueeze(1), seen)
+
+    @torch.no_grad()
+    def load_text_encoder(self, model_name_or_path: str) -> None:
+        """Copies the weights of the BERT checkpoint that `text_config` comes from."""
+        giver = BertModel.from_pretrained(model_name_or_path, dtype=torch.float32, add_pooling_layer=False)
+        self.text_encoder.load_state_dict(giver.state_dict())
+
+    def load_image_backbone(self, weights: str) -> None:
+        """Trained weights of the ResNet, see `resnet_stages`."""
+        self.cnn.load_state_dict(resnet_stages(self.config.image_backbone, weights)[0].state_dict())
 
     @torch.no_grad()
     def load_word_embeddings(self, model_name_or_path: str) -> None:

@@ -151,7 +151,7 @@ class LabelStudy:
         """Trains and measures one student and writes its files, the JSON last."""
         arguments = self.arguments
         set_seed(run.seed)
-        model, processor = build_student(self.student(), self.target)
+        model, processor, _ = build_student(self.student(), self.target)
         train, validation, test = (self.part(name, processor) for name in ("train", "validation", "test"))
         chosen = np.random.default_rng(run.seed).permutation(len(train.truth.labels))[: arguments.num_target]
         train = train.of_rows(chosen)

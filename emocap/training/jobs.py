@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     set_seed,
 )
+from transformers.utils import logging
 
 from emocap.arguments import (
     DataArguments,
@@ -25,8 +26,10 @@ from emocap.arguments import (
     StudentArguments,
     TeacherArguments,
     arguments_to_dict,
+    settle_sampling,
 )
 from emocap.cards.models import write_model_card
+from emocap.data.licenses import license_of
 from emocap.data.pairs import FixedSizeColumn, PairDataset, label_matrix
 from emocap.data.schema import NUM_REGIONS, label_names
 from emocap.data.storage import write_json
@@ -49,12 +52,16 @@ from emocap.models import (
     EmocapStudentForMultiLabelClassification,
     EmocapTeacherForMultiLabelClassification,
 )
+from emocap.training.augmentation import CroppedPhotos
 from emocap.training.sampling import MixedPairs, PairSampler, rows_of_labels
 from emocap.training.splits import load_splits
+from emocap.training.student_flags import check_student
 from emocap.training.trainer import EmocapTrainer, checkpoint_to_resume, frozen_outputs
 from emocap.transfer.surgery import check_frozen, check_transfer, load_source, transfer_model
 
 __all__ = ["EmocapTrainer", "finetune", "train_student", "train_teacher"]
+
+logger = logging.get_logger(__name__)
 
 
 def publishing(job: Callable) -> Callable:
@@ -88,7 +95,7 @@ def train_teacher(
     data_args: DataArguments, model_args: TeacherArguments, training_args: EmocapTrainingArguments
 ) -> dict[str, float]:
     """Trains a teacher; returns what metrics.json holds."""
-    splits = load_splits(data_args)
+    splits = load_rows(data_args, training_args)
     set_seed(training_args.seed)
     model, processor, fresh = build_teacher(model_args, splits)
     set_bias_to_prior(model.classifier, splits["train"], data_args.label_column)
@@ -100,19 +107,18 @@ def train_student(
     data_args: DataArguments, model_args: StudentArguments, training_args: EmocapTrainingArguments
 ) -> dict[str, float]:
     """Trains a student of either architecture; returns what metrics.json holds."""
-    splits = load_splits(data_args)
+    check_student(model_args, training_args)
+    splits = load_rows(data_args, training_args)
     set_seed(training_args.seed)
     if model_args.architecture == "visualbert":
-        if not model_args.model_name_or_path:
-            raise ValueError("--architecture visualbert needs --model_name_or_path, the body to start from.")
         teacher_args = TeacherArguments(
             model_args.model_name_or_path, reinit_visual_projection=model_args.reinit_visual_projection
         )
         model, processor, fresh = build_teacher(teacher_args, splits)
         head = model.classifier
     else:
-        model, processor = build_student(model_args, splits)
-        fresh, head = set(), model.fc2
+        model, processor, fresh = build_student(model_args, splits)
+        head = model.fc2
     if not (model_args.architecture == "gru_cnn" and model_args.model_name_or_path):
         set_bias_to_prior(head, splits["train"], data_args.label_column)
     return run(model, processor, splits, fresh, "student", (data_args, model_args, training_args))
@@ -123,7 +129,7 @@ def finetune(
     data_args: DataArguments, model_args: FinetuneArguments, training_args: EmocapTrainingArguments
 ) -> dict[str, float]:
     """Fine-tunes onto the target with AnB, AnB+ or a control; returns what metrics.json holds."""
-    splits = load_splits(data_args)
+    splits = load_rows(data_args, training_args)
     names = label_names(splits["train"])
     for checkpoint in filter(None, (model_args.student, model_args.teacher)):
         config = load_config(checkpoint)
@@ -157,6 +163,16 @@ def finetune(
     return metrics
 
 
+def load_rows(data_args: DataArguments, training_args: EmocapTrainingArguments) -> DatasetDict:
+    """The run's rows, see `load_splits`; settles how they are sampled."""
+    settle_sampling(data_args, training_args.loss)
+    return load_splits(data_args, seed_of_data(training_args))
+
+
+def seed_of_data(training_args: EmocapTrainingArguments) -> int:
+    return training_args.seed if training_args.data_seed is None else training_args.data_seed
+
+
 def run(
     model: torch.nn.Module,
     processor: EmocapProcessor,
@@ -174,6 +190,7 @@ def run(
     pairs = {
         name: PairDataset(split, processor, columns[name], data_args.modalities) for name, split in prepared.items()
     }
+    warn_of_truncation(pairs, processor.max_length)
     seen = data_args.modalities if pairs["train"].reads_photos else "text"
     model.config.modalities = seen if model.config.modalities in (None, seen) else "both"
     set_loss(model.config, splits, data_args, training_args)
@@ -182,16 +199,18 @@ def run(
     def compute(prediction: EvalPrediction) -> dict[str, float]:
         return compute_metrics(pairs["validation"].mean_over_captions(sigmoid(prediction.predictions)), truth)
 
+    sampler = make_sampler(pairs, splits["train"], data_args, training_args)
+    train = MixedPairs(pairs["train"], pairs["mix"]) if "mix" in pairs else pairs["train"]
     trainer = EmocapTrainer(
         model,
         training_args,
         data_collator=PairDataset.collate,
-        train_dataset=MixedPairs(pairs["train"], pairs["mix"]) if "mix" in pairs else pairs["train"],
+        train_dataset=CroppedPhotos(train, sampler) if getattr(model_args, "augment_photos", False) else train,
         eval_dataset=pairs["validation"],
         processing_class=processor,
         compute_metrics=compute,
         fresh=fresh,
-        sampler=make_sampler(pairs, splits["train"], data_args, training_args),
+        sampler=sampler,
     )
     if training_args.early_stopping_patience and training_args.load_best_model_at_end:
         trainer.add_callback(EarlyStoppingCallback(training_args.early_stopping_patience))
@@ -205,14 +224,29 @@ def run(
     probabilities = pairs[split].mean_over_captions(temper(logits, model.config.temperature))
     prior_column, thresholds = truth_column(splits["train"]), model.config.thresholds
     metrics = evaluate(probabilities, splits[split], splits["train"], columns[split], prior_column, thresholds)
-    metrics |= {"split": split, "truth": columns[split]}
+    metrics |= {"split": split, "truth": columns[split], "truncated_captions": pairs[split].truncated_captions}
     trainer.save_model()
     trainer.save_state()
     if trainer.is_world_process_zero():
         details = describe(probabilities, splits[split], columns[split], thresholds)
-        num_rows = {name: len(table) for name, table in splits.items()}
-        finish(Path(training_args.output_dir), metrics, details, kind, num_rows, arguments)
+        facts = {
+            "kind": kind,
+            "num_rows": {name: len(table) for name, table in splits.items()},
+            "licenses": license_of(splits[name] for name in ("train", "mix") if name in splits),
+        }
+        finish(Path(training_args.output_dir), metrics, details, facts, arguments)
     return metrics
+
+
+def warn_of_truncation(pairs: dict[str, PairDataset], max_length: int) -> None:
+    """Says once how many captions of each split are longer than the model reads."""
+    cut = [
+        f"{name} {own.num_truncated:,} of {own.num_captions:,} ({own.truncated_captions:.1%})"
+        for name, own in pairs.items()
+        if own.num_truncated
+    ]
+    if cut:
+        logger.warning(f"Captions cut at {max_length} tokens: {', '.join(cut)}. --max_length reads more of them.")
 
 
 def set_loss(config, splits: DatasetDict, data_args: DataArguments, training_args: EmocapTrainingArguments) -> None:
@@ -243,18 +277,17 @@ def make_sampler(
         * training_args.gradient_accumulation_steps
         * training_args.world_size,
         by_length=training_args.train_sampling_strategy == "group_by_length",
-        seed=training_args.seed if training_args.data_seed is None else training_args.data_seed,
+        seed=seed_of_data(training_args),
     )
 
 
-def finish(
-    output_dir: Path, metrics: dict, details: dict, kind: str, num_rows: dict[str, int], arguments: tuple
-) -> None:
-    """Metrics, arguments and card beside the checkpoint; the copy of the arguments in torch's own format goes. Folders
-    are written down with their whole path: a relative one would look like a Hub id where it is not."""
+def finish(output_dir: Path, metrics: dict, details: dict, facts: dict[str, object], arguments: tuple) -> None:
+    """Metrics, card, and arguments with facts of the run beside the checkpoint; the copy of the arguments in torch's
+    own format goes. Folders are written down with their whole path: a relative one would look like a Hub id where it
+    is not."""
     (output_dir / "training_args.bin").unlink(missing_ok=True)
     write_metrics(output_dir / "metrics.json", metrics, details)
-    recorded = {"kind": kind, "num_rows": num_rows, **arguments_to_dict(*arguments)}
+    recorded = facts | arguments_to_dict(*arguments)
     folders = {name: os.path.abspath(recorded[name]) for name in PATH_KEYS if os.path.isdir(recorded.get(name) or "")}
     write_json(output_dir / "run_arguments.json", recorded | folders)
     write_model_card(output_dir)
@@ -313,19 +346,18 @@ def build_processor(start: str, region_extractor: str | None) -> EmocapProcessor
 
 def build_student(
     model_args: StudentArguments, splits: DatasetDict
-) -> tuple[EmocapStudentForMultiLabelClassification, EmocapProcessor]:
-    """A new GRU and CNN student with pretrained word embeddings, or a student checkpoint to go on from."""
+) -> tuple[EmocapStudentForMultiLabelClassification, EmocapProcessor, set[str]]:
+    """A new student with pretrained word embeddings or a pretrained BERT, or a student checkpoint to go on from; its
+    processor; and, beside pretrained networks, the names of what is new."""
     start = model_args.model_name_or_path
     if start:
         check_labels(load_config(start), label_names(splits["train"]), start)
         model = EmocapStudentForMultiLabelClassification.from_pretrained(start)
-        return model, EmocapProcessor.from_pretrained(start)
-    if not model_args.word_embeddings:
-        raise ValueError(
-            "--architecture gru_cnn needs --word_embeddings: the BERT checkpoint whose vocabulary it reads, such as "
-            "google-bert/bert-base-uncased."
-        )
-    words = AutoConfig.from_pretrained(model_args.word_embeddings)
+        return model, EmocapProcessor.from_pretrained(start), set()
+    vocabulary = model_args.text_encoder or model_args.word_embeddings
+    words = AutoConfig.from_pretrained(vocabulary)
+    if model_args.text_encoder and words.model_type != "bert":
+        raise ValueError(f"--text_encoder '{vocabulary}' is a '{words.model_type}' checkpoint; expected a BERT.")
     config = EmocapStudentConfig(
         vocab_size=words.vocab_size,
         pad_token_id=words.pad_token_id,
@@ -334,14 +366,23 @@ def build_student(
         word_projection_size=model_args.word_projection_size,
         gru_hidden_size=model_args.gru_hidden_size,
         gru_num_layers=model_args.gru_num_layers,
+        text_config=words.to_dict() if model_args.text_encoder else None,
+        image_backbone=model_args.image_backbone,
         image_size=model_args.image_size,
         cnn_channels=model_args.cnn_channels,
         fc_hidden_size=model_args.fc_hidden_size,
         **label_fields(label_names(splits["train"])),
     )
     model = EmocapStudentForMultiLabelClassification(config)
-    model.load_word_embeddings(model_args.word_embeddings)
-    return model, EmocapProcessor(load_tokenizer(model_args.word_embeddings), image_size=config.image_size)
+    if model_args.text_encoder:
+        model.load_text_encoder(vocabulary)
+    else:
+        model.load_word_embeddings(vocabulary)
+    if model_args.image_weights:
+        model.load_image_backbone(model_args.image_weights)
+    given = ("text_encoder.",) * bool(model_args.text_encoder) + ("cnn.",) * bool(model_args.image_weights)
+    fresh = {name for name, _ in model.named_parameters() if given and not name.startswith(given)}
+    return model, EmocapProcessor(load_tokenizer(vocabulary), image_size=config.image_size), fresh
 
 
 def label_fields(names: list[str]) -> dict[str, dict]:

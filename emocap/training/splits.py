@@ -13,11 +13,11 @@ from emocap.data.truth import truth_column
 __all__ = ["load_splits"]
 
 
-def load_splits(data_args: DataArguments) -> DatasetDict:
+def load_splits(data_args: DataArguments, seed: int = 0) -> DatasetDict:
     """The splits of a run under the names train, validation, (where there is one) test and, with `mix_dataset`, mix:
     the human-labelled rows that train beside those of train. All are checked at the door.
 
-    Sets `data_args.label_column` where it was left open.
+    Sets `data_args.label_column` where it was left open. `seed` draws `train_fraction`.
 
     Raises:
         ValueError: a split that is missing or empty, rows without labels, or a table to mix that does not fit.
@@ -44,6 +44,8 @@ def load_splits(data_args: DataArguments) -> DatasetDict:
         selected = splits["train"].with_format("arrow")["selected_for"][:]
         chosen = np.flatnonzero([len(own) > 0 for own in selected.to_pylist()])
         splits["train"] = splits["train"].select(chosen)
+    if data_args.train_fraction < 1:
+        splits["train"] = draw(splits["train"], data_args.train_fraction, seed)
     limits = {"train": data_args.max_train_samples}
     for name, split in splits.items():
         limit = limits.get(name, data_args.max_eval_samples)
@@ -57,6 +59,12 @@ def load_splits(data_args: DataArguments) -> DatasetDict:
     if data_args.mix_dataset:
         splits["mix"] = load_mix(data_args, splits["train"])
     return DatasetDict(splits)
+
+
+def draw(table: datasets.Dataset, fraction: float, seed: int) -> datasets.Dataset:
+    """A share of the rows, drawn at random without replacement, in their own order."""
+    rows = np.random.default_rng(seed).permutation(len(table))[: round(fraction * len(table))]
+    return table.select(np.sort(rows))
 
 
 def load_mix(data_args: DataArguments, train: datasets.Dataset) -> datasets.Dataset:

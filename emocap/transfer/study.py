@@ -173,7 +173,7 @@ class Study:
                 gru_hidden_size=arguments.hidden_size,
                 fc_hidden_size=arguments.hidden_size,
             )
-            model, processor = build_student(flags, self.sides["target"].splits)
+            model, processor, _ = build_student(flags, self.sides["target"].splits)
             processor.max_length = arguments.max_length or processor.max_length
             model.config.given_word_embeddings = arguments.freeze_word_embeddings  # else each network draws its own
             processor.save_pretrained(self.architecture)

@@ -107,11 +107,9 @@ def transfer_model(
     freeze(model, passing if strategy in FREEZING else [], freeze_word_embeddings)
     if isinstance(model, EmocapStudentForMultiLabelClassification):
         note_word_embeddings(model, plan, copy_word_embeddings, freeze_word_embeddings)
-    parameters = dict(model.named_parameters())
+    parameters, frozen = dict(model.named_parameters()), set(frozen_tensors(model))
     for name, tensor in model.state_dict().items():
-        is_buffer = name not in parameters
-        is_frozen = not is_buffer and not parameters[name].requires_grad
-        record[name] |= {"sha256": checksum(tensor), "frozen": is_frozen, "buffer": is_buffer}
+        record[name] |= {"sha256": checksum(tensor), "frozen": name in frozen, "buffer": name not in parameters}
     surgery = {
         "strategy": strategy,
         "num_layers": plan.count,
@@ -220,7 +218,8 @@ def blocks_of(model: nn.Module) -> Iterator[list[nn.Module]]:
     """The blocks below the head, from the input: what `num_layers` counts, beside the head itself.
 
     Teacher: embeddings, each encoder layer, the pooler (where it has one). Student: word embeddings, GRU, each
-    convolution stage, fc1.
+    convolution stage, fc1; with a BERT its embeddings and each of its layers, with a ResNet its stem and each of its
+    four groups of blocks.
     """
     if isinstance(model, EmocapTeacherForMultiLabelClassification):
         body = model.visual_bert
@@ -230,11 +229,27 @@ def blocks_of(model: nn.Module) -> Iterator[list[nn.Module]]:
         if body.pooler is not None:
             yield [body.pooler]
     else:
-        yield [model.word_embeddings]
-        yield [model.gru] if model.word_projection is None else [model.word_projection, model.gru]
+        if model.config.text_config is None:
+            yield [model.word_embeddings]
+            yield [model.gru] if model.word_projection is None else [model.word_projection, model.gru]
+        else:
+            yield [model.text_encoder.embeddings]
+            for layer in model.text_encoder.encoder.layer:
+                yield [layer]
         for stage in model.cnn:
             yield [stage]
         yield [model.fc1]
+
+
+def frozen_tensors(model: nn.Module) -> Iterator[str]:
+    """Names of the parameters that do not train, and of the statistics that a frozen norm keeps beside them."""
+    for prefix, module in model.named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        kept = dict(module.named_buffers(recurse=False)) if isinstance(module, nn.BatchNorm2d) else {}
+        still = [name for name, parameter in own.items() if not parameter.requires_grad]
+        if len(still) == len(own):
+            still += kept
+        yield from (f"{prefix}.{name}".lstrip(".") for name in still)
 
 
 def given_parts(model: nn.Module) -> list[nn.Module]:
@@ -242,7 +257,7 @@ def given_parts(model: nn.Module) -> list[nn.Module]:
     region features, and a student's word embeddings that are as published."""
     if isinstance(model, EmocapTeacherForMultiLabelClassification):
         return [model.region_normalizer]
-    return [model.word_embeddings] if model.config.given_word_embeddings else []
+    return [model.get_input_embeddings()] if model.config.given_word_embeddings else []
 
 
 def freeze(model: nn.Module, parts: list[nn.Module], word_embeddings: bool | None) -> None:
@@ -262,7 +277,7 @@ def note_word_embeddings(
     config = model.config
     if were_passed or (plan.source is not None and plan.count and not plan.across):
         config.given_word_embeddings = getattr(load_config(plan.source), "given_word_embeddings", False)
-    trains = model.word_embeddings.weight.requires_grad
+    trains = model.get_input_embeddings().weight.requires_grad
     if trains or asked is not None:
         config.freeze_word_embeddings = not trains
 

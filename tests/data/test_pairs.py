@@ -161,6 +161,20 @@ def test_captions_are_tokenised_in_groups(tiny_table, teacher_processor, monkeyp
     assert len(empty) == 0 and empty.token_starts.tolist() == [0]
 
 
+def test_captions_that_are_cut_are_counted_and_those_that_just_fit_are_not(tiny_table, teacher_processor, monkeypatch):
+    monkeypatch.setattr(pairs_module, "CAPTIONS_A_CALL", 7)
+    texts = [text for own in tiny_table["train"]["captions"][:] for text in own]
+    lengths = np.array([len(teacher_processor.tokenizer(text)["input_ids"]) for text in texts])
+    middle = int(np.median(lengths))
+    assert (lengths == middle).any() and (lengths > middle).any()
+    for longest in (middle, lengths.max(), lengths.max() + 1):
+        teacher_processor.max_length = int(longest)
+        pairs = PairDataset(tiny_table["train"], teacher_processor)
+        assert (pairs.num_captions, pairs.num_truncated) == (len(texts), (lengths > longest).sum())
+        assert pairs.truncated_captions == (lengths > longest).mean()
+    assert PairDataset(tiny_table["train"].select([0]), teacher_processor, modalities="image").truncated_captions == 0
+
+
 def test_mean_over_captions_equals_a_loop(tiny_table, teacher_processor):
     pairs = PairDataset(tiny_table["train"], teacher_processor)
     values = np.random.default_rng().random((len(pairs), 5), dtype=np.float32)

@@ -39,9 +39,13 @@ def plain_entry(z: float, y: np.ndarray, i: int, prior: np.ndarray, config: Emoc
         class_level = 1 / LABELS / (number * prior[i])
         instance_level = sum(y[j] / (number * prior[j]) for j in range(LABELS)) / LABELS
         weight = 0.1 + 1 / (1 + math.exp(-10 * (class_level / max(instance_level, 1e-12) - 0.2)))
-        bias = 0.05 * -math.log(1 / prior[i] - 1)
-        positive, negative = math.log(1 + math.exp(-(z + bias))), math.log(1 + math.exp(2 * (z + bias))) / 2
-        return weight * (y[i] * positive + (1 - y[i]) * negative)
+        bias = -math.log(number / (number * prior[i]) - 1) * 0.05 / 2
+        entry = 0
+        for is_there, scale in ((y[i], 1), (1 - y[i], 2)):  # negatives: logits doubled, weight halved
+            shifted = scale * (z + bias)
+            truth = 1 / (1 + math.exp(-shifted if scale == 1 else shifted))  # probability of what is so
+            entry += is_there * 2 * (1 - truth) ** 2 * weight / scale * -math.log(truth)
+        return entry
     weight = 1 if config.pos_weight is None else min((1 - prior[i]) / prior[i], config.pos_weight)
     return -weight * y[i] * math.log(p) - (1 - y[i]) * math.log(1 - p)
 
@@ -91,6 +95,20 @@ def test_gradients_equal_finite_differences(settings):
     labels = (torch.rand(3, LABELS) < 0.5).double()
     config = make_config(np.array([0.05, 0.1, 0.2, 0.4, 0.6]), **settings)
     assert torch.autograd.gradcheck(lambda values: multi_label_loss(values, labels, config), logits)
+
+
+def test_the_distribution_balanced_loss_has_its_focal_term():
+    """An entry that is right already counts far less than without the term, one that is wrong about as much."""
+    config, labels = make_config(np.full(LABELS, 0.5), loss="db"), torch.zeros(1, LABELS, dtype=torch.float64)
+
+    def loss(z: float) -> float:
+        return multi_label_loss(torch.full((1, LABELS), z, dtype=torch.float64), labels, config).item()
+
+    def plain(z: float) -> float:
+        return (0.1 + 1) * 2.0 * math.log(1 + math.exp(2 * z)) / 2  # a row without positives has the highest weight
+
+    assert loss(-2.0) == pytest.approx(plain(-2.0) * (1 / (1 + math.exp(4))) ** 2)
+    assert loss(9.0) == pytest.approx(plain(9.0), rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", [EmocapStudentConfig, EmocapTeacherConfig])

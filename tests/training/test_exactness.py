@@ -52,7 +52,7 @@ DROPOUTS = dict.fromkeys(("dropout", "hidden_dropout_prob", "attention_probs_dro
 CASES = {
     "early": ["--pos_weight", "4", "--label_smoothing", "0.1"],
     "late": ["--loss", "db"],
-    "student": ["--loss", "asl"],
+    "student": ["--loss", "asl", "--augment_photos", "true"],
 }
 
 
@@ -77,16 +77,17 @@ DRAWS = {
     "random captions": ["--captions", "random"],
     "mixed": ["--sampling", "class_balanced", "--mix_share", "0.3"],
 }
+GOING_ON = {**DRAWS, "cropped photos": ["--augment_photos", "true"]}
 
 
-@pytest.mark.parametrize("draw", DRAWS)
+@pytest.mark.parametrize("draw", GOING_ON)
 def test_a_run_that_goes_on_draws_what_it_would_have_drawn(
     tmp_path, labelled_table, tiny_table_dir, tiny_student, draw
 ):
     """With dropout, over several epochs, from a checkpoint in the middle of one and at the end of one."""
     flags = ["train-student", "--model_name_or_path", tiny_student, "--dataset", labelled_table, *CPU, *SAVING,
              "--label_column", "emotion_scores", "--per_device_train_batch_size", "16", "--num_train_epochs", "3",
-             "--save_steps", "1", *DRAWS[draw]]  # fmt: skip
+             "--save_steps", "1", *GOING_ON[draw]]  # fmt: skip
     flags += ["--mix_dataset", tiny_table_dir] if draw == "mixed" else []
     main([*flags, "--output_dir", str(tmp_path / "whole")])
     state = json.loads((tmp_path / "whole" / "trainer_state.json").read_text())

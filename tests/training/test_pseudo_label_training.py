@@ -9,6 +9,7 @@ from datasets import ClassLabel, DatasetDict, List
 from emocap.arguments import DataArguments
 from emocap.cli import main
 from emocap.data.storage import load_table
+from emocap.training import jobs
 from emocap.training.splits import load_splits
 
 HUMAN = ["labels", "votes", "num_annotators", "soft_labels"]
@@ -70,6 +71,9 @@ def test_the_loss_of_a_run_stands_in_its_configuration(tmp_path, source, tiny_st
     [
         (["--loss", "asl", "--pos_weight", "2"], "pos_weight is 2.0 with loss 'asl'"),
         (["--label_smoothing", "1"], "Label smoothing is 1.0"),
+        (["--loss", "db", "--sampling", "shuffle"], "--sampling is shuffle with --loss db"),
+        (["--train_fraction", "0"], "--train_fraction is 0.0; it must lie from 0 (without it) to 1"),
+        (["--train_fraction", "1.5"], "--train_fraction is 1.5; it must lie from 0 (without it) to 1"),
         (["--label_smoothing_factor", "0.1"], "use --label_smoothing"),
     ],
 )
@@ -78,6 +82,38 @@ def test_loss_settings_are_refused_at_the_door(tmp_path, source, tiny_student, c
         train(tmp_path / "run", source, tiny_student, *flags)
     assert words in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("loss", "sampling"), [("db", "class_balanced"), ("bce", "shuffle"), ("asl", "shuffle")])
+def test_a_loss_brings_the_sampling_that_it_presupposes(
+    tmp_path, labelled_table, tiny_student, monkeypatch, loss, sampling
+):
+    drawn = {}
+    plain = jobs.PairSampler
+
+    def watched(*args, **kwargs):
+        drawn["rows_of_labels"] = kwargs["rows_of_labels"]
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(jobs, "PairSampler", watched)
+    train(tmp_path / "run", labelled_table, tiny_student, "--loss", loss)
+    arguments = json.loads((tmp_path / "run" / "run_arguments.json").read_text())
+    assert (arguments["loss"], arguments["sampling"]) == (loss, sampling)
+    assert (drawn["rows_of_labels"] is not None) == (loss == "db")
+
+
+def test_a_share_of_the_training_rows_is_drawn_by_the_seed_before_a_limit(labelled_table):
+    def ids(seed: int = 0, **fields) -> list[str]:
+        return load_splits(DataArguments(labelled_table, **fields), seed)["train"]["image_id"][:]
+
+    whole, tenth = ids(), ids(train_fraction=0.4)
+    assert len(whole) == 60 and len(tenth) == 24 and tenth == sorted(tenth) and set(tenth) <= set(whole)
+    assert tenth == ids(train_fraction=0.4) != ids(1, train_fraction=0.4) and tenth != whole[:24]
+    assert ids(train_fraction=0.4, max_train_samples=5) == tenth[:5]
+    splits = load_splits(DataArguments(labelled_table, train_fraction=0.4))
+    assert len(splits["validation"]) == 20 and len(splits["test"]) == 21
+    with pytest.raises(ValueError, match="train split of .* is empty"):
+        ids(train_fraction=0.001)
 
 
 def test_a_table_to_mix_that_does_not_fit_is_refused(tmp_path, source, labelled_table, tiny_table_dir):

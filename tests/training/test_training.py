@@ -14,7 +14,15 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor
 
-from emocap.arguments import DataArguments, EmocapTrainingArguments, file_flags, parse_arguments, teacher_parser
+from emocap.arguments import (
+    DataArguments,
+    EmocapTrainingArguments,
+    arguments_to_dict,
+    file_flags,
+    finetune_parser,
+    parse_arguments,
+    teacher_parser,
+)
 from emocap.cli import main
 from emocap.data.pairs import PairDataset, label_matrix
 from emocap.evaluation.inference import load_model, score_table
@@ -365,6 +373,42 @@ def test_an_unknown_preset_or_key_is_refused(job, tmp_path, capsys):
         main(["train-teacher", str(tmp_path / "list.yaml")])
     assert stop.value.code == 2 and "holds a list; expected names and values" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_the_presets_of_the_study_say_what_it_did(tmp_path):
+    def read(parser, name: str) -> dict:
+        flags = [*file_flags(parser, name), "--dataset", "t", "--bf16", "false", "--output_dir", str(tmp_path)]
+        return arguments_to_dict(*parse_arguments(parser, flags))
+
+    teacher, tuned = read(teacher_parser(), "paper_teacher"), read(finetune_parser(), "paper_finetune")
+    for own, rate in ((teacher, 0.01), (tuned, 0.1)):
+        assert (own["optim"], own["weight_decay"], own["learning_rate"]) == ("adamw_torch", 0, rate)
+        assert (own["lr_scheduler_type"], own["warmup_steps"], own["max_length"]) == ("constant", 0, 32)
+    assert teacher["head_learning_rate"] == 0.01 and teacher["freeze_body"] and teacher["loss"] == "bce"
+    assert (teacher["num_train_epochs"], teacher["per_device_train_batch_size"]) == (50, 64)
+    assert not teacher["early_stopping_patience"] and not teacher["load_best_model_at_end"]
+    assert (tuned["strategy"], tuned["num_layers"], tuned["head_init"]) == ("anb", "all", "collapse")
+
+
+def test_captions_that_are_cut_are_said_measured_and_in_the_card(job, tmp_path, tiny_table, tiny_table_dir, caplog):
+    main([*job["teacher"], "--output_dir", str(tmp_path / "run"), "--max_length", "5", *QUICK])
+    tokenizer = AutoProcessor.from_pretrained(tmp_path / "run").tokenizer
+
+    def cut(split: str) -> list[bool]:
+        return [len(tokenizer(text)["input_ids"]) > 5 for own in tiny_table[split]["captions"][:] for text in own]
+
+    counts = {name: cut(name) for name in ("train", "validation", "test")}
+    assert all(0 < sum(own) < len(own) for own in counts.values())
+    said = [record.message for record in caplog.records if "Captions cut at 5 tokens" in record.message]
+    assert len(said) == 1
+    for name, own in counts.items():
+        assert f"{name} {sum(own):,} of {len(own):,} ({sum(own) / len(own):.1%})" in said[0]
+    share = sum(counts["test"]) / len(counts["test"])
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["truncated_captions"] == pytest.approx(share)
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert f"| captions cut at 5 tokens, test | {100 * share:.1f} % |" in card
+    main(["evaluate", str(tmp_path / "run"), "--dataset", tiny_table_dir, "--output", str(tmp_path / "again.json")])
+    assert json.loads((tmp_path / "again.json").read_text())["truncated_captions"] == pytest.approx(share)
 
 
 @pytest.mark.parametrize("name", ["oasis_teacher", "paper_teacher", "socratis_teacher", "socratis_text_teacher"])
