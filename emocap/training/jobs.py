@@ -182,7 +182,7 @@ def run(
     arguments: tuple[DataArguments, object, EmocapTrainingArguments],
 ) -> dict[str, float]:
     """Trains, keeps the best checkpoint, measures it on the test split and writes the run's folder."""
-    data_args, _, training_args = arguments
+    data_args, model_args, training_args = arguments
     processor.max_length = data_args.max_length or processor.max_length
     with training_args.main_process_first(desc="photos are resized once"):
         prepared = {name: prepare_table(split, processor) for name, split in splits.items()}
