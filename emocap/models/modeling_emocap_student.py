@@ -105,7 +105,7 @@ class EmocapStudentForMultiLabelClassification(PreTrainedModel):
         super().train(mode)
         if mode:
             keep_frozen_in_eval(self)
-            if self.word_embeddings.weight.requires_grad:
+            if self.get_input_embeddings().weight.requires_grad:
                 self.config.given_word_embeddings = False
         return self
 
@@ -208,6 +208,7 @@ class EmocapStudentForMultiLabelClassification(PreTrainedModel):
         """Copies the weights of the BERT checkpoint that `text_config` comes from."""
         giver = BertModel.from_pretrained(model_name_or_path, dtype=torch.float32, add_pooling_layer=False)
         self.text_encoder.load_state_dict(giver.state_dict())
+        self.config.given_word_embeddings = True
 
     def load_image_backbone(self, weights: str) -> None:
         """Trained weights of the ResNet, see `resnet_stages`."""
