@@ -236,7 +236,8 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
             reinit_visual_projection: draw a new visual projection, for features of another detector.
             **overrides: fields of [`EmocapTeacherConfig`], such as `id2label`, `label2id`, `visual_embedding_dim`,
                 `pooling` ("mean" by default where the checkpoint brings no pooler). Of a teacher of other emotions, or
-                of other `pooled_layers`, the head is drawn anew.
+                of other `pooled_layers`, the head is drawn anew, and reads the last layer unless `pooled_layers` says
+                otherwise.
 
         Raises:
             ValueError: the checkpoint is of another family, or `visual_embedding_dim` does not fit its body.
@@ -277,7 +278,9 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
             )
         before = fields.get("id2label"), getattr(source, "pooled_layers", None)
         if "id2label" in overrides:  # and what was fitted on other emotions goes with them
-            gone = ("id2label", "label2id", "label_prevalence", "thresholds", "temperature")
+            gone = {"id2label", "label2id", "label_prevalence", "thresholds", "temperature"}
+            if overrides["id2label"] != fields.get("id2label"):
+                gone.add("pooled_layers")  # what the head read goes with it
             fields = {key: value for key, value in fields.items() if key not in gone}
         config = EmocapTeacherConfig(**{**fields, **overrides})
         model = cls.from_pretrained(
