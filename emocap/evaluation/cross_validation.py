@@ -244,13 +244,13 @@ def summarise(scored: list[dict], truth: str) -> dict[str, object]:
         resampled[name] = {key: np.mean([own[key] for _, own in folds], axis=0) for key in folds[0][1]}
     teacher = {key: float(np.mean([measured[seed][key] for seed in seeds])) for key in measured[seeds[0]]}
     drawn = {key: np.mean([resampled[seed][key] for seed in seeds], axis=0) for key in resampled[seeds[0]]}
-    metrics = teacher | intervals(drawn)
+    metrics = teacher | intervals(drawn, teacher)
     if len(seeds) > 1:
         metrics |= {f"{key}_sd": float(np.std([measured[seed][key] for seed in seeds], ddof=1)) for key in teacher}
     for name in names:
         if name in seeds:
             continue
-        control = measured[name] | intervals(resampled[name])
+        control = measured[name] | intervals(resampled[name], measured[name])
         control |= gains(teacher, drawn, measured[name], resampled[name])
         metrics |= {f"{name}/{key}": value for key, value in control.items()}
     truths = [read_truth(fold["test"]) for fold in scored]

@@ -15,8 +15,8 @@ def probe_head(model: nn.Module, train: PooledPairs, validation: PooledPairs) ->
     """Sets the head's weight and bias to the logistic regression on what the head reads (LP-FT, Kumar et al. 2022,
     section 3.3): fine-tuning then need not bend the body to a head that knows nothing.
 
-    The regression's penalty is chosen by binary cross-entropy on the validation pairs. With late fusion the mean over a
-    row's modalities is fitted, in which the logits are linear.
+    The regression's penalty is chosen by binary cross-entropy on the validation pairs. With late fusion the mean over
+    a row's modalities is fitted, in which the logits are linear.
 
     Args:
         model: a teacher or student; its head alone changes.

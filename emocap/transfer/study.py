@@ -288,7 +288,8 @@ class Study:
 
 
 def load_side(dataset: str, label_column: str | None, max_eval_samples: int | None) -> Side:
-    """A table's train, validation and test rows; a table of one split is divided by a hash of the image ids, or of the groups.
+    """A table's train, validation and test rows; a table of one split is divided by a hash of the image ids, or of
+    the groups.
 
     Raises:
         ValueError: no training split, a split without rows, or rows without labels.

@@ -111,7 +111,7 @@ def test_what_a_run_is(settings):
         study.perform(run)
         contents[strategy] = json.loads((study.runs_dir / f"{study.key(run)}.json").read_text())
         probabilities = np.load(study.runs_dir / f"{study.key(run)}.npy")
-        truth = study.part("target", "test").truth
+        truth = study.part("target", "test").truth.labels
         assert contents[strategy]["metrics"] == pytest.approx(compute_metrics(probabilities, truth), abs=1e-5)
     origins = {name: content["surgery"]["tensors"] for name, content in contents.items()}
     assert origins["anb"]["gru.weight_ih_l0"]["origin"] == f"copied from {study.checkpoint(base)}"
@@ -159,7 +159,7 @@ def test_a_frozen_body_is_passed_through_once(tiny_table, tiny_student, monkeypa
     history = fit(model, train, validation, RECIPE, seed=0)
     assert history["steps"] == 30 and len(calls) == 2, "once for each part"
     after = part_probabilities(model, validation)
-    score = compute_metrics(after, validation.truth)["map_macro"]
+    score = compute_metrics(after, validation.truth.labels)["map_macro"]
     assert history["validation_map_macro"] == pytest.approx(score, abs=1e-6)
     assert score > compute_metrics(before, validation.truth)["map_macro"]
     pooled = validation.with_pooled_outputs(model)
@@ -173,7 +173,9 @@ def test_fit_keeps_the_best_state_and_stops_by_patience(tiny_table, tiny_student
     history = fit(model, train, validation, recipe, seed=0)
     assert history["best_step"] == history["steps"] - 10 < 390
     probabilities = part_probabilities(model, validation)
-    bce = binary_cross_entropy(torch.from_numpy(probabilities), torch.from_numpy(validation.truth).double()).item()
+    bce = binary_cross_entropy(
+        torch.from_numpy(probabilities), torch.from_numpy(validation.truth.labels).double()
+    ).item()
     assert history["validation_bce"] == pytest.approx(bce, abs=1e-5)
 
 
