@@ -69,9 +69,8 @@ def resampled_metrics(
     micro = _Ranking(probabilities.reshape(-1), true.reshape(-1), true.shape[1]) if "map_micro" in wanted else None
     parts = []
     for weights in resample_weights(len(true), num_resamples, seed, groups):
-        part = _ratios(
-            {name: np.tensordot(weights, values, axes=(0, 0)) for name, values in sums.items()}, true.shape[1]
-        )
+        weighted = {name: np.tensordot(weights, values, axes=(0, 0)) for name, values in sums.items()}
+        part = _ratios(weighted, true.shape[1])
         if rankings:
             by_label = np.stack([ranking.average_precision(weights) for ranking in rankings])
             known = ~np.isnan(by_label)

@@ -7,7 +7,6 @@ from emocap.metrics import (
     METRIC_KEYS,
     compute_metrics,
     intervals,
-    one_reaction,
     paired_gain,
     resample_weights,
     resampled_metrics,
@@ -107,7 +106,6 @@ def test_an_interval_holds_its_estimate(kind, rows):
 
 
 def test_draws_that_are_nearly_all_alike_do_not_leave_the_estimate_out():
-    """Of 13 rows one is hit: a resample has it with probability 0.65, so a quantile may lie at 0 and the mean above."""
     values = np.concatenate([np.zeros(990), np.full(10, 0.9)])
     assert intervals({"bce": values}) == {"bce_low": 0.0, "bce_high": pytest.approx(0.009)}
     assert intervals({"bce": values}, {"bce": -0.1})["bce_low"] == -0.1
