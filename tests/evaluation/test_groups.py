@@ -13,7 +13,7 @@ from emocap.data.storage import load_table
 from emocap.data.truth import read_truth, row_groups
 from emocap.evaluation import cross_validation
 from emocap.evaluation.baselines import held_out_rows
-from emocap.evaluation.cross_validation import fold_of, measure
+from emocap.evaluation.cross_validation import fold_of, is_validation, measure
 from emocap.evaluation.inference import evaluate
 from emocap.evaluation.valence import correlations, spearman
 from emocap.metrics import compute_metrics, intervals
@@ -188,7 +188,11 @@ def test_the_commands_say_how_many_groups_and_that_they_are_few(rng, tiny_table,
 
 def test_folds_and_their_validation_rows_keep_groups(rng, tiny_table, tiny_body, tmp_path, monkeypatch):
     """As far as the first fold's training, which is given its own table."""
-    dataset = save(tmp_path, grouped(tiny_table["train"], rng, 40), test=grouped(tiny_table["test"], rng, 40))
+    names = [f"theme{i}" for i in range(400)]
+    chosen = [name for name in names if is_validation(name)][:10] + [name for name in names if fold_of(name, 2)][:15]
+    groups = [None if rng.random() < 0.1 else str(rng.choice(chosen)) for _ in range(81)]
+    train, test = (with_groups(tiny_table[name], own) for name, own in (("train", groups[:60]), ("test", groups[60:])))
+    dataset = save(tmp_path, train, test=test)
     seen = []
 
     def stop(run, table, flags, seed):
