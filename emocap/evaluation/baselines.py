@@ -76,8 +76,17 @@ def regression_baselines(
 
 
 def held_out_rows(train: Dataset) -> tuple[Dataset, Dataset]:
-    """The training rows without a tenth of them, and that tenth, as a training run without validation rows has it."""
+    """The training rows without a tenth of them, and that tenth, as a training run without validation rows has it.
+
+    Raises:
+        ValueError: so few rows that one of the two is empty.
+    """
     held_out = np.array([split_of(key, seed=1) == "validation" for key in group_keys(train)])
+    if held_out.all() or not held_out.any():
+        raise ValueError(
+            f"Of {len(train)} training rows {held_out.sum()} fall into the tenth that layers, penalties and "
+            "thresholds are chosen by; give a validation split."
+        )
     return train.select(np.flatnonzero(~held_out)), train.select(np.flatnonzero(held_out))
 
 
