@@ -96,8 +96,8 @@ class TeacherArguments:
 
     model_name_or_path: str = field(
         metadata={
-            "help": "Body to start from: folder or Hub id of a VisualBERT, BERT or emocap teacher checkpoint; that of a "
-            "teacher of other emotions gets a new head."
+            "help": "Body to start from: folder or Hub id of a VisualBERT, BERT or emocap teacher checkpoint; that of "
+            "a teacher of other emotions gets a new head."
         }
     )
     pooling: str | None = field(
@@ -120,8 +120,8 @@ class TeacherArguments:
     pooled_layers: list[int] | None = field(
         default=None,
         metadata={
-            "help": "With mean pooling: the head reads the means of these layers, each of unit length, side by side (0: "
-            "the embeddings, -1: the last layer). By default what the checkpoint says, or the last layer's as it is."
+            "help": "With mean pooling: the head reads the means of these layers, each of unit length, side by side "
+            "(0: the embeddings, -1: the last layer). By default what the checkpoint says, or the last layer's as it is."
         },
     )
     reinit_visual_projection: bool = field(
@@ -350,6 +350,7 @@ class EmocapTrainingArguments(TrainingArguments):
         from emocap.metrics import GREATER_IS_BETTER
         from emocap.models.losses_emocap import check_loss
 
+        check_numbers(vars(self))  # before transformers works with them
         if self.metric_for_best_model is not None:
             best = self.metric_for_best_model.removeprefix("eval_")
             if best not in ("loss", *GREATER_IS_BETTER):
@@ -398,7 +399,7 @@ def parse_arguments(parser: HfArgumentParser, argv: list[str] | None = None) -> 
     if argv and not argv[0].startswith("-"):
         argv = [*file_flags(parser, argv[0]), *argv[1:]]
     data_args, job_args, training_args = parser.parse_args_into_dataclasses(argv)
-    for own in (data_args, job_args, training_args):
+    for own in (data_args, job_args):
         check_numbers(vars(own))
     settle_sampling(data_args, training_args.loss)
     if not training_args.output_dir:

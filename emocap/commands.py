@@ -74,7 +74,7 @@ def run_label_study(argv: list[str]) -> None:
     from emocap.pseudo_labels.study_report import format_study, write_study
 
     arguments = label_study_parser().parse_args_into_dataclasses(argv)[0]
-    check_numbers(vars(arguments))
+    check_numbers(vars(arguments), max_steps=1, num_target=1)
     study = LabelStudy(arguments)
     study.perform_all()
     print(format_study(write_study(study)))
@@ -215,6 +215,7 @@ def run_valence(arguments: argparse.Namespace) -> None:
             interval = "" if None in bounds else " ({:.3f} to {:.3f})".format(*bounds)
             print(f"{key.removeprefix('spearman/'):16}" + ("     -" if value is None else f"{value:6.3f}") + interval)
     print(f"Spearman with people's mean valence, {metrics['num_examples']} photos, split '{metrics['split']}'")
+    print_units(metrics)
 
 
 def run_calibrate(arguments: argparse.Namespace) -> None:
@@ -236,8 +237,6 @@ def run_calibrate(arguments: argparse.Namespace) -> None:
 def run_predict(arguments: argparse.Namespace) -> None:
     if not arguments.caption and not arguments.image:
         raise ValueError("Give --caption, --image or both.")
-    if arguments.top_k < 1:
-        raise ValueError(f"--top_k is {arguments.top_k}; give a whole number from 1.")
     if arguments.image and "://" not in arguments.image:
         if not Path(arguments.image).is_file():
             raise FileNotFoundError(f"There is no picture at '{arguments.image}'.")
@@ -338,7 +337,7 @@ def print_publication(publication, dry_run: bool) -> None:
 
 def print_metrics(metrics: dict[str, object]) -> None:
     """One line a metric, beside it the prior, ceiling and people, where known, and its interval."""
-    from emocap.metrics import FEW_UNITS, METRIC_KEYS
+    from emocap.metrics import METRIC_KEYS
 
     known = ("prior", "chance", "tfidf", "lexicon", "encoder", "ceiling", "human", "as_human")
     shown = [name for name in known if any(f"{name}/{key}" in metrics for key in METRIC_KEYS)]
@@ -349,17 +348,26 @@ def print_metrics(metrics: dict[str, object]) -> None:
             bounds = [metrics.get(f"{name}_low"), metrics.get(f"{name}_high")]
             interval = "" if None in bounds else "   {:.4f} to {:.4f}".format(*bounds)
             print(f"{name:20}" + "".join("        -" if cell is None else f"{cell:9.4f}" for cell in row) + interval)
-    units = metrics.get("num_groups") or metrics["num_examples"]
-    drawn = f"{units} groups of images" if metrics.get("num_groups") else "images"
     print(f"{metrics['num_examples']} images, split '{metrics['split']}', truth '{metrics['truth']}'", end="; ")
-    print(f"decisions at {metrics['decisions']} thresholds; to the right 95 % intervals over {drawn}")
-    if units < FEW_UNITS:
-        print(f"{units} are few: intervals from fewer than {FEW_UNITS} are too narrow.")
+    print(f"decisions at {metrics['decisions']} thresholds; to the right 95 % intervals")
+    print_units(metrics)
     if "as_human" in shown:
         print(
             "human: one annotator against the others; as_human: the model on the same answers, naming as many emotions"
         )
     print_controls(metrics)
+
+
+def print_units(metrics: dict[str, object]) -> None:
+    """What intervals were drawn over, where that is not the images, and whether it is little."""
+    from emocap.metrics import FEW_UNITS
+
+    groups = metrics.get("num_groups")
+    what, units = ("images", metrics["num_examples"]) if groups is None else ("groups of images", groups)
+    if groups is not None:
+        print(f"Intervals are over {units} {what}, each drawn whole.")
+    if units < FEW_UNITS:
+        print(f"{units} {what} are few: intervals from fewer than {FEW_UNITS} are too narrow.")
 
 
 def print_controls(metrics: dict[str, object]) -> None:

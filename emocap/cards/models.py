@@ -153,7 +153,7 @@ def model_card(
         is_simulated=is_simulated(metrics),
         has_ceiling=has_ceiling(metrics),
         has_people="human/jaccard" in metrics,
-        few=min(metrics.get("num_groups") or FEW_UNITS, metrics["num_examples"]) < FEW_UNITS,
+        few=(metrics.get("num_groups") or metrics["num_examples"]) < FEW_UNITS,
         groups=metrics.get("num_groups"),
         results=results_table(metrics),
         controls=controls_table(metrics),

@@ -88,11 +88,11 @@ def label_names(dataset: Dataset | DatasetDict) -> list[str]:
 
 
 def group_keys(table: Dataset) -> list[str]:
-    """What each row is split by: its `group`, or its own `image_id` where it has none."""
+    """What each row is split by: its `group`, or its own `image_id` where it has none (null or empty)."""
     ids = table["image_id"][:]
     if "group" not in table.features:
         return ids
-    return [own if group is None else group for group, own in zip(table["group"][:], ids, strict=True)]
+    return [group or own for group, own in zip(table["group"][:], ids, strict=True)]
 
 
 def split_of(key: str, seed: int = 0) -> str:
@@ -119,8 +119,8 @@ def to_dataset_dict(rows: Iterable[dict], features: Features, seed: int = 0) -> 
     if empty := [name for name, part in by_split.items() if not part]:
         raise ValueError(
             f"The {sum(map(len, by_split.values()))} row(s) leave the split(s) {', '.join(empty)} empty. Each image, "
-            "or group of images, falls into train, validation or test (7 : 1 : 2) by a hash of its id: give more images "
-            "or another seed."
+            "or group of images, falls into train, validation or test (7 : 1 : 2) by a hash of its id: give more "
+            "images or another seed."
         )
     table = DatasetDict()
     for name, part in by_split.items():

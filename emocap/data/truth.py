@@ -8,7 +8,7 @@ from datasets import Dataset
 from emocap.data.pairs import label_matrix
 from emocap.data.schema import group_keys
 
-__all__ = ["Truth", "read_truth", "truth_column"]
+__all__ = ["Truth", "read_truth", "row_groups", "truth_column"]
 
 
 class Truth(NamedTuple):
@@ -38,12 +38,15 @@ def read_truth(table: Dataset, column: str = "labels") -> Truth:
     Raises:
         ValueError: no such column, or rows without labels.
     """
-    labels, votes, asked, groups = label_matrix(table, column), known_votes(table), None, None
+    labels, votes, asked = label_matrix(table, column), known_votes(table), None
     if votes is not None and "num_annotators" in table.features and np.array_equal(labels, votes > 0):
         asked = np.asarray(table.with_format("numpy")["num_annotators"][:])
-    if "group" in table.features:
-        groups = np.unique(group_keys(table), return_inverse=True)[1]
-    return Truth(labels, votes, asked, groups)
+    return Truth(labels, votes, asked, row_groups(table))
+
+
+def row_groups(table: Dataset) -> np.ndarray | None:
+    """int `(rows,)`, rows of one group with one number; None for a table without `group`."""
+    return np.unique(group_keys(table), return_inverse=True)[1] if "group" in table.features else None
 
 
 def known_votes(table: Dataset) -> np.ndarray | None:

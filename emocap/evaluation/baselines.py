@@ -1,7 +1,11 @@
 """What a model has to beat: logistic regression on counted words, on lexica of emotion words, and on the outputs of an
 encoder left as it is, at the layers that suit it best."""
 
+import json
+import re
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -72,8 +76,17 @@ def regression_baselines(
 
 
 def held_out_rows(train: Dataset) -> tuple[Dataset, Dataset]:
-    """The training rows without a tenth of them, and that tenth, as a training run without validation rows has it."""
+    """The training rows without a tenth of them, and that tenth, as a training run without validation rows has it.
+
+    Raises:
+        ValueError: so few rows that one of the two is empty.
+    """
     held_out = np.array([split_of(key, seed=1) == "validation" for key in group_keys(train)])
+    if held_out.all() or not held_out.any():
+        raise ValueError(
+            f"Of {len(train)} training rows {held_out.sum()} fall into the tenth that layers, penalties and "
+            "thresholds are chosen by; give a validation split."
+        )
     return train.select(np.flatnonzero(~held_out)), train.select(np.flatnonzero(held_out))
 
 
@@ -106,21 +119,16 @@ def tfidf_regression(train: Dataset, others: Sequence[Dataset], label_column: st
 
 
 def lexicon_is_installed() -> bool:
-    """Whether the packages of the extra `lexicon` are there."""
-    try:
-        import nrclex  # noqa: F401
-        import vaderSentiment  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    """Whether the packages of the extra `lexicon` are there; neither is imported."""
+    return all(find_spec(package) is not None for package in ("nrclex", "vaderSentiment"))
 
 
 def lexicon_regression(
     train: Dataset, validation: Dataset, others: Sequence[Dataset], label_column: str = "labels"
 ) -> list[np.ndarray]:
     """Probabilities of logistic regression on what lexica say of a caption's words: the share of its words in each of
-    the NRC lexicon's ten lists (Mohammad & Turney 2013) and VADER's four scores (Hutto & Gilbert 2014), standardised on
-    `train`; C chosen on `validation`.
+    the NRC lexicon's ten lists (Mohammad & Turney 2013) and VADER's four scores (Hutto & Gilbert 2014), standardised
+    on `train`; C chosen on `validation`.
 
     Returns:
         float64 `(rows, L)` for each of `others`.
@@ -135,14 +143,11 @@ def lexicon_regression(
 
 
 def lexicon_features(texts: Sequence[str]) -> np.ndarray:
-    """float64 `(texts, 14)`."""
-    import json
-    import re
-    from importlib import resources
-
+    """float64 `(texts, 14)`: shares of the words in NRC's lists, in alphabetical order, and VADER's neg, neu, pos and
+    compound."""
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
-    lists = json.loads(resources.files("nrclex").joinpath("data", "nrc_en.json").read_text("utf-8"))
+    lists = nrc_lists()
     names = sorted({name for own in lists.values() for name in own})
     vader = SentimentIntensityAnalyzer()
     features = np.zeros((len(texts), len(names) + 4))
@@ -154,6 +159,13 @@ def lexicon_features(texts: Sequence[str]) -> np.ndarray:
         scores = vader.polarity_scores(text)
         features[row, len(names) :] = [scores[name] for name in ("neg", "neu", "pos", "compound")]
     return features
+
+
+def nrc_lists() -> dict[str, list[str]]:
+    """Word to the lists of the NRC lexicon that it stands in, from the file in the package nrclex. The package itself
+    is not imported: it would load TextBlob and NLTK."""
+    folder = find_spec("nrclex").submodule_search_locations[0]
+    return json.loads(Path(folder, "data", "nrc_en.json").read_text("utf-8"))
 
 
 def encoder_regression(

@@ -93,7 +93,12 @@ def fit_decisions(config: PreTrainedConfig, pairs: PairDataset, logits: np.ndarr
         pairs: the validation pairs.
         logits: float `(pairs, L)`, before any temperature.
         labels: float `(rows, L)`, the truth.
+
+    Raises:
+        ValueError: logits that are NaN or infinite.
     """
+    if not np.isfinite(logits).all():
+        raise ValueError("The model's logits hold NaN or infinite values; train it again, at a lower learning rate.")
     config.temperature = round(fit_temperature(logits, labels[pairs.row_of_pair]), 6)
     probabilities = pairs.mean_over_captions(temper(logits, config.temperature))
     config.thresholds = [round(value, 6) for value in fit_thresholds(probabilities, labels).tolist()]

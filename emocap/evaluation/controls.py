@@ -17,7 +17,6 @@ from emocap.metrics import (
     GREATER_IS_BETTER,
     compute_metrics,
     intervals,
-    paired_gain,
     prior_probabilities,
     prior_threshold,
     resampled_metrics,
@@ -75,8 +74,8 @@ def measure_controls(
         probabilities: float `(rows, L)`, the model's own on `split`.
         label_column: the truth.
         encoder: body of the `encoder` control; None leaves it out.
-        num_resamples: behind `KEY_low`, `KEY_high`, and `KEY_gain_low`, `KEY_gain_high` of `GAIN_KEYS`: by how much the
-            model is ahead of the control (`KEY_gain`) on the same resamples.
+        num_resamples: behind `KEY_low`, `KEY_high`, and `KEY_gain_low`, `KEY_gain_high` of `GAIN_KEYS`: by how much
+            the model is ahead of the control (`KEY_gain`) on the same resamples.
         seed: of shuffles and resamples.
     """
     table, train = tables[split], tables["train"]
@@ -106,11 +105,11 @@ def measure_controls(
     for name, (scores, cut) in found.items():
         control = compute_metrics(scores, truth.labels, truth.votes, cut, truth.num_annotators)
         drawn = resampled_metrics(scores, truth.labels, **draws)
-        metrics |= with_prefix(name, control | intervals(drawn) | gains(*own, control, drawn))
+        metrics |= with_prefix(name, control | intervals(drawn, control) | gains(*own, control, drawn))
     merged = merged_taxonomy(model, processor, tables, split, probabilities, label_column, batch_size)
     for name, (scores, labels, cut) in merged.items():
         control = compute_metrics(scores, labels, thresholds=cut)
-        metrics |= with_prefix(name, control | intervals(resampled_metrics(scores, labels, **draws)))
+        metrics |= with_prefix(name, control | intervals(resampled_metrics(scores, labels, **draws), control))
     return {key: None if value != value else value for key, value in metrics.items()}
 
 
@@ -127,7 +126,7 @@ def gains(
         better, other = (own, control) if GREATER_IS_BETTER[key] else (control, own)
         found[f"{key}_gain"] = better[key] - other[key]
         better, other = (drawn, control_drawn) if GREATER_IS_BETTER[key] else (control_drawn, drawn)
-        found[f"{key}_gain_low"], found[f"{key}_gain_high"] = paired_gain(better, other, key)
+        found |= intervals({f"{key}_gain": better[key] - other[key]}, found)
     return found
 
 

@@ -85,9 +85,7 @@ def cross_validate(argv: list[str]) -> dict[str, object]:
     check(own, settings, flags)
     output = Path(training_args.output_dir)
     table = labelled_rows(load_table(data_args.dataset))
-    folds = np.array([fold_of(key, own.num_folds) for key in group_keys(table)])
-    if (sizes := np.bincount(folds, minlength=own.num_folds)).min() < 10:
-        raise ValueError(f"{len(table)} rows in {own.num_folds} folds leave {sizes.min()} in one; give fewer folds.")
+    folds = make_folds(table, own.num_folds)
     plan = {"num_folds": own.num_folds, "num_seeds": own.num_seeds, "vary": own.vary, "choose_by": own.choose_by,
             "flags": flags}  # fmt: skip
     remember_plan(output, plan)
@@ -134,6 +132,26 @@ def setting_flags(setting: dict[str, str]) -> list[str]:
 def fold_of(image_id: str, num_folds: int) -> int:
     """The fold of an image, from a hash of its id: no other row matters."""
     return int.from_bytes(hashlib.blake2b(f"fold:{image_id}".encode(), digest_size=8).digest(), "big") % num_folds
+
+
+def make_folds(table: Dataset, num_folds: int) -> np.ndarray:
+    """The fold of each row, int `(rows,)`.
+
+    Raises:
+        ValueError: a fold of fewer than ten rows, of one group, or without validation rows among the others.
+    """
+    keys = np.array(group_keys(table))
+    folds = np.array([fold_of(key, num_folds) for key in keys])
+    kept_back = np.array([is_validation(key) for key in keys])
+    for fold in range(num_folds):
+        inside = folds == fold
+        if inside.sum() < 10 or len(np.unique(keys[inside])) < 2 or not kept_back[~inside].any():
+            raise ValueError(
+                f"{len(table)} rows of {len(np.unique(keys))} images or groups in {num_folds} folds leave "
+                f"{inside.sum()} rows of {len(np.unique(keys[inside]))} in one, and {kept_back[~inside].sum()} to "
+                "choose by; give fewer folds."
+            )
+    return folds
 
 
 def is_validation(image_id: str) -> bool:
@@ -244,13 +262,13 @@ def summarise(scored: list[dict], truth: str) -> dict[str, object]:
         resampled[name] = {key: np.mean([own[key] for _, own in folds], axis=0) for key in folds[0][1]}
     teacher = {key: float(np.mean([measured[seed][key] for seed in seeds])) for key in measured[seeds[0]]}
     drawn = {key: np.mean([resampled[seed][key] for seed in seeds], axis=0) for key in resampled[seeds[0]]}
-    metrics = teacher | intervals(drawn)
+    metrics = teacher | intervals(drawn, teacher)
     if len(seeds) > 1:
         metrics |= {f"{key}_sd": float(np.std([measured[seed][key] for seed in seeds], ddof=1)) for key in teacher}
     for name in names:
         if name in seeds:
             continue
-        control = measured[name] | intervals(resampled[name])
+        control = measured[name] | intervals(resampled[name], measured[name])
         control |= gains(teacher, drawn, measured[name], resampled[name])
         metrics |= {f"{name}/{key}": value for key, value in control.items()}
     truths = [read_truth(fold["test"]) for fold in scored]

@@ -196,7 +196,7 @@ def evaluate(
     metrics = compute_with_prior(probabilities, labels, prior, votes, thresholds, asked)
     if num_resamples:
         how = {"groups": groups, "num_annotators": asked, "num_resamples": num_resamples}
-        metrics |= intervals(resampled_metrics(probabilities, labels, votes, thresholds, **how))
+        metrics |= intervals(resampled_metrics(probabilities, labels, votes, thresholds, **how), metrics)
     for prefix, known in CEILINGS.items():
         if f"bayes_probabilities{known}" in table.features:
             best = ceiling_metrics(table, known, truth, decides=thresholds is not None)

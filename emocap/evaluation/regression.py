@@ -19,8 +19,8 @@ MAX_STEPS = 150
 def fit_regressions(
     features: np.ndarray, labels: np.ndarray, strengths: Sequence[float]
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each strength the weight `(L, D)` and bias `(L,)`, float64, of logistic regressions with a squared penalty on
-    the weights, as scikit-learn's `LogisticRegression(C=strength)` fits them label by label.
+    """For each strength the weight `(L, D)` and bias `(L,)`, float64, of logistic regressions with a squared penalty
+    on the weights, as scikit-learn's `LogisticRegression(C=strength)` fits them label by label.
 
     All labels are one convex problem. It is solved in the features' principal axes, each scaled by the curvature that
     the prior gives it, and each strength starts from the solution of the one before.

@@ -8,7 +8,9 @@ from datasets import DatasetDict, concatenate_datasets
 
 from emocap.data.pairs import PairDataset
 from emocap.data.storage import csv_rows, read_text
+from emocap.data.truth import row_groups
 from emocap.evaluation.inference import check_features, load_config, load_model, prepare_table, score_table
+from emocap.metrics import intervals, resample_weights
 
 __all__ = ["evaluate_valence", "expected_valence", "read_norms", "spearman"]
 
@@ -97,12 +99,13 @@ def evaluate_valence(
         norms_path: see `read_norms`.
         splits: those to use; all by default. A model that was trained on this table wants its test split alone.
         batch_size: pairs a step.
-        num_resamples, seed: of the bootstrap over images.
+        num_resamples, seed: of the bootstrap over images, or over their groups.
 
     Returns:
         For each of `both`, `text` and `image` that the model reads `spearman/NAME` with `_low` and `_high` (95 %), for
         a model of both `spearman/both_over_text` and `spearman/both_over_image` with their paired intervals, and
-        `num_examples`: the rows that have photo, caption and rating, as far as the model reads them.
+        `num_examples`: the rows that have photo, caption and rating, as far as the model reads them; `num_groups`
+        where rows have a `group`.
 
     Raises:
         ValueError: no column `valence_mean`, an unknown split, an emotion without norm, or features of another width.
@@ -134,22 +137,32 @@ def evaluate_valence(
     scores = {
         name: expected_valence(score_table(model, processor, shown, batch_size, name), norms) for name in modalities
     }
-    return correlations(scores, people[rows], num_resamples, seed) | {
-        "num_examples": len(rows), "split": "+".join(splits)
-    }  # fmt: skip
+    groups = row_groups(shown)
+    metrics = correlations(scores, people[rows], num_resamples, seed, groups)
+    metrics |= {"num_examples": len(rows), "split": "+".join(splits)}
+    return metrics if groups is None else metrics | {"num_groups": len(np.unique(groups))}
 
 
-def correlations(scores: dict[str, np.ndarray], people: np.ndarray, num_resamples: int, seed: int) -> dict[str, float]:
-    """Spearman of each score with people's, and of `both` over the others, with 95 % intervals on the same draws."""
-    rng = np.random.default_rng(seed)
-    draws = [rng.integers(len(people), size=len(people)) for _ in range(num_resamples)]
-    drawn = {name: np.array([spearman(own[rows], people[rows]) for rows in draws]) for name, own in scores.items()}
-    found = {name: spearman(own, people) for name, own in scores.items()}
+def correlations(
+    scores: dict[str, np.ndarray], people: np.ndarray, num_resamples: int, seed: int, groups: np.ndarray | None = None
+) -> dict[str, float | None]:
+    """Spearman of each score, float `(N,)`, with people's, and of `both` over the others, with 95 % intervals on the
+    same draws of images, or of their `groups`, int `(N,)`. Of scores `(S, N)`, of as many models, means over the models."""
+    draws = [
+        np.repeat(np.arange(len(people)), own.astype(np.intp))
+        for weights in resample_weights(len(people), num_resamples, seed, groups)
+        for own in weights.T
+    ]
+
+    def mean_spearman(own: np.ndarray, rows) -> float:
+        return float(np.mean([spearman(model[rows], people[rows]) for model in np.atleast_2d(own)]))
+
+    drawn = {name: np.array([mean_spearman(own, rows) for rows in draws]) for name, own in scores.items()}
+    found = {name: mean_spearman(own, slice(None)) for name, own in scores.items()}
     for other in [name for name in scores if name != "both"] if "both" in scores else []:
         found[f"both_over_{other}"] = found["both"] - found[other]
         drawn[f"both_over_{other}"] = drawn["both"] - drawn[other]
     result = {}
-    for name, value in found.items():
-        low, high = np.nanquantile(drawn[name], [0.025, 0.975]) if num_resamples else (np.nan, np.nan)
-        result |= {f"spearman/{name}": value, f"spearman/{name}_low": float(low), f"spearman/{name}_high": float(high)}
-    return {key: None if value != value else value for key, value in result.items()}
+    for key, value in (found | intervals(drawn, found)).items():
+        result[f"spearman/{key}"] = None if value != value else value  # JSON knows no NaN
+    return result

@@ -1,6 +1,6 @@
 """Metrics of multi-label emotion prediction."""
 
-from emocap.metrics.bootstrap import FEW_UNITS, intervals, paired_gain, resampled_metrics
+from emocap.metrics.bootstrap import FEW_UNITS, intervals, paired_gain, resample_weights, resampled_metrics
 from emocap.metrics.metrics import (
     GREATER_IS_BETTER,
     METRIC_KEYS,
@@ -29,6 +29,7 @@ __all__ = [
     "paired_gain",
     "prior_probabilities",
     "prior_threshold",
+    "resample_weights",
     "resampled_metrics",
     "t_interval",
 ]

@@ -6,13 +6,13 @@ and scores are sorted once. Two models scored with one `seed` meet the same resa
 the differences are paired.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from emocap.metrics import metrics as single
 
-__all__ = ["FEW_UNITS", "intervals", "paired_gain", "resampled_metrics"]
+__all__ = ["FEW_UNITS", "intervals", "paired_gain", "resample_weights", "resampled_metrics"]
 
 CHUNK = 2**22
 """Numbers in flight: entries that share a label (or all of them, for `map_micro`) times resamples."""
@@ -68,8 +68,9 @@ def resampled_metrics(
     rankings = _rankings(probabilities, true) if "map_macro" in wanted else []
     micro = _Ranking(probabilities.reshape(-1), true.reshape(-1), true.shape[1]) if "map_micro" in wanted else None
     parts = []
-    for weights in _draws(len(true), num_resamples, seed, groups):
-        part = _ratios({name: np.tensordot(weights, values, axes=(0, 0)) for name, values in sums.items()}, true.size)
+    for weights in resample_weights(len(true), num_resamples, seed, groups):
+        weighted = {name: np.tensordot(weights, values, axes=(0, 0)) for name, values in sums.items()}
+        part = _ratios(weighted, true.shape[1])
         if rankings:
             by_label = np.stack([ranking.average_precision(weights) for ranking in rankings])
             known = ~np.isnan(by_label)
@@ -91,19 +92,27 @@ def _mean(values: np.ndarray) -> float:
     return float(known.mean()) if known.size else float("nan")
 
 
-def intervals(resampled: dict[str, np.ndarray], confidence: float = 0.95) -> dict[str, float]:
+def intervals(
+    resampled: Mapping[str, np.ndarray], measured: Mapping[str, float] | None = None, confidence: float = 0.95
+) -> dict[str, float]:
     """Percentile intervals: `KEY_low` and `KEY_high` of each key; NaN where no resample defines it.
 
-    An interval holds the mean of its draws, which is the measured value of draws that are centred: with few images
-    most draws may be alike, and a few others hold the mean away from them.
+    An interval holds its estimate: with few images most draws may be alike, and a few others hold the estimate, the
+    mean of draws that are centred, away from them.
+
+    Args:
+        resampled: draws of each key, `(resamples,)`.
+        measured: the estimates; by default the means of the draws.
+        confidence: how many of the draws lie within.
     """
     bounds = {}
     for key, values in resampled.items():
         known = values[~np.isnan(values)]
         low = high = np.nan
         if known.size:
+            estimate = known.mean() if measured is None else measured[key]
             low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
-            low, high = min(low, known.mean()), max(high, known.mean())
+            low, high = np.fmin(low, estimate), np.fmax(high, estimate)
         bounds |= {f"{key}_low": float(low), f"{key}_high": float(high)}
     return bounds
 
@@ -112,12 +121,15 @@ def paired_gain(
     better: dict[str, np.ndarray], other: dict[str, np.ndarray], key: str, confidence: float = 0.95
 ) -> tuple[float, float]:
     """Percentile interval of `better` minus `other` on the same resamples; clear of 0, it is no chance."""
-    bounds = intervals({key: better[key] - other[key]}, confidence)
+    bounds = intervals({key: better[key] - other[key]}, confidence=confidence)
     return bounds[f"{key}_low"], bounds[f"{key}_high"]
 
 
-def _draws(num_rows: int, num_resamples: int, seed: int, groups: np.ndarray | None = None) -> Iterator[np.ndarray]:
-    """Multiplicities of the rows, float64 `(num_rows, resamples)`, a chunk of resamples at a time."""
+def resample_weights(
+    num_rows: int, num_resamples: int, seed: int, groups: np.ndarray | None = None
+) -> Iterator[np.ndarray]:
+    """Multiplicities of the rows, float64 `(num_rows, resamples)`, a chunk of resamples at a time; rows of one of the
+    `groups` (`(num_rows,)`) have one multiplicity."""
     rng = np.random.default_rng(seed)
     member = np.arange(num_rows) if groups is None else np.unique(groups, return_inverse=True)[1]
     units = member.max() + 1
@@ -182,7 +194,7 @@ def _bin_gaps(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return gaps.reshape(len(bins), single.ECE_BINS)
 
 
-def _ratios(sums: dict[str, np.ndarray], num_entries: int) -> dict[str, np.ndarray]:
+def _ratios(sums: dict[str, np.ndarray], num_labels: int) -> dict[str, np.ndarray]:
     """Metrics of each resample from its weighted sums, `(resamples,)` each."""
     part = {}
     for key in ("top1_accuracy", "top2_accuracy", "top3_accuracy", "precision_at_3", "recall_at_3"):
@@ -196,7 +208,7 @@ def _ratios(sums: dict[str, np.ndarray], num_entries: int) -> dict[str, np.ndarr
         part["f1_micro"] = 2 * hits.sum(1) / np.maximum(total.sum(1), 1)
         part["f1_macro"] = (2 * hits / np.maximum(total, 1)).mean(1)
     if "ece" in sums:
-        part["ece"] = np.abs(sums["ece"]).sum(1) / num_entries
+        part["ece"] = np.abs(sums["ece"]).sum(1) / (sums["rows"] * num_labels)
     for key in ("jsd", "soft_f1"):
         if key in sums:
             part[key] = _divide(sums[key], sums["voted"])

@@ -21,9 +21,9 @@ class EmocapTeacherConfig(CodeCarryingConfig, VisualBertConfig):
     Args:
         pooling: `"pooler"`: the body's trained pooler over `[CLS]`, as in the study and in every published VisualBERT.
             `"mean"`: the mean over words and the mean over regions, averaged, for bodies without a trained pooler.
-        pooled_layers: with `"mean"`, the layers whose means, each of unit length, stand side by side before the head (0:
-            the embeddings, -1: the last); None: the last layer's mean as it is. Regions that late fusion keeps out of the layers are
-            the same at each.
+        pooled_layers: with `"mean"`, the layers whose means, each of unit length, stand side by side before the head
+            (0: the embeddings, -1: the last); None: the last layer's mean as it is. Regions that late fusion keeps out
+            of the layers are the same at each.
         fusion: `"early"`: words and regions attend to each other, as in VisualBERT. `"late"`: the words alone pass
             through the body's layers, the regions through its embeddings and one activation function, of which the
             mean is taken; the head's logits of both are averaged, and in training each modality alone bears the loss
@@ -77,8 +77,8 @@ class EmocapTeacherConfig(CodeCarryingConfig, VisualBertConfig):
             self.pooling != "mean" or not layers or not all(-1 <= layer <= self.num_hidden_layers for layer in layers)
         ):
             raise ValueError(
-                f"pooled_layers is {layers} with pooling '{self.pooling}'; it goes with 'mean', and names layers from 0 to "
-                f"{self.num_hidden_layers}, or -1."
+                f"pooled_layers is {layers} with pooling '{self.pooling}'; it goes with 'mean', and names layers from "
+                f"0 to {self.num_hidden_layers}, or -1."
             )
         if self.fusion not in ("early", "late"):
             raise ValueError(f"fusion is '{self.fusion}'; it must be 'early' or 'late'.")

@@ -261,8 +261,6 @@ def check_tables(arguments: LabelStudyArguments, source: DatasetDict, target: Da
         )
     if len(target["train"]) < arguments.num_target:
         raise ValueError(f"--num_target is {arguments.num_target}; the target has {len(target['train'])} rows.")
-    if min(arguments.num_target, arguments.num_seeds, *arguments.images_per_label) < 1:
-        raise ValueError("--num_target, --num_seeds and every one of --images_per_label must be 1 or more.")
 
 
 def set_bias(model: torch.nn.Module, prior: np.ndarray) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from emocap.data.pairs import label_matrix
 from emocap.data.storage import write_json, write_text
-from emocap.metrics import resampled_metrics, t_interval
+from emocap.data.truth import Truth, read_truth
+from emocap.metrics import intervals, resampled_metrics, t_interval
 from emocap.pseudo_labels.study import LabelRun, LabelStudy, label_agreement
 from emocap.report.axes import axis_ticks, tick_labels
 from emocap.report.page import update_block
@@ -47,7 +47,8 @@ def summarize_study(study: LabelStudy) -> dict[str, object]:
     finished = {
         run: json.loads(study.path(run).read_text("utf-8")) for run in study.runs() if study.path(run).is_file()
     }
-    truth = label_matrix(study.target["test"], "labels")
+    truth = read_truth(study.target["test"])
+    labels = truth.labels
     resamples = {run: resampled(study, run, truth, metric) for run in finished}
     scratch = {run.seed: run for run in finished if run.selection == "scratch"}
     arms = {}
@@ -73,16 +74,17 @@ def summarize_study(study: LabelStudy) -> dict[str, object]:
     return {
         "metric": metric,
         "num_target": study.arguments.num_target,
-        "test_images": len(truth),
-        "prior": float(truth.mean(axis=0)[truth.any(axis=0)].mean()) if metric == "map_macro" else None,
+        "test_images": len(labels),
+        "prior": float(labels.mean(axis=0)[labels.any(axis=0)].mean()) if metric == "map_macro" else None,
         "agreement": label_agreement(study.source) if known else None,
         "arms": rows,
     }
 
 
-def resampled(study: LabelStudy, run: LabelRun, truth: np.ndarray, metric: str) -> np.ndarray:
+def resampled(study: LabelStudy, run: LabelRun, truth: Truth, metric: str) -> np.ndarray:
     probabilities = np.load(study.path(run).with_suffix(".npy"), allow_pickle=False)
-    return resampled_metrics(probabilities, truth, num_resamples=NUM_RESAMPLES, keys=(metric,))[metric]
+    how = {"groups": truth.groups, "num_resamples": NUM_RESAMPLES, "keys": (metric,)}
+    return resampled_metrics(probabilities, truth.labels, **how)[metric]
 
 
 def gains(
@@ -97,15 +99,13 @@ def gains(
     if not pairs:
         return dict.fromkeys(("gain", "gain_low", "gain_high", "images_low", "images_high"))
     own = np.array([finished[run]["metrics"][metric] - finished[base]["metrics"][metric] for run, base in pairs])
-    over_images = np.mean([resamples[run] - resamples[base] for run, base in pairs], axis=0)
-    low, high = np.nanquantile(over_images, [0.025, 0.975])
+    bounds = intervals({"images": np.mean([resamples[run] - resamples[base] for run, base in pairs], axis=0)})
     gain, gain_low, gain_high = t_interval(own)
     return {
         "gain": gain,
         "gain_low": gain_low,
         "gain_high": gain_high,
-        "images_low": float(low),
-        "images_high": float(high),
+        **bounds,
     }
 
 

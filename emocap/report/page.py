@@ -8,6 +8,7 @@ from datasets import DatasetDict
 from PIL import Image
 
 from emocap.data.storage import read_text, write_text
+from emocap.evaluation.controls import GAIN_KEYS
 from emocap.evaluation.details import details_path
 from emocap.models.photo_emocap import to_rgb
 from emocap.report.charts import confusions, loss_charts, precision_charts, ranking_chart, reliability_chart
@@ -89,6 +90,7 @@ def write_report(
         cell_text=cell_text,
         value_text=value_text,
         controls={name: own for name, own in controls.items() if own},
+        gain_keys=GAIN_KEYS,
         losses=losses,
         ranking=ranking,
         precisions=precisions,

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from emocap.data.storage import read_text, write_text
-from emocap.evaluation.controls import CONTROLS
+from emocap.evaluation.controls import CONTROLS, GAIN_KEYS
 from emocap.metrics import FEW_UNITS, GREATER_IS_BETTER
 
 __all__ = [
@@ -71,8 +71,8 @@ def results_rows(runs: Runs) -> list[dict[str, object]]:
         runs: name to folder of a finished run, or to several that differ by their seed: their means are shown.
 
     Returns:
-        Dicts of `name`, `kind` ("prior", "model", "human" or "ceiling"), `split`, `truth`, `num_examples`, `note`
-        (None, or what to bear in mind), one float or None for each of `COLUMNS`, `beside`, a second float for some of
+        Dicts of `name`, `kind` ("prior", "model", "human" or "ceiling"), `split`, `truth`, `num_examples`, `notes`
+        (what to bear in mind), one float or None for each of `COLUMNS`, `beside`, a second float for some of
         them (the model scored as one annotator is), `spread`, what is known of each column's uncertainty as text (95 %
         interval over images, or standard deviation over seeds), and `best`, the columns in which this model is the
         best of several.
@@ -98,8 +98,8 @@ def results_rows(runs: Runs) -> list[dict[str, object]]:
             # the people's own probabilities are no upper bound on the agreement with a labelling model
             own += [] if is_pseudo else _reference_rows(name, "ceiling", prefix, group)
         units = [metrics.get("num_groups") or metrics.get("num_examples") or FEW_UNITS for metrics in group.values()]
-        note = PSEUDO_NOTE if is_pseudo else FEW_NOTE if min(units) < FEW_UNITS else None
-        rows += [{**row, **setting, "note": row.get("note") or note} for row in own]
+        shared = [PSEUDO_NOTE] * is_pseudo + [FEW_NOTE] * (min(units) < FEW_UNITS)
+        rows += [{**row, **setting, "notes": [*shared, *row.get("notes", [])]} for row in own]
     return rows
 
 
@@ -132,19 +132,21 @@ def read_metrics(name: str, runs: Runs) -> dict[str, object]:
 
 
 def control_rows(metrics: dict[str, object]) -> list[dict[str, object]]:
-    """The controls in one run's metrics (see `emocap.evaluation.controls`): map_macro, the lead, intervals.
+    """The controls in one run's metrics (see `emocap.evaluation.controls`): map_macro, the leads, intervals.
 
     Returns:
-        Dicts of `name`, `meaning`, `map_macro`, `interval`, `gain`, `gain_interval` (texts, "–" where unknown).
+        Dicts of texts: `name`, `meaning`, `map_macro` and its `interval`, and `gains`, for each of `GAIN_KEYS` by how
+        much the model is ahead and the interval ("–" where unknown).
     """
     rows = []
     for name, meaning in CONTROLS.items():
         if finite(metrics.get(f"{name}/map_macro")) is None:
             continue
-        key, row = f"{name}/map_macro", {"name": name.replace("_", " "), "meaning": meaning}
-        for part, figure in (("map_macro", key), ("gain", f"{key}_gain")):
-            row[part] = value_text(finite(metrics.get(figure)))
-            row[f"{part}_interval"] = _interval_text(metrics, figure)
+        key = f"{name}/map_macro"
+        row = {"name": name.replace("_", " "), "meaning": meaning, "map_macro": value_text(metrics[key])}
+        row["interval"] = _interval_text(metrics, key)
+        leads = [f"{name}/{own}_gain" for own in GAIN_KEYS]
+        row["gains"] = [(value_text(finite(metrics.get(lead))), _interval_text(metrics, lead)) for lead in leads]
         rows.append(row)
     return rows
 
@@ -245,7 +247,7 @@ def _human_rows(group: dict[str, dict]) -> list[dict[str, object]]:
     for name, metrics in group.items():
         row = _row(f"one annotator / {name}", "human", "human/", metrics)
         row["beside"] = {key: finite(metrics.get(f"as_human/{key}")) for key in COLUMNS if row[key] is not None}
-        rows += [row | {"note": AS_HUMAN_NOTE}] if row["beside"] else []
+        rows += [row | {"notes": [AS_HUMAN_NOTE]}] if row["beside"] else []
     return rows
 
 
@@ -274,7 +276,7 @@ def groups(rows: list[dict[str, object]]) -> list[list[dict[str, object]]]:
 
 def notes(rows: list[dict[str, object]]) -> dict[str, str]:
     """What to bear in mind, and the sign of each remark."""
-    return {note: SIGNS[note] for note in dict.fromkeys(row["note"] for row in rows) if note}
+    return {note: SIGNS[note] for note in dict.fromkeys(note for row in rows for note in row["notes"])}
 
 
 def setting_text(row: dict[str, object]) -> str:
@@ -285,7 +287,7 @@ def setting_text(row: dict[str, object]) -> str:
 
 
 def name_text(row: dict[str, object]) -> str:
-    return f"{row['name']} {SIGNS[row['note']]}" if row["note"] else str(row["name"])
+    return " ".join([str(row["name"]), *(SIGNS[note] for note in row["notes"])])
 
 
 def value_text(value: float | None) -> str:

@@ -48,7 +48,8 @@ class EmocapTrainer(Trainer):
             for name, parameter in model.named_parameters():
                 if parameter.requires_grad:
                     groups.setdefault((name in self.fresh, name in decayed), []).append(parameter)
-            rates = {False: self.args.learning_rate, True: self.args.head_learning_rate or self.args.learning_rate}
+            rates = {False: self.args.learning_rate, True: self.args.head_learning_rate}
+            rates[True] = rates[False] if rates[True] is None else rates[True]
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
             self.optimizer = optimizer_class(
                 [

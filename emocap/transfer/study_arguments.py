@@ -99,7 +99,7 @@ def parse_study(parser: HfArgumentParser, argv: list[str]) -> tuple[StudyArgumen
     preset = parser.parse_known_args(argv)[0].preset
     flags = file_flags(parser, f"transfer_{preset}") if preset else []
     arguments, _ = parser.parse_args_into_dataclasses([*flags, *argv])
-    check_numbers(vars(arguments))
+    check_numbers(vars(arguments), max_steps=1)
     if preset != "scenes":
         for name in ("source_dataset", "target_dataset", "word_embeddings"):
             if getattr(arguments, name) is None:

@@ -129,9 +129,12 @@ def test_class_names_survive_the_card_of_a_table(tmp_path):
 def test_a_card_says_what_the_run_measured(tmp_path, tiny_teacher):
     shutil.copytree(tiny_teacher, tmp_path / "run")
     metrics = {"split": "test", "truth": "labels", "num_examples": 7, "ece": 0.031, "prior/ece": 0.042}
-    metrics |= {"lrap": 0.5, "lrap_low": 0.4, "lrap_high": 0.6, "prior/lrap": 0.3, "human/lrap": 0.7}
+    metrics |= {"lrap": 0.5, "lrap_low": 0.4, "lrap_high": 0.6, "prior/lrap": 0.3}
+    metrics |= {"jaccard": 0.25, "prior/jaccard": 0.1, "human/jaccard": 0.7, "as_human/jaccard": 0.65}
+    metrics |= {"map_macro": 0.31, "prior/map_macro": 0.2, "chance/map_macro": 0.24}
     metrics |= {"tfidf/map_macro": 0.2, "tfidf/map_macro_gain": 0.11, "tfidf/map_macro_gain_low": 0.01}
-    metrics |= {"tfidf/map_macro_gain_high": 0.21}
+    metrics |= {"tfidf/map_macro_gain_high": 0.21, "tfidf/bce_gain": -0.02, "tfidf/bce_gain_low": -0.03}
+    metrics |= {"tfidf/bce_gain_high": -0.01}
     arguments = {"kind": "teacher", "dataset": "/x/pairs", "model_name_or_path": "google-bert/bert-base-uncased"}
     arguments |= {"mix_dataset": "me/other", "learning_rate": 0.5, "output_dir": "/x/run", "pooling": "mean"}
     state = {"log_history": [{"train_runtime": 61.2}], "global_step": 40, "epoch": 2.0}
@@ -140,8 +143,12 @@ def test_a_card_says_what_the_run_measured(tmp_path, tiny_teacher):
     (tmp_path / "run" / "emissions.csv").write_text("duration,emissions\n1,0.002\n2,0.0015\n")
     card = model_card(tmp_path / "run", "me/model")
     for line in (
-        "| lrap | 0.500 | 0.400 to 0.600 | 0.300 | 0.700 |",
-        "| TF-IDF of words and pairs of words, logistic regression | 0.200 | – | 0.110 | 0.010 to 0.210 |",
+        "| metric | model | 95 % interval | prior | chance | one annotator | model as one |",
+        "| lrap | 0.500 | 0.400 to 0.600 | 0.300 | – | – | – |",
+        "| map_macro | 0.310 | – | 0.200 | 0.240 | – | – |",
+        "| jaccard | 0.250 | – | 0.100 | – | 0.700 | 0.650 |",
+        "| TF-IDF of words and pairs of words, logistic regression | 0.200 | – | +0.110 (+0.010 to +0.210) | – | "
+        "-0.020 (-0.030 to -0.010) |",
         "Expected calibration error on the test split: 0.031; of the prior: 0.042.",
         "emocap train-teacher --dataset pairs --mix_dataset me/other --model_name_or_path "
         "google-bert/bert-base-uncased --pooling mean --learning_rate 0.5 --output_dir run",
@@ -157,6 +164,26 @@ def test_a_card_says_what_the_run_measured(tmp_path, tiny_teacher):
     assert results["lrap"].metric_args == {"interval_95": [0.4, 0.6]} and results["ece"].metric_args is None
     with safe_open(tmp_path / "run" / "model.safetensors", "np") as file:
         assert f"{sum(file.get_tensor(name).size for name in file.keys()):,} parameters" in card.text  # noqa: SIM118
+
+
+@pytest.mark.parametrize(
+    ("sizes", "over", "few"),
+    [
+        ({"num_examples": 900}, "bootstrap intervals over images; chance", False),
+        ({"num_examples": 13}, "bootstrap intervals over images, of which there are too few", True),
+        ({"num_examples": 900, "num_groups": 60}, "over the 60 groups that the images fall into; chance", False),
+        ({"num_examples": 900, "num_groups": 12}, "over the 12 groups that the images fall into, of which", True),
+    ],
+)
+def test_a_card_says_what_intervals_are_over_and_whether_that_is_little(tmp_path, tiny_teacher, sizes, over, few):
+    shutil.copytree(tiny_teacher, tmp_path / "run")
+    metrics = {"split": "test", "truth": "labels", "map_macro": 0.3, "prior/map_macro": 0.2, "chance/map_macro": 0.25,
+               "map_macro_low": 0.28, "map_macro_high": 0.33}  # fmt: skip
+    (tmp_path / "run" / "metrics.json").write_text(json.dumps(metrics | sizes))
+    arguments = {"kind": "teacher", "dataset": "me/pairs", "model_name_or_path": "me/body"}
+    (tmp_path / "run" / "run_arguments.json").write_text(json.dumps(arguments))
+    text = " ".join(model_card(tmp_path / "run", "me/model").text.split())
+    assert over in text and ("too few for intervals to be taken at their word" in text) == few
 
 
 def test_public_names(tmp_path, monkeypatch):

@@ -1,16 +1,20 @@
 """OASIS norms become four soft labels."""
 
 import csv
+from string import ascii_lowercase
 
 import numpy as np
 import pytest
 from PIL import Image
 from scipy.stats import norm
 
-from emocap.data.oasis import build_oasis, load_oasis
+from emocap.data.oasis import build_oasis, load_oasis, theme_of
 from emocap.data.schema import OASIS_LABELS, label_names
 
 COLUMNS = ["file_name", "theme", "category", "caption", "valence_mean", "valence_sd", "arousal_mean", "arousal_sd"]
+
+
+THEMES = [f"{first}{second} 1" for first in ascii_lowercase for second in ascii_lowercase]
 
 
 def write_oasis(root, records: list[dict], columns: list[str] = COLUMNS, photos: bool = True):
@@ -24,10 +28,12 @@ def write_oasis(root, records: list[dict], columns: list[str] = COLUMNS, photos:
     return root
 
 
-def records(number: int, rng: np.random.Generator) -> list[dict]:
+def records(number: int, rng: np.random.Generator, themes: list[str] | None = None) -> list[dict]:
+    """As many photos; by default each of a theme of its own."""
+    themes = THEMES[:number] if themes is None else themes
     return [
         {
-            "file_name": f"photo_{i}.jpg", "theme": f"Photo {i}", "category": "Object", "caption": f"caption {i}",
+            "file_name": f"photo_{i}.jpg", "theme": themes[i], "category": "Object", "caption": f"caption {i}",
             "valence_mean": round(rng.uniform(1, 7), 4), "valence_sd": round(rng.uniform(0, 2), 4),
             "arousal_mean": round(rng.uniform(1, 7), 4), "arousal_sd": round(rng.uniform(0, 2), 4),
         }
@@ -110,3 +116,25 @@ def test_the_seed_moves_the_splits(tmp_path):
     root = write_oasis(tmp_path, records(80, np.random.default_rng(0)))
     first, again, other = load_oasis(root), load_oasis(root), load_oasis(root, seed=1)
     assert first["test"]["image_id"][:] == again["test"]["image_id"][:] != other["test"]["image_id"][:]
+
+
+def test_photos_of_one_theme_are_one_group_in_one_split(tmp_path):
+    seed = int(np.random.SeedSequence().generate_state(1)[0])
+    print(f"seed {seed}")
+    rng = np.random.default_rng(seed)
+    themes = [f"Theme{THEMES[i][:2]} {number}" for number, i in enumerate(rng.integers(0, 120, 240), start=1)]
+    table = load_oasis(write_oasis(tmp_path, records(240, rng, themes)))
+    where = {}
+    for name, split in table.items():
+        for image_id, group in zip(split["image_id"][:], split["group"][:], strict=True):
+            assert group == themes[int(image_id[6:-4])].split()[0].lower()
+            where.setdefault(group, set()).add(name)
+    assert all(len(splits) == 1 for splits in where.values()) and len(where) > 80
+
+
+@pytest.mark.parametrize(
+    ("theme", "group"),
+    [("Dog 12", "dog"), ("dog_12", "dog"), ("Alcohol 2", "alcohol"), ("Bar brawl 1", "bar brawl"), ("Snow", "snow")],
+)
+def test_a_theme_goes_without_its_number(theme, group):
+    assert theme_of(theme) == group

@@ -1,7 +1,11 @@
 """Controls against doing the same by hand: a table without the modality, photos handed round, scikit-learn."""
 
+import itertools
 import json
+import subprocess
 import sys
+from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +17,15 @@ from transformers import AutoModel, AutoTokenizer
 from emocap.cli import main
 from emocap.data.pairs import label_matrix
 from emocap.data.storage import load_table
-from emocap.evaluation.baselines import caption_embeddings, encoder_regression, tfidf_regression
+from emocap.evaluation import baselines
+from emocap.evaluation.baselines import (
+    caption_embeddings,
+    encoder_regression,
+    lexicon_features,
+    lexicon_is_installed,
+    lexicon_regression,
+    tfidf_regression,
+)
 from emocap.evaluation.calibration import fit_thresholds
 from emocap.evaluation.controls import CONTROLS, measure_controls, merge_labels, partners
 from emocap.evaluation.inference import load_model, score_table
@@ -42,7 +54,7 @@ def figures(metrics, name):
 
 
 def check(metrics, name, scores, labels, votes=None, thresholds=None):
-    expected = compute_metrics(scores, labels, votes, thresholds)
+    expected = compute_metrics(scores, labels, votes, thresholds, np.full(len(labels), 7))  # seven were asked
     found = figures(metrics, name)
     for key, value in expected.items():
         if key != "num_examples" and not np.isnan(value) and key != "entropy_correlation":
@@ -97,23 +109,38 @@ def test_regressions_equal_scikit_learn(measured, tiny_teacher):
 
 def test_the_encoder_reads_words_and_regions(measured, tiny_teacher):
     tables, _, _, _, metrics = measured
-    features = {}
+    words, pictures = {}, {}
     for name, split in tables.items():
         regions = np.zeros((len(split), 32))
         for row, (flat, count) in enumerate(zip(split["region_features"][:], split["num_regions"][:], strict=True)):
             if count:
                 own = np.array(flat, dtype=np.float32).reshape(36, 16)[:count]
                 regions[row] = [*own.mean(0), *own.max(0)]
-        (words,) = caption_embeddings(tiny_teacher, [split])
-        features[name] = words, regions
-    mean, spread = features["train"][1].mean(0), features["train"][1].std(0)
-    inputs = {
-        name: np.concatenate([words, (own - mean) / spread / 32**0.5], 1) for name, (words, own) in features.items()
-    }
+        (words[name],) = caption_embeddings(tiny_teacher, [split])
+        pictures[name] = regions
+    mean, spread = pictures["train"].mean(0), pictures["train"].std(0)
+    pictures = {name: (own - mean) / spread / 32**0.5 for name, own in pictures.items()}
     truth = {name: label_matrix(split, "labels") for name, split in tables.items()}
-    models = [LogisticRegression(C=1.0, max_iter=2000).fit(inputs["train"], own) for own in truth["train"].T]
-    scores = {name: np.stack([model.predict_proba(own)[:, 1] for model in models], 1) for name, own in inputs.items()}
-    assert metrics["encoder/bce"] == pytest.approx(compute_metrics(scores["test"], truth["test"])["bce"], rel=1e-3)
+    best = None
+    for layers in ([0], [1], [2], [0, 1], [1, 2], [0, 1, 2]):  # the embeddings and two layers
+        inputs = {
+            name: np.concatenate([*(words[name][:, own] / len(layers) ** 0.5 for own in layers), pictures[name]], 1)
+            for name in tables
+        }
+        for strength in (0.3, 1.0, 3.0):
+            models = [LogisticRegression(C=strength, tol=1e-7, max_iter=5000).fit(inputs["train"], own)
+                      for own in truth["train"].T]  # fmt: skip
+            scores = {
+                name: np.stack([model.predict_proba(own)[:, 1] for model in models], 1) for name, own in inputs.items()
+            }
+            loss = compute_metrics(scores["validation"], truth["validation"])["bce"]
+            if best is None or loss < best[0]:
+                best = loss, scores
+    scores = best[1]
+    for key in ("bce", "lrap", "map_macro"):
+        assert metrics[f"encoder/{key}"] == pytest.approx(
+            compute_metrics(scores["test"], truth["test"])[key], rel=2e-3
+        )
 
 
 def test_caption_embeddings_are_means_over_words_and_captions(tiny_bert):
@@ -124,8 +151,9 @@ def test_caption_embeddings_are_means_over_words_and_captions(tiny_bert):
     for row, own in zip(found, captions, strict=True):
         means = []
         for caption in own:
-            states = model(**tokenizer(caption, return_tensors="pt")).last_hidden_state[0].detach().numpy()
-            means.append(states.mean(0) / np.linalg.norm(states.mean(0)))
+            output = model(**tokenizer(caption, return_tensors="pt"), output_hidden_states=True)
+            layers = [states[0].detach().numpy().mean(0) for states in output.hidden_states]
+            means.append([mean / np.linalg.norm(mean) for mean in layers])
         np.testing.assert_allclose(row, np.mean(means, axis=0) if means else 0 * row, atol=1e-5)
 
 
@@ -134,11 +162,71 @@ def test_labels_that_never_or_always_hold_keep_that_answer(tiny_table, tiny_bert
         return {"labels": [1.0, 0.0, *row["labels"][2:]]}
 
     tables = tiny_table.map(constant)
-    for scores in (
-        tfidf_regression(tables["train"], [tables["test"]]),
-        encoder_regression(tiny_bert, tables["train"], [tables["test"]]),
-    ):
-        assert (scores[0][:, 0] == 1).all() and (scores[0][:, 1] == 0).all() and np.ptp(scores[0][:, 2]) > 0
+    (scores,) = tfidf_regression(tables["train"], [tables["test"]])
+    assert (scores[:, 0] == 1).all() and (scores[:, 1] == 0).all() and np.ptp(scores[:, 2]) > 0
+    (scores,) = encoder_regression(tiny_bert, tables["train"], tables["validation"], [tables["test"]])
+    assert (scores[:, 0] > 0.999).all() and (scores[:, 1] < 0.001).all() and np.ptp(scores[:, 2]) > 0
+
+
+lexicon = pytest.mark.skipif(not lexicon_is_installed(), reason="needs pip install 'emocap[lexicon]'")
+
+
+@lexicon
+def test_lexicon_features_are_shares_of_words_in_lists_and_vader_s_scores():
+    files = {Path(str(file)).name: file.locate() for file in metadata.files("nrclex")}
+    lists = json.loads(Path(files["nrc_en.json"]).read_text("utf-8"))
+    names = sorted(set(itertools.chain(*lists.values())))
+    assert names == ["anger", "anticipation", "disgust", "fear", "joy", "negative", "positive", "sadness", "surprise",
+                     "trust"]  # fmt: skip
+    texts = ["An angry mob, a HAPPY child; the funeral isn't fun!", "", "... 42", "rain rain abandon"]
+    found = lexicon_features(texts)
+    for row, (text, words) in zip(found, zip(texts, [
+        ["an", "angry", "mob", "a", "happy", "child", "the", "funeral", "isn't", "fun"], [], [],
+        ["rain", "rain", "abandon"],
+    ], strict=True), strict=True):  # fmt: skip
+        for place, name in enumerate(names):
+            share = sum(name in lists.get(word, ()) for word in words) / max(len(words), 1)
+            assert row[place] == pytest.approx(share), (text, name)
+    assert found[0][names.index("joy")] > 0 and found[3][names.index("fear")] == pytest.approx(1 / 3)
+    assert found[3][10] > 0 > found[3][13] and found[0].shape == (14,)  # VADER: negative words, compound below 0
+
+
+@lexicon
+def test_lexicon_regression_equals_scikit_learn(tiny_table):
+    train, validation, test = (tiny_table[name] for name in ("train", "validation", "test"))
+    texts = {name: [" ".join(own) for own in split["captions"][:]] for name, split in tiny_table.items()}
+    features = {name: lexicon_features(own) for name, own in texts.items()}
+    mean, spread = features["train"].mean(0), features["train"].std(0) + 1e-6
+    features = {name: (own - mean) / spread / 14**0.5 for name, own in features.items()}
+    truth = {name: label_matrix(split, "labels") for name, split in tiny_table.items()}
+    by_loss = {}
+    for strength in (0.3, 1.0, 3.0):
+        models = [LogisticRegression(C=strength, tol=1e-8, max_iter=5000).fit(features["train"], own)
+                  for own in truth["train"].T]  # fmt: skip
+        scores = {name: np.stack([m.predict_proba(own)[:, 1] for m in models], 1) for name, own in features.items()}
+        by_loss[compute_metrics(scores["validation"], truth["validation"])["bce"]] = scores["test"]
+    (found,) = lexicon_regression(train, validation, [test])
+    np.testing.assert_allclose(found, by_loss[min(by_loss)], atol=1e-4)
+
+
+@lexicon
+def test_the_lexica_need_neither_network_nor_nltk():
+    code = (
+        "import sys, socket\n"
+        "def refuse(*args, **kwargs): raise AssertionError('network')\n"
+        "socket.socket.connect = refuse\n"
+        "from emocap.evaluation.baselines import lexicon_features\n"
+        "lexicon_features(['a happy child'])\n"
+        "print([name for name in ('nltk', 'textblob', 'nrclex') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip() == "[]", done.stderr
+
+
+def test_without_the_lexica_that_control_is_left_out(tiny_table, monkeypatch):
+    monkeypatch.setattr(baselines, "find_spec", lambda name: None)
+    found = baselines.regression_baselines(tiny_table["train"], tiny_table["validation"], tiny_table["test"], None)
+    assert list(found) == ["tfidf"]
 
 
 def test_merging_takes_unions():
@@ -161,11 +249,16 @@ def test_the_command_writes_every_control_beside_the_model(
     printed = capsys.readouterr().out
     metrics = json.loads((tmp_path / "teacher.json").read_text())
     expected = set(CONTROLS) - {"merged", "merged_prior"}  # the tiny table has no synonyms
-    assert {key.partition("/")[0] for key in metrics if "/" in key} == expected | {"prior", "human"}
+    expected -= set() if lexicon_is_installed() else {"lexicon"}
+    others = {"prior", "chance", "human", "as_human"}
+    assert {key.partition("/")[0] for key in metrics if "/" in key} == expected | others
     for name in expected:
         assert metrics[f"{name}/map_macro_low"] <= metrics[f"{name}/map_macro_high"]
-        gain = metrics["map_macro"] - metrics[f"{name}/map_macro"]
-        assert metrics[f"{name}/map_macro_gain"] == pytest.approx(gain)
+        for key, sign in (("map_macro", 1), ("lrap", 1), ("bce", -1)):
+            gain = sign * (metrics[key] - metrics[f"{name}/{key}"])
+            assert metrics[f"{name}/{key}_gain"] == pytest.approx(gain)
+            assert metrics[f"{name}/{key}_gain_low"] <= gain + 1e-12
+            assert metrics[f"{name}/{key}_gain_high"] >= gain - 1e-12
         assert f"\n{name}" in printed
     main(["evaluate", tiny_student, *rest, "--output", f"{tmp_path}/student.json"])
     student = json.loads((tmp_path / "student.json").read_text())

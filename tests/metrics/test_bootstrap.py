@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from emocap.metrics import METRIC_KEYS, compute_metrics, intervals, paired_gain, resampled_metrics
+from emocap.metrics import (
+    METRIC_KEYS,
+    compute_metrics,
+    intervals,
+    paired_gain,
+    resample_weights,
+    resampled_metrics,
+)
 from emocap.metrics import bootstrap as module
 
 
@@ -40,6 +47,68 @@ def test_a_resample_is_measured_as_its_rows_would_be(kind, chunk, monkeypatch):
         expected = compute_metrics(probabilities[rows], labels[rows], votes[rows], thresholds)
         for key in METRIC_KEYS:
             assert measured[key][draw] == pytest.approx(expected[key], abs=1e-9, nan_ok=True), (draw, key)
+
+
+@pytest.mark.parametrize("chunk", [2**22, 100])
+def test_groups_are_drawn_whole_as_their_rows_would_be(chunk, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK", chunk)
+    probabilities, labels, votes = random_case("groups")
+    groups = np.random.default_rng().choice([3, 5, 8, 13, 21, 34, 55], len(labels))
+    number = np.random.default_rng().integers(1, 7, len(labels))
+    how = {"groups": groups, "num_annotators": number, "num_resamples": 7, "seed": 3}
+    measured = resampled_metrics(probabilities, labels, votes, **how, centred=False)
+    names, rng = np.unique(groups), np.random.default_rng(3)
+    for draw in range(7):
+        drawn = rng.integers(len(names), size=len(names))
+        rows = np.concatenate([np.flatnonzero(groups == names[own]) for own in drawn])
+        expected = compute_metrics(probabilities[rows], labels[rows], votes[rows], num_annotators=number[rows])
+        for key in METRIC_KEYS:
+            assert measured[key][draw] == pytest.approx(expected[key], abs=1e-9, nan_ok=True), (draw, key)
+
+
+def test_copies_of_an_image_widen_intervals_only_where_they_are_a_group():
+    """Each image four times: as rows of their own they pass for four times as much evidence."""
+    probabilities, labels, _ = random_case("copies", rows=60)
+    copies = [np.repeat(own, 4, axis=0) for own in (probabilities, labels)]
+    widths = {}
+    for name, arrays, groups in (("once", (probabilities, labels), None), ("rows", copies, None),
+                                 ("groups", copies, np.repeat(np.arange(60), 4))):  # fmt: skip
+        bounds = intervals(resampled_metrics(*arrays, groups=groups, num_resamples=600, keys=("bce", "lrap")))
+        widths[name] = np.array([bounds[f"{key}_high"] - bounds[f"{key}_low"] for key in ("bce", "lrap")])
+    np.testing.assert_allclose(widths["groups"], widths["once"], rtol=1e-9)
+    assert (widths["rows"] < 0.65 * widths["groups"]).all()
+
+
+def test_weights_are_whole_groups_and_numbers_of_rows():
+    groups = np.array([7, 7, 2, 9, 9, 9])
+    weights = np.concatenate(list(resample_weights(6, 50, 0, groups)), axis=1)
+    assert weights.shape == (6, 50) and (weights[0] == weights[1]).all() and (weights[3:] == weights[3]).all()
+    assert (weights[[0, 2, 3]].sum(axis=0) == 3).all()
+
+
+@pytest.mark.parametrize("rows", [2, 5, 13])
+@pytest.mark.parametrize("kind", ["plain", "ties", "constant", "rare labels and empty rows"])
+def test_an_interval_holds_its_estimate(kind, rows):
+    probabilities, labels, votes = random_case(kind, rows=rows)
+    if kind == "constant":
+        probabilities = np.full_like(probabilities, 0.3)
+    how = {"num_annotators": np.full(rows, 5), "num_resamples": 60}
+    measured = compute_metrics(probabilities, labels, votes, num_annotators=how["num_annotators"])
+    drawn = resampled_metrics(probabilities, labels, votes, **how)
+    bounds = intervals(drawn, measured)
+    for key in METRIC_KEYS:
+        if not np.isnan(bounds[f"{key}_low"]):
+            assert bounds[f"{key}_low"] <= measured[key] <= bounds[f"{key}_high"], key
+    other = resampled_metrics(np.full_like(probabilities, 0.5), labels, votes, num_resamples=60, keys=("lrap",))
+    low, high = paired_gain(drawn, other, "lrap")
+    constant = compute_metrics(np.full_like(probabilities, 0.5), labels)["lrap"]
+    assert low - 1e-12 <= measured["lrap"] - constant <= high + 1e-12
+
+
+def test_draws_that_are_nearly_all_alike_do_not_leave_the_estimate_out():
+    values = np.concatenate([np.zeros(990), np.full(10, 0.9)])
+    assert intervals({"bce": values}) == {"bce_low": 0.0, "bce_high": pytest.approx(0.009)}
+    assert intervals({"bce": values}, {"bce": -0.1})["bce_low"] == -0.1
 
 
 def test_intervals_hold_the_middle_of_the_resamples_and_skip_undefined_ones():

@@ -17,11 +17,14 @@ from sklearn import metrics as sk
 
 import emocap.metrics
 from emocap.metrics import (
+    GREATER_IS_BETTER,
     METRIC_KEYS,
     VOTE_KEYS,
     break_ties,
+    chance_map_macro,
     compute_metrics,
     compute_with_prior,
+    one_reaction,
     prior_probabilities,
     prior_threshold,
 )
@@ -269,8 +272,75 @@ def test_every_key_comes_again_for_the_constant_predictor():
     constant = compute_metrics(np.tile(prior, (200, 1)), labels, votes)
     assert np.isnan(constant["entropy_correlation"])  # one answer for all has one entropy
     expected = plain | {f"prior/{key}": value for key, value in constant.items()}
+    expected["chance/map_macro"] = chance_map_macro(labels)
     assert measured == pytest.approx(expected, rel=0, abs=0, nan_ok=True)
     assert measured["prior/bce"] < measured["bce"]  # random answers are worse than the prior
+
+
+@pytest.mark.parametrize(("rows", "share"), [(13, 0.2), (13, 0.9), (120, 0.03)])
+def test_chance_is_the_mean_over_many_random_rankings(rows, share):
+    seed = int(np.random.SeedSequence().generate_state(1)[0])
+    print(f"seed {seed}")
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((rows, 5)) < share).astype(float)
+    labels[0, 0], labels[:, 1], labels[:, 2] = 1, 0, 1  # one positive at least, none, all
+    drawn = []
+    for _ in range(1500):
+        scores = rng.random(labels.shape)
+        drawn.append(np.mean([sk.average_precision_score(y, p) for y, p in zip(labels.T, scores.T, strict=True)
+                              if y.any()]))  # fmt: skip
+    error = np.std(drawn, ddof=1) / len(drawn) ** 0.5
+    assert abs(chance_map_macro(labels) - np.mean(drawn)) < 4.5 * error + 1e-12
+    prevalence = labels.mean(axis=0)
+    assert chance_map_macro(labels) > prevalence[prevalence > 0].mean()  # which is what the constant answer has
+
+
+def test_chance_of_few_rows():
+    assert chance_map_macro(np.array([[1.0], [0.0]])) == pytest.approx(0.75)  # first: 1, second: 1/2
+    assert chance_map_macro(np.ones((1, 2))) == 1 and chance_map_macro(np.array([[0.6, 0.4]])) == 1
+    assert np.isnan(chance_map_macro(np.zeros((3, 2))))
+    with pytest.raises(ValueError, match="labels must lie within"):
+        chance_map_macro(np.full((3, 2), np.nan))
+
+
+def test_one_reaction_undoes_that_any_of_several_names_a_label():
+    seed = int(np.random.SeedSequence().generate_state(1)[0])
+    print(f"seed {seed}")
+    rng = np.random.default_rng(seed)
+    shares, number = rng.random((40, 6)) * 0.6, rng.integers(1, 9, 40)
+    any_of = np.array([[1 - (1 - share) ** n for share in row] for row, n in zip(shares, number, strict=True)])
+    np.testing.assert_allclose(one_reaction(any_of, number), shares, atol=1e-9)
+    tiny = np.full((1, 1), 1e-15)
+    np.testing.assert_allclose(one_reaction(tiny, np.array([4])), tiny / 4, rtol=1e-6)
+    assert np.isfinite(one_reaction(np.ones((2, 2)), np.array([3, 0]))).all()
+    assert one_reaction(np.full((1, 2), 0.3), np.array([0])) == pytest.approx(0.3)
+
+
+def test_only_vote_metrics_take_one_reaction():
+    probabilities, labels, votes = random_case("plain")
+    number = np.random.default_rng().integers(1, 9, len(labels))
+    measured = compute_metrics(probabilities, labels, votes, num_annotators=number)
+    plain = compute_metrics(probabilities, labels)
+    shares = compute_metrics(one_reaction(probabilities, number), labels, votes)
+    assert measured == pytest.approx(plain | {key: shares[key] for key in VOTE_KEYS}, nan_ok=True)
+    assert measured["jsd"] != compute_metrics(probabilities, labels, votes)["jsd"]
+    both = compute_with_prior(probabilities, labels, labels.mean(0), votes, num_annotators=number)
+    constant = compute_metrics(one_reaction(np.tile(labels.mean(0), (200, 1)), number), labels, votes)
+    assert both["prior/jsd"] == pytest.approx(constant["jsd"])
+
+
+def test_the_table_of_directions_is_what_nearer_to_the_truth_means():
+    assert tuple(GREATER_IS_BETTER) == METRIC_KEYS
+    seed = int(np.random.SeedSequence().generate_state(1)[0])
+    print(f"seed {seed}")
+    rng = np.random.default_rng(seed)
+    shares = rng.beta(0.4, 1.6, (500, 6))
+    labels = (rng.random(shares.shape) < shares).astype(float)
+    votes = rng.binomial(40, shares)
+    good, bad = compute_metrics(shares, labels, votes), compute_metrics(1 - shares, labels, votes)
+    for key, greater in GREATER_IS_BETTER.items():
+        if key != "entropy_correlation":
+            assert (good[key] > bad[key]) == greater, key
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def test_pseudo_labels_are_set_apart_noted_and_have_no_ceiling(tmp_path, runs):
     student, metrics = make_run(tmp_path / "student", 9, split="validation", truth="emotions", jsd=None)
     folders = {"teacher": folders["teacher"], "student": student, "anb": folders["anb"]}
     rows = results_rows(folders)
-    assert [row["name"] for row in rows if not row["note"]] == [
+    assert [row["name"] for row in rows if not row["notes"]] == [
         "prior",
         "teacher",
         "anb",
@@ -171,8 +171,8 @@ def test_pseudo_labels_are_set_apart_noted_and_have_no_ceiling(tmp_path, runs):
         "ceiling image",
         "ceiling both",
     ]
-    assert [row["name"] for row in rows if row["note"]] == ["prior", "student"]
-    assert all("agreement with the labelling model" in row["note"] for row in rows if row["note"])
+    assert [row["name"] for row in rows if row["notes"]] == ["prior", "student"]
+    assert all("agreement with the labelling model" in row["notes"][0] for row in rows if row["notes"])
     assert all(row["best"] == [] for row in rows if row["kind"] != "model" or row["name"] == "student")
     html = write(tmp_path, folders)
     human, pseudo = Page(html).result_tables()
@@ -386,13 +386,32 @@ def test_errors_name_the_file_and_the_remedy(tmp_path, runs):
 
 def test_intervals_stand_under_their_figures_and_people_beside_models(tmp_path):
     bounds = {"map_macro_low": 0.41, "map_macro_high": 0.52, "prior/map_macro_low": 0.1, "prior/map_macro_high": 0.2}
-    folder, metrics = make_run(tmp_path / "run", 1, **bounds, **{"human/f1_micro": 0.375})
+    people = {"human/f1_micro": 0.375, "as_human/f1_micro": 0.4321, "human/jsd": 0.25, "as_human/jsd": 0.125}
+    folder, metrics = make_run(tmp_path / "run", 1, **bounds, **people)
     html = write(tmp_path, {"run": folder})
     (table,) = Page(html).result_tables()
     assert table[2][1][0] == f"{metrics['map_macro']:.3f}0.410 to 0.520" and table[1][1][0].endswith("0.100 to 0.200")
-    human = next(row for row in table if row[0][0] == "one annotator")
-    assert [text for text, _ in human][5] == "0.375" and human[1][0] == "–"
-    assert "left out of the crowd" in html
+    human = next(row for row in table if row[0][0] == "one annotator / run §")
+    cells = dict(zip(COLUMNS, (text for text, _ in human[1:]), strict=True))
+    assert cells.pop("f1_micro") == "0.375 / 0.432" and cells.pop("jsd") == "0.250 / 0.125"
+    assert set(cells.values()) == {"–"}
+    assert "left out of the crowd" in html and "§ One annotator scored against the others" in html
+
+
+def test_chance_has_a_row_and_few_images_or_groups_are_noted(tmp_path):
+    for name, changes in (("few images", {"num_examples": 13}), ("few groups", {"num_groups": 12}),
+                          ("enough", {"num_groups": 50})):  # fmt: skip
+        folder, _ = make_run(tmp_path / name, 1, **changes, **{"chance/map_macro": 0.1875})
+        rows = results_rows({"run": folder})
+        chance = rows[1]
+        assert chance["name"] == "chance" and chance["map_macro"] == 0.1875 and chance["lrap"] is None
+        html = write(tmp_path, {"run": folder})
+        assert "chance is what random scores are expected to have" in html
+        for text in (html, format_table(rows), markdown_table(rows)):
+            assert text.count("their intervals are too narrow") == (name != "enough"), name
+        assert all(("chance" if name == "enough" else "chance ‡") in text for text in (html, markdown_table(rows)))
+    folder, _ = make_run(tmp_path / "pseudo", 1, truth="emotions", num_examples=13)
+    assert len(results_rows({"run": folder})[0]["notes"]) == 2  # one remark does not hide another
 
 
 def test_a_name_given_again_is_another_seed(tmp_path, capsys):
@@ -411,11 +430,15 @@ def test_a_name_given_again_is_another_seed(tmp_path, capsys):
 
 def test_controls_are_a_table_with_the_models_lead(tmp_path):
     keys = {"map_macro": 0.3, "map_macro_low": 0.25, "map_macro_high": 0.35, "map_macro_gain": 0.1,
-            "map_macro_gain_low": 0.06, "map_macro_gain_high": 0.14}  # fmt: skip
+            "map_macro_gain_low": 0.06, "map_macro_gain_high": 0.14, "bce_gain": -0.02, "bce_gain_low": -0.03,
+            "bce_gain_high": -0.01}  # fmt: skip
     folder, _ = make_run(tmp_path / "run", 1, **{f"shuffled_images/{key}": value for key, value in keys.items()})
     tables = dict(Page(write(tmp_path, {"run": folder})).tables)
-    name, score, lead, meaning = (cell[0] for cell in tables["controls"][1])
+    header, row = ([cell[0] for cell in line] for line in tables["controls"])
+    assert header[2:5] == ["ahead in map_macro", "ahead in lrap", "ahead in bce"]
+    name, score, lead, unknown, bce, meaning = row
     assert (name, score, lead) == ("shuffled images", "0.3000.250 to 0.350", "0.1000.060 to 0.140")
+    assert (unknown, bce) == ("–", "-0.020-0.030 to -0.010")
     assert "another row's picture" in meaning
 
 
