@@ -121,7 +121,7 @@ class TeacherArguments:
         default=None,
         metadata={
             "help": "With mean pooling: the head reads the means of these layers, each of unit length, side by side "
-            "(0: the embeddings, -1: the last layer). By default what the checkpoint says, or the last layer's as it is."
+            "(0: the embeddings, -1: the last layer). By default what the checkpoint says, or the last layer's mean."
         },
     )
     reinit_visual_projection: bool = field(

@@ -13,7 +13,7 @@ __all__ = ["STRENGTHS", "best_regression", "fit_regressions", "regression_probab
 STRENGTHS = (0.3, 1.0, 3.0, 10.0)
 """Values of C to choose from, for rows of unit length."""
 
-MAX_STEPS = 150
+MAX_STEPS = 500
 
 
 def fit_regressions(
@@ -48,7 +48,12 @@ def minimise(inputs, targets, strength: float, unit, weight, bias) -> tuple[torc
     """The best weight and bias, searched for in steps of `unit` from those given."""
     scaled, bias = (weight / unit).requires_grad_(True), bias.clone().requires_grad_(True)
     optimizer = torch.optim.LBFGS(
-        [scaled, bias], max_iter=MAX_STEPS, history_size=20, tolerance_grad=1e-8, line_search_fn="strong_wolfe"
+        [scaled, bias],
+        max_iter=MAX_STEPS,
+        history_size=20,
+        tolerance_grad=1e-8,
+        tolerance_change=1e-12,
+        line_search_fn="strong_wolfe",
     )
 
     def loss() -> torch.Tensor:

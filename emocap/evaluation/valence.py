@@ -147,7 +147,8 @@ def correlations(
     scores: dict[str, np.ndarray], people: np.ndarray, num_resamples: int, seed: int, groups: np.ndarray | None = None
 ) -> dict[str, float | None]:
     """Spearman of each score, float `(N,)`, with people's, and of `both` over the others, with 95 % intervals on the
-    same draws of images, or of their `groups`, int `(N,)`. Of scores `(S, N)`, of as many models, means over the models."""
+    same draws of images, or of their `groups`, int `(N,)`. Of scores `(S, N)`, of as many models, the
+    means over the models."""
     draws = [
         np.repeat(np.arange(len(people)), own.astype(np.intp))
         for weights in resample_weights(len(people), num_resamples, seed, groups)
