@@ -50,7 +50,7 @@ AT_LEAST = {
     "patience": 1,
     "per_device_eval_batch_size": 1,
     "per_device_train_batch_size": 1,
-    "pooled_layers": 0,
+    "pooled_layers": -1,
     "pretrain_steps": 1,
     "save_total_limit": 1,
     "seed": 0,
