@@ -26,6 +26,8 @@ def fit_regression(features: np.ndarray, labels: np.ndarray, strength: float = 1
         strength: C, the weight of the losses against the penalty.
     """
     inputs, targets = (torch.as_tensor(np.asarray(own), dtype=torch.float64) for own in (features, labels))
+    mean = inputs.mean(0)
+    inputs = inputs - mean  # the same problem, the bias being free; far fewer steps where all rows point one way
     weight = torch.zeros(targets.shape[1], inputs.shape[1], dtype=torch.float64, requires_grad=True)
     bias = torch.logit(targets.mean(0), eps=1e-4).requires_grad_(True)
     optimizer = torch.optim.LBFGS(
@@ -40,7 +42,8 @@ def fit_regression(features: np.ndarray, labels: np.ndarray, strength: float = 1
         return value
 
     optimizer.step(loss)
-    return weight.detach().numpy(), bias.detach().numpy()
+    weight, bias = weight.detach(), bias.detach()
+    return weight.numpy(), (bias - weight @ mean).numpy()
 
 
 def regression_probabilities(features: np.ndarray, fitted: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
