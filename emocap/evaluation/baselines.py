@@ -146,8 +146,8 @@ def lexicon_regression(
 
 
 def lexicon_features(texts: Sequence[str]) -> np.ndarray:
-    """float64 `(texts, 15)`: how many words stand in each of NRC's lists, in alphabetical order, the logarithm of 1 plus
-    the number of words, and VADER's neg, neu, pos and compound. A word that no list has is looked up without its
+    """float64 `(texts, 15)`: how many words stand in each of NRC's lists, in alphabetical order, the logarithm of 1
+    plus the number of words, and VADER's neg, neu, pos and compound. A word that no list has is looked up without its
     ending."""
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
@@ -162,10 +162,8 @@ def lexicon_features(texts: Sequence[str]) -> np.ndarray:
             for name in next((lists[stem] for stem in stems if stem in lists), ()):
                 features[row, names.index(name)] += 1
         scores = vader.polarity_scores(text)
-        features[row, len(names) :] = [
-            np.log1p(len(words)),
-            *(scores[key] for key in ("neg", "neu", "pos", "compound")),
-        ]
+        features[row, len(names)] = np.log1p(len(words))
+        features[row, len(names) + 1 :] = [scores[key] for key in ("neg", "neu", "pos", "compound")]
     return features
 
 
