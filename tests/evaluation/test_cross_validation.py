@@ -11,7 +11,7 @@ from emocap.data.pairs import label_matrix
 from emocap.data.storage import load_table
 from emocap.evaluation import cross_validation
 from emocap.evaluation.cross_validation import fold_of
-from emocap.metrics import METRIC_KEYS, compute_metrics
+from emocap.metrics import METRIC_KEYS, chance_map_macro, compute_metrics
 
 
 @pytest.fixture(scope="module")
@@ -78,14 +78,21 @@ def test_figures_are_means_over_folds_of_scores_written_once(done, tiny_table_di
             with np.load(out / f"fold{fold}" / "scores.npz") as scores:
                 probabilities, cut = scores[f"{name}/probabilities"], scores[f"{name}/thresholds"]
             rows = folds == fold
-            measured.append(compute_metrics(probabilities, labels[rows], votes[rows], cut))
+            asked = np.full(rows.sum(), 7)
+            measured.append(compute_metrics(probabilities, labels[rows], votes[rows], cut, asked))
         for key in METRIC_KEYS:
             if key != "entropy_correlation":
                 expected = np.mean([own[key] for own in measured])
                 assert metrics[prefix + key] == pytest.approx(expected), prefix + key
                 assert metrics[f"{prefix}{key}_low"] <= metrics[f"{prefix}{key}_high"]
-    gain = metrics["map_macro"] - metrics["tfidf/map_macro"]
-    assert metrics["tfidf/map_macro_gain"] == pytest.approx(gain)
+    for name in ("prior", "tfidf", "encoder"):
+        for key, sign in (("map_macro", 1), ("lrap", 1), ("bce", -1)):
+            gain = sign * (metrics[key] - metrics[f"{name}/{key}"])
+            assert metrics[f"{name}/{key}_gain"] == pytest.approx(gain), (name, key)
+            assert metrics[f"{name}/{key}_gain_low"] <= gain + 1e-12
+            assert metrics[f"{name}/{key}_gain_high"] >= gain - 1e-12
+    chance = np.mean([chance_map_macro(labels[folds == fold]) for fold in range(3)])
+    assert metrics["chance/map_macro"] == pytest.approx(chance)
     assert metrics["num_examples"] == 101 and metrics["split"] == "3 folds"
 
 
