@@ -30,7 +30,7 @@ from emocap.cards.models import write_model_card
 from emocap.data.pairs import FixedSizeColumn, PairDataset, label_matrix
 from emocap.data.schema import NUM_REGIONS, label_names
 from emocap.data.storage import write_json
-from emocap.data.truth import truth_column
+from emocap.data.truth import known_votes, read_truth, truth_column
 from emocap.evaluation.calibration import fit_decisions, temper
 from emocap.evaluation.details import describe
 from emocap.evaluation.inference import (
@@ -42,7 +42,7 @@ from emocap.evaluation.inference import (
     write_metrics,
 )
 from emocap.hub.public_names import PATH_KEYS
-from emocap.metrics import compute_metrics, prior_probabilities
+from emocap.metrics import check_metric, compute_metrics, prior_probabilities
 from emocap.models import (
     EmocapProcessor,
     EmocapStudentConfig,
@@ -83,12 +83,25 @@ def publishing(job: Callable) -> Callable:
     return train_and_publish
 
 
+def checked_splits(data_args: DataArguments, training_args: EmocapTrainingArguments) -> DatasetDict:
+    """The splits of a run, which have what its best checkpoint goes by.
+
+    Raises:
+        ValueError: as in `load_splits`, or a metric of votes for validation rows without.
+    """
+    splits = load_splits(data_args)
+    best = (training_args.metric_for_best_model or "loss").removeprefix("eval_")
+    if best != "loss":
+        check_metric(best, "--metric_for_best_model", has_votes=known_votes(splits["validation"]) is not None)
+    return splits
+
+
 @publishing
 def train_teacher(
     data_args: DataArguments, model_args: TeacherArguments, training_args: EmocapTrainingArguments
 ) -> dict[str, float]:
     """Trains a teacher; returns what metrics.json holds."""
-    splits = load_splits(data_args)
+    splits = checked_splits(data_args, training_args)
     set_seed(training_args.seed)
     model, processor, fresh = build_teacher(model_args, splits)
     set_bias_to_prior(model.classifier, splits["train"], data_args.label_column)
@@ -100,7 +113,7 @@ def train_student(
     data_args: DataArguments, model_args: StudentArguments, training_args: EmocapTrainingArguments
 ) -> dict[str, float]:
     """Trains a student of either architecture; returns what metrics.json holds."""
-    splits = load_splits(data_args)
+    splits = checked_splits(data_args, training_args)
     set_seed(training_args.seed)
     if model_args.architecture == "visualbert":
         if not model_args.model_name_or_path:
@@ -123,7 +136,7 @@ def finetune(
     data_args: DataArguments, model_args: FinetuneArguments, training_args: EmocapTrainingArguments
 ) -> dict[str, float]:
     """Fine-tunes onto the target with AnB, AnB+ or a control; returns what metrics.json holds."""
-    splits = load_splits(data_args)
+    splits = checked_splits(data_args, training_args)
     names = label_names(splits["train"])
     for checkpoint in filter(None, (model_args.student, model_args.teacher)):
         config = load_config(checkpoint)
@@ -169,10 +182,11 @@ def run(
     seen = data_args.modalities if pairs["train"].reads_photos else "text"
     model.config.modalities = seen if model.config.modalities in (None, seen) else "both"
     set_loss(model.config, splits, data_args, training_args)
-    truth = label_matrix(splits["validation"], columns["validation"])
+    labels, votes, asked, _ = read_truth(splits["validation"], columns["validation"])
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
-        return compute_metrics(pairs["validation"].mean_over_captions(sigmoid(prediction.predictions)), truth)
+        probabilities = pairs["validation"].mean_over_captions(sigmoid(prediction.predictions))
+        return compute_metrics(probabilities, labels, votes, num_annotators=asked)
 
     trainer = EmocapTrainer(
         model,
@@ -192,7 +206,7 @@ def run(
         trainer.train(resume_from_checkpoint=checkpoint)
         trainer.compute_metrics = None  # it belongs to the validation split
         logits = trainer.predict(trainer.eval_dataset).predictions
-    fit_decisions(model.config, pairs["validation"], logits, truth)
+    fit_decisions(model.config, pairs["validation"], logits, labels)
     split = "test" if "test" in pairs else "validation"
     logits = trainer.predict(pairs[split]).predictions
     probabilities = pairs[split].mean_over_captions(temper(logits, model.config.temperature))

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import yaml
+from datasets import DatasetDict
 
 from emocap.cli import main
 from emocap.data.pairs import label_matrix
@@ -114,7 +115,9 @@ def test_a_finished_fold_is_not_trained_again_and_other_settings_are_refused(don
         (["--vary", "no_such_flag=1"], "no_such_flag"),
         (["--num_folds", "1"], "--num_folds is 1; it must be 2 or more"),
         (["--num_folds", "60"], "give fewer folds"),
-        (["--choose_by", "accuracy"], "is no metric"),
+        (["--choose_by", "accuracy"], "--choose_by 'accuracy' is no metric"),
+        (["--num_seeds", "0"], "--num_seeds is 0; it must be 1 or more"),
+        (["--metric_for_best_model", "accuracy"], "--metric_for_best_model 'accuracy' is no metric"),
     ],
 )
 def test_bad_settings_are_refused_before_any_training(
@@ -125,6 +128,21 @@ def test_bad_settings_are_refused_before_any_training(
         main(["cross-validate", "--dataset", tiny_table_dir, "--model_name_or_path", tiny_body,
               "--output_dir", str(tmp_path / "run"), *extra])  # fmt: skip
     assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", METRIC_KEYS)
+def test_the_best_setting_is_the_lowest_where_lower_is_better(key):
+    lower = key in ("bce", "brier", "ece", "jsd")
+    assert cross_validation.best_of([0.4, 0.2, 0.9, 0.3], key) == (1 if lower else 2)
+
+
+def test_choosing_by_votes_needs_votes(tiny_table, tiny_body, tmp_path, capsys):
+    without = DatasetDict({name: split.remove_columns("votes") for name, split in tiny_table.items()})
+    without.save_to_disk(str(tmp_path / "table"))
+    with pytest.raises(SystemExit):
+        main(["cross-validate", "--dataset", str(tmp_path / "table"), "--model_name_or_path", tiny_body,
+              "--output_dir", str(tmp_path / "run"), "--choose_by", "jsd"])  # fmt: skip
+    assert "--choose_by 'jsd' needs votes" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 def test_help_explains_its_own_flags_and_those_of_training(capsys):

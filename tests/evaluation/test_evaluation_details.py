@@ -144,10 +144,8 @@ def test_ceilings_of_vote_metrics_are_those_of_many_drawn_reactions():
     seed = int(np.random.SeedSequence().generate_state(1)[0])
     print(f"seed {seed}")
     rng = np.random.default_rng(seed)
-    drawn = np.array([
-        scenes.simulate_votes(scenes.PICTURE_STATES[v], scenes.WORD_STATES[w], rng, 4000).mean(0) / scenes.NUM_REACTIONS
-        for v, w in zip(pictures, words, strict=True)
-    ])  # fmt: skip
+    states = [(scenes.PICTURE_STATES[v], scenes.WORD_STATES[w]) for v, w in zip(pictures, words, strict=True)]
+    drawn = np.array([scenes.simulate_votes(*own, rng, 4000).mean(0) / scenes.NUM_REACTIONS for own in states])
     expected = compute_metrics(drawn, labels, votes)
     for key in VOTE_KEYS:
         assert metrics[f"ceiling/{key}"] == pytest.approx(expected[key], abs=0.004), key

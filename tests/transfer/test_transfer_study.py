@@ -161,7 +161,7 @@ def test_a_frozen_body_is_passed_through_once(tiny_table, tiny_student, monkeypa
     after = part_probabilities(model, validation)
     score = compute_metrics(after, validation.truth.labels)["map_macro"]
     assert history["validation_map_macro"] == pytest.approx(score, abs=1e-6)
-    assert score > compute_metrics(before, validation.truth)["map_macro"]
+    assert score > compute_metrics(before, validation.truth.labels)["map_macro"]
     pooled = validation.with_pooled_outputs(model)
     np.testing.assert_allclose(part_probabilities(model, pooled), after, atol=1e-6)
 
@@ -228,7 +228,9 @@ def test_the_table_marks_gains_clear_of_zero():
         ({"sizes": [20, 61]}, "--sizes has 61, but the target has 60 training rows"),
         ({"strategies": ["anb", "abn"]}, "--strategies has abn; expected some of anb, anb\\+"),
         ({"num_layers": ["6"]}, "'6'; expected 'all' or a number from 0 to 5"),
-        ({"num_seeds": 0}, "--num_seeds, --jobs and every one of --sizes must be 1 or more"),
+        ({"num_seeds": 0}, "--num_seeds is 0; it must be 1 or more"),
+        ({"metric": "jsd"}, "--metric 'jsd' needs votes, which are not known here; choose among top1_accuracy"),
+        ({"metric": "accuracy"}, "--metric 'accuracy' is no metric"),
         ({"source_dataset": "gone"}, "no data set folder at 'gone'"),
     ],
 )
