@@ -13,9 +13,11 @@ from transformers import AutoModel
 from emocap.cli import main
 from emocap.data.pairs import PairDataset, with_pixels
 from emocap.data.storage import load_table
+from emocap.evaluation.regression import STRENGTHS, fit_regression, regression_probabilities
 from emocap.models import EmocapProcessor, EmocapStudentForMultiLabelClassification
 from emocap.models.modeling_emocap_teacher import EmocapTeacherForMultiLabelClassification
 from emocap.training.frozen import PooledPairs, only_head_trains
+from emocap.training.probing import probe_head
 from emocap.transfer.heads import head_of
 
 BODIES = {
@@ -151,3 +153,49 @@ def test_a_resumed_run_from_cached_outputs_ends_like_one_without_a_break(tmp_pat
     assert finetune(tmp_path / "broken", tiny_student, "student", tiny_table_dir, *flags) == whole
     one, other = (load_file(tmp_path / run / "model.safetensors") for run in ("whole", "broken"))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("name", ["early", "late"])
+def test_a_probed_head_is_the_regression_that_validation_pairs_choose(start, tiny_table, tmp_path, name):
+    model = AutoModel.from_pretrained(start(name))
+    pooled = {
+        part: PooledPairs(model, pairs_of(start(name), tiny_table[part]), tmp_path / part, batch_size=8)
+        for part in ("train", "validation")
+    }
+    body = {key: values.clone() for key, values in model.state_dict().items() if "classifier" not in key}
+    probe_head(model, pooled["train"], pooled["validation"])
+    inputs, labels = {}, {}
+    for part, own in pooled.items():
+        values = np.array(own.outputs["pooled_output"], dtype=np.float64)
+        if name == "late":  # the mean over what a row has, in which the logits are linear
+            mask = np.array(own.outputs["pooled_mask"])[..., None]
+            values = (values * mask).sum(1) / mask.sum(1).clip(1)
+        inputs[part], labels[part] = values, own.labels.numpy()[own.pairs.row_of_pair]
+    length = np.sqrt((inputs["train"] ** 2).sum(1).mean())
+    losses = {}
+    for strength in STRENGTHS:
+        fitted = fit_regression(inputs["train"] / length, labels["train"], strength)
+        guess = regression_probabilities(inputs["validation"] / length, fitted)
+        loss = -(labels["validation"] * np.log(guess) + (1 - labels["validation"]) * np.log(1 - guess)).mean()
+        losses[loss] = guess
+    best = losses[min(losses)]
+    with torch.inference_mode():
+        pairs = np.arange(len(pooled["validation"]))
+        logits = model.eval()(**pairs_of(start(name), tiny_table["validation"]).__getitems__(pairs)).logits
+    np.testing.assert_allclose(logits.sigmoid().numpy(), best, atol=1e-4)
+    for key, values in body.items():
+        assert torch.equal(model.state_dict()[key], values), key
+
+
+def test_a_run_with_a_linear_probe_starts_from_it(tiny_body, tiny_table_dir, tmp_path):
+    flags = ["train-teacher", "--dataset", tiny_table_dir, "--model_name_or_path", tiny_body, "--use_cpu",
+             "--disable_tqdm", "true", "--num_train_epochs", "1", "--learning_rate", "0", "--head_learning_rate", "0",
+             "--pooling", "mean", "--pooled_layers", "0", "2"]  # fmt: skip
+    metrics = {}
+    for name, more in (("prior", []), ("probe", ["--linear_probe"])):
+        main([*flags, "--output_dir", str(tmp_path / name), *more])
+        state = json.loads((tmp_path / name / "trainer_state.json").read_text())
+        metrics[name] = next(entry["eval_bce"] for entry in state["log_history"] if "eval_bce" in entry)
+        assert json.loads((tmp_path / name / "config.json").read_text())["pooled_layers"] == [0, 2]
+    assert metrics["probe"] < metrics["prior"] - 0.01
+    assert not list((tmp_path / "probe").glob(".pooled_outputs"))
