@@ -347,16 +347,14 @@ class EmocapTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
-        from emocap.metrics import GREATER_IS_BETTER
+        from emocap.metrics import GREATER_IS_BETTER, check_metric
         from emocap.models.losses_emocap import check_loss
 
         check_numbers(vars(self))  # before transformers works with them
         if self.metric_for_best_model is not None:
             best = self.metric_for_best_model.removeprefix("eval_")
-            if best not in ("loss", *GREATER_IS_BETTER):
-                raise ValueError(
-                    f"--metric_for_best_model is '{best}'; it must be loss or one of {', '.join(GREATER_IS_BETTER)}."
-                )
+            if best != "loss":
+                check_metric(best, "--metric_for_best_model")
             self.greater_is_better = GREATER_IS_BETTER.get(best, False)  # Trainer would take all but loss to be so
         super().__post_init__()
         check_loss(self.loss, self.pos_weight, self.label_smoothing)

@@ -5,8 +5,6 @@ import argparse
 import json
 from pathlib import Path
 
-from emocap.limits import check_numbers
-
 __all__ = [
     "run_calibrate",
     "run_coco",
@@ -73,9 +71,7 @@ def run_label_study(argv: list[str]) -> None:
     from emocap.pseudo_labels.study import LabelStudy, label_study_parser
     from emocap.pseudo_labels.study_report import format_study, write_study
 
-    arguments = label_study_parser().parse_args_into_dataclasses(argv)[0]
-    check_numbers(vars(arguments), max_steps=1, num_target=1)
-    study = LabelStudy(arguments)
+    study = LabelStudy(*label_study_parser().parse_args_into_dataclasses(argv))
     study.perform_all()
     print(format_study(write_study(study)))
     print(f"Table, figure and figures as JSON: {study.output_dir}")

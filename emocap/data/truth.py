@@ -8,7 +8,7 @@ from datasets import Dataset
 from emocap.data.pairs import label_matrix
 from emocap.data.schema import group_keys
 
-__all__ = ["Truth", "read_truth", "row_groups", "truth_column"]
+__all__ = ["Truth", "known_votes", "read_truth", "row_groups", "truth_column"]
 
 
 class Truth(NamedTuple):

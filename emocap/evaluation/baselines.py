@@ -33,6 +33,9 @@ BATCH = 64
 WINDOWS = (1, 2, 4)
 """Numbers of neighbouring layers that are tried side by side, beside all of them."""
 
+ENDINGS = ("", "'s", "s", "es", "d", "ed", "ing", "ly")
+"""Endings that a word loses before it is given up."""
+
 
 def check_scikit_learn() -> None:
     """Refuses, before any work, to go on without scikit-learn.
@@ -126,9 +129,9 @@ def lexicon_is_installed() -> bool:
 def lexicon_regression(
     train: Dataset, validation: Dataset, others: Sequence[Dataset], label_column: str = "labels"
 ) -> list[np.ndarray]:
-    """Probabilities of logistic regression on what lexica say of a caption's words: the share of its words in each of
-    the NRC lexicon's ten lists (Mohammad & Turney 2013) and VADER's four scores (Hutto & Gilbert 2014), standardised
-    on `train`; C chosen on `validation`.
+    """Probabilities of logistic regression on what lexica say of a caption's words: how many of them stand in each
+    of the NRC lexicon's ten lists (Mohammad & Turney 2013), how many there are, and VADER's four scores (Hutto &
+    Gilbert 2014), standardised on `train`; C chosen on `validation`.
 
     Returns:
         float64 `(rows, L)` for each of `others`.
@@ -143,21 +146,24 @@ def lexicon_regression(
 
 
 def lexicon_features(texts: Sequence[str]) -> np.ndarray:
-    """float64 `(texts, 14)`: shares of the words in NRC's lists, in alphabetical order, and VADER's neg, neu, pos and
-    compound."""
+    """float64 `(texts, 15)`: how many words stand in each of NRC's lists, in alphabetical order, the logarithm of 1
+    plus the number of words, and VADER's neg, neu, pos and compound. A word that no list has is looked up without its
+    ending."""
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
     lists = nrc_lists()
     names = sorted({name for own in lists.values() for name in own})
     vader = SentimentIntensityAnalyzer()
-    features = np.zeros((len(texts), len(names) + 4))
+    features = np.zeros((len(texts), len(names) + 5))
     for row, text in enumerate(texts):
         words = re.findall(r"[a-z']+", text.lower())
         for word in words:
-            for name in lists.get(word, ()):
-                features[row, names.index(name)] += 1 / len(words)
+            stems = (word.removesuffix(ending) for ending in ENDINGS)
+            for name in next((lists[stem] for stem in stems if stem in lists), ()):
+                features[row, names.index(name)] += 1
         scores = vader.polarity_scores(text)
-        features[row, len(names) :] = [scores[name] for name in ("neg", "neu", "pos", "compound")]
+        features[row, len(names)] = np.log1p(len(words))
+        features[row, len(names) + 1 :] = [scores[key] for key in ("neg", "neu", "pos", "compound")]
     return features
 
 

@@ -17,15 +17,15 @@ from emocap.arguments import file_flags, parse_arguments, teacher_parser
 from emocap.data.pairs import label_matrix
 from emocap.data.schema import group_keys
 from emocap.data.storage import load_table, write_json
-from emocap.data.truth import read_truth, truth_column
+from emocap.data.truth import known_votes, read_truth, truth_column
 from emocap.evaluation.baselines import check_scikit_learn, regression_baselines
 from emocap.evaluation.controls import gains
 from emocap.evaluation.inference import load_model, score_table
 from emocap.limits import check_numbers
 from emocap.metrics import (
     GREATER_IS_BETTER,
-    METRIC_KEYS,
     chance_map_macro,
+    check_metric,
     compute_metrics,
     intervals,
     prior_probabilities,
@@ -85,6 +85,7 @@ def cross_validate(argv: list[str]) -> dict[str, object]:
     check(own, settings, flags)
     output = Path(training_args.output_dir)
     table = labelled_rows(load_table(data_args.dataset))
+    check_metric(own.choose_by, "--choose_by", has_votes=known_votes(table) is not None)
     folds = make_folds(table, own.num_folds)
     plan = {"num_folds": own.num_folds, "num_seeds": own.num_seeds, "vary": own.vary, "choose_by": own.choose_by,
             "flags": flags}  # fmt: skip
@@ -119,8 +120,7 @@ def parse_vary(text: str) -> list[tuple[str, str]]:
 def check(own: argparse.Namespace, settings: list[dict[str, str]], flags: list[str]) -> None:
     """Refuses bad settings before anything is loaded."""
     check_scikit_learn()
-    if own.choose_by not in METRIC_KEYS:
-        raise ValueError(f"--choose_by '{own.choose_by}' is no metric; choose among {', '.join(METRIC_KEYS)}.")
+    check_metric(own.choose_by, "--choose_by")
     for setting in settings:
         parse_arguments(teacher_parser(), [*flags, *setting_flags(setting)])  # an unknown flag or value ends here
 
@@ -203,7 +203,7 @@ def run_fold(folder, table, folds, fold, settings, own, flags, model_args) -> di
         float(np.mean([read_metric(runs[index, seed], own.choose_by) for seed in range(own.num_seeds)]))
         for index in range(len(settings))
     ]
-    best = int((np.argmax if GREATER_IS_BETTER[own.choose_by] else np.argmin)(validated))
+    best = best_of(validated, own.choose_by)
     chosen = {"setting": settings[best], "validation": validated}
     scores = baseline_scores(train, validation, test, model_args.model_name_or_path)
     for seed in range(own.num_seeds):
@@ -220,6 +220,11 @@ def run_fold(folder, table, folds, fold, settings, own, flags, model_args) -> di
             (run / "model.safetensors").unlink(missing_ok=True)
     shutil.rmtree(folder / "table")
     return {"chosen": chosen, "test": test, **read_scores(folder)}
+
+
+def best_of(values: list[float], metric: str) -> int:
+    """The place of the best value, whichever way the metric runs."""
+    return int((np.argmax if GREATER_IS_BETTER[metric] else np.argmin)(values))
 
 
 def train_once(run: Path, table: Path, flags: list[str], seed: int) -> None:

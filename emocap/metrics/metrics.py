@@ -14,6 +14,7 @@ __all__ = [
     "EmocapMetrics",
     "break_ties",
     "chance_map_macro",
+    "check_metric",
     "compute_metrics",
     "compute_with_prior",
     "one_reaction",
@@ -46,6 +47,7 @@ GREATER_IS_BETTER = {key: key not in ("brier", "ece", "jsd", "bce") for key in M
 """Which way each metric runs."""
 
 VOTE_KEYS = ("jsd", "soft_f1", "entropy_correlation")
+"""Those of the keys that need votes."""
 
 THRESHOLD = 0.5
 """A label is true at or above this value, and so is a prediction where no other threshold is given."""
@@ -163,6 +165,18 @@ def compute_with_prior(
     reference = compute_metrics(constant, labels, votes, decision, num_annotators)
     metrics |= {f"prior/{key}": value for key, value in reference.items()}
     return metrics | {"chance/map_macro": chance_map_macro(labels)}
+
+
+def check_metric(name: str, flag: str, has_votes: bool = True) -> None:
+    """Refuses what is no metric, or one of `VOTE_KEYS` where there are no votes.
+
+    Raises:
+        ValueError: names the flag and the metrics.
+    """
+    known = [key for key in METRIC_KEYS if has_votes or key not in VOTE_KEYS]
+    if name not in known:
+        why = "needs votes, which are not known here" if name in VOTE_KEYS else "is no metric"
+        raise ValueError(f"{flag} '{name}' {why}; choose among {', '.join(known)}.")
 
 
 def chance_map_macro(labels: np.ndarray) -> float:

@@ -291,6 +291,7 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
             nn.init.normal_(projection.weight, std=config.initializer_range)
             nn.init.zeros_(projection.bias)
         if before != (config.id2label, config.pooled_layers):
+            logger.warning(f"Body from {model_name_or_path}: a new head, for these emotions and pooled layers.")
             nn.init.normal_(model.classifier.weight, std=config.initializer_range)
             nn.init.zeros_(model.classifier.bias)
         return model

@@ -24,7 +24,8 @@ from emocap.data.pairs import label_matrix
 from emocap.data.schema import group_keys, label_names, split_of
 from emocap.data.storage import load_table, write_array, write_json
 from emocap.data.truth import truth_column
-from emocap.metrics import break_ties, compute_metrics, prior_probabilities
+from emocap.limits import check_numbers
+from emocap.metrics import break_ties, check_metric, compute_metrics, prior_probabilities
 from emocap.pseudo_labels.selection import select_pseudo_labels
 from emocap.training.jobs import build_student
 from emocap.transfer.heads import head_of
@@ -77,6 +78,9 @@ class LabelStudyArguments:
     readme: str | None = field(default=None, metadata={"help": "Put the table into this markdown file ..."})
     block: str = field(default="label_study", metadata={"help": "... between its '<!-- BLOCK -->' comments."})
 
+    def __post_init__(self):
+        check_numbers(vars(self), max_steps=1, num_target=1)
+
 
 def label_study_parser() -> HfArgumentParser:
     return HfArgumentParser(
@@ -105,6 +109,7 @@ class LabelStudy:
     """
 
     def __init__(self, arguments: LabelStudyArguments):
+        check_metric(arguments.metric, "--metric", has_votes=False)  # the study measures against labels alone
         self.arguments = arguments
         self.output_dir = Path(arguments.output_dir)
         self.runs_dir = self.output_dir / "runs"

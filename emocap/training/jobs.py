@@ -33,7 +33,7 @@ from emocap.data.licenses import license_of
 from emocap.data.pairs import FixedSizeColumn, PairDataset, label_matrix
 from emocap.data.schema import NUM_REGIONS, label_names
 from emocap.data.storage import write_json
-from emocap.data.truth import truth_column
+from emocap.data.truth import known_votes, read_truth, truth_column
 from emocap.evaluation.calibration import fit_decisions, temper
 from emocap.evaluation.details import describe
 from emocap.evaluation.inference import (
@@ -45,7 +45,7 @@ from emocap.evaluation.inference import (
     write_metrics,
 )
 from emocap.hub.public_names import PATH_KEYS
-from emocap.metrics import compute_metrics, prior_probabilities
+from emocap.metrics import check_metric, compute_metrics, prior_probabilities
 from emocap.models import (
     EmocapProcessor,
     EmocapStudentConfig,
@@ -164,9 +164,17 @@ def finetune(
 
 
 def load_rows(data_args: DataArguments, training_args: EmocapTrainingArguments) -> DatasetDict:
-    """The run's rows, see `load_splits`; settles how they are sampled."""
+    """The run's rows, which have what its best checkpoint goes by; settles how they are sampled.
+
+    Raises:
+        ValueError: as in `load_splits`, or a metric of votes for validation rows without.
+    """
     settle_sampling(data_args, training_args.loss)
-    return load_splits(data_args, seed_of_data(training_args))
+    splits = load_splits(data_args, seed_of_data(training_args))
+    best = (training_args.metric_for_best_model or "loss").removeprefix("eval_")
+    if best != "loss":
+        check_metric(best, "--metric_for_best_model", has_votes=known_votes(splits["validation"]) is not None)
+    return splits
 
 
 def seed_of_data(training_args: EmocapTrainingArguments) -> int:
@@ -194,10 +202,11 @@ def run(
     seen = data_args.modalities if pairs["train"].reads_photos else "text"
     model.config.modalities = seen if model.config.modalities in (None, seen) else "both"
     set_loss(model.config, splits, data_args, training_args)
-    truth = label_matrix(splits["validation"], columns["validation"])
+    labels, votes, asked, _ = read_truth(splits["validation"], columns["validation"])
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
-        return compute_metrics(pairs["validation"].mean_over_captions(sigmoid(prediction.predictions)), truth)
+        probabilities = pairs["validation"].mean_over_captions(sigmoid(prediction.predictions))
+        return compute_metrics(probabilities, labels, votes, num_annotators=asked)
 
     sampler = make_sampler(pairs, splits["train"], data_args, training_args)
     train = MixedPairs(pairs["train"], pairs["mix"]) if "mix" in pairs else pairs["train"]
@@ -218,7 +227,7 @@ def run(
         trainer.train(resume_from_checkpoint=checkpoint_to_resume(training_args))
         trainer.compute_metrics = None  # it belongs to the validation split
         logits = trainer.predict(trainer.eval_dataset).predictions
-    fit_decisions(model.config, pairs["validation"], logits, truth)
+    fit_decisions(model.config, pairs["validation"], logits, labels)
     split = "test" if "test" in pairs else "validation"
     logits = trainer.predict(pairs[split]).predictions
     probabilities = pairs[split].mean_over_captions(temper(logits, model.config.temperature))

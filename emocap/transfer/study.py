@@ -33,7 +33,7 @@ from emocap.arguments import StudentArguments
 from emocap.data.schema import group_keys, label_names, split_of
 from emocap.data.storage import load_table, write_array, write_json
 from emocap.data.truth import truth_column
-from emocap.metrics import compute_metrics, prior_probabilities
+from emocap.metrics import check_metric, compute_metrics, prior_probabilities
 from emocap.models import EmocapProcessor
 from emocap.training.jobs import build_student
 from emocap.transfer.runs import Part, Recipe, fit, part_probabilities
@@ -111,6 +111,7 @@ class Study:
     """
 
     def __init__(self, arguments: StudyArguments):
+        check_metric(arguments.metric, "--metric", has_votes=False)  # the study measures against labels alone
         self.arguments = arguments
         self.output_dir = Path(arguments.output_dir)
         self.runs_dir = self.output_dir / "runs"
@@ -145,8 +146,6 @@ class Study:
         for number in self.arguments.num_layers:
             if number != "every":
                 check_num_layers(self.total, number, "anb")
-        if self.arguments.num_seeds < 1 or self.arguments.jobs < 1 or min(self.arguments.sizes) < 1:
-            raise ValueError("--num_seeds, --jobs and every one of --sizes must be 1 or more.")
         words = self.arguments.word_embeddings
         if self.arguments.freeze_word_embeddings and AutoConfig.from_pretrained(words).model_type in MODELS:
             raise ValueError(

@@ -77,6 +77,9 @@ class StudyArguments:
     readme: str | None = field(default=None, metadata={"help": "Put the table into this markdown file ..."})
     block: str = field(default="transfer", metadata={"help": "... between its '<!-- BLOCK -->' comments."})
 
+    def __post_init__(self):
+        check_numbers(vars(self), max_steps=1)
+
 
 def study_parser() -> HfArgumentParser:
     parser = HfArgumentParser(
@@ -99,7 +102,6 @@ def parse_study(parser: HfArgumentParser, argv: list[str]) -> tuple[StudyArgumen
     preset = parser.parse_known_args(argv)[0].preset
     flags = file_flags(parser, f"transfer_{preset}") if preset else []
     arguments, _ = parser.parse_args_into_dataclasses([*flags, *argv])
-    check_numbers(vars(arguments), max_steps=1)
     if preset != "scenes":
         for name in ("source_dataset", "target_dataset", "word_embeddings"):
             if getattr(arguments, name) is None:

@@ -5,13 +5,14 @@ import json
 import numpy as np
 import pytest
 import yaml
+from datasets import DatasetDict
 
 from emocap.cli import main
 from emocap.data.pairs import label_matrix
 from emocap.data.storage import load_table
 from emocap.evaluation import cross_validation
 from emocap.evaluation.cross_validation import fold_of
-from emocap.metrics import METRIC_KEYS, compute_metrics
+from emocap.metrics import METRIC_KEYS, chance_map_macro, compute_metrics
 
 
 @pytest.fixture(scope="module")
@@ -78,14 +79,21 @@ def test_figures_are_means_over_folds_of_scores_written_once(done, tiny_table_di
             with np.load(out / f"fold{fold}" / "scores.npz") as scores:
                 probabilities, cut = scores[f"{name}/probabilities"], scores[f"{name}/thresholds"]
             rows = folds == fold
-            measured.append(compute_metrics(probabilities, labels[rows], votes[rows], cut))
+            asked = np.full(rows.sum(), 7)
+            measured.append(compute_metrics(probabilities, labels[rows], votes[rows], cut, asked))
         for key in METRIC_KEYS:
             if key != "entropy_correlation":
                 expected = np.mean([own[key] for own in measured])
                 assert metrics[prefix + key] == pytest.approx(expected), prefix + key
                 assert metrics[f"{prefix}{key}_low"] <= metrics[f"{prefix}{key}_high"]
-    gain = metrics["map_macro"] - metrics["tfidf/map_macro"]
-    assert metrics["tfidf/map_macro_gain"] == pytest.approx(gain)
+    for name in ("prior", "tfidf", "encoder"):
+        for key, sign in (("map_macro", 1), ("lrap", 1), ("bce", -1)):
+            gain = sign * (metrics[key] - metrics[f"{name}/{key}"])
+            assert metrics[f"{name}/{key}_gain"] == pytest.approx(gain), (name, key)
+            assert metrics[f"{name}/{key}_gain_low"] <= gain + 1e-12
+            assert metrics[f"{name}/{key}_gain_high"] >= gain - 1e-12
+    chance = np.mean([chance_map_macro(labels[folds == fold]) for fold in range(3)])
+    assert metrics["chance/map_macro"] == pytest.approx(chance)
     assert metrics["num_examples"] == 101 and metrics["split"] == "3 folds"
 
 
@@ -107,7 +115,9 @@ def test_a_finished_fold_is_not_trained_again_and_other_settings_are_refused(don
         (["--vary", "no_such_flag=1"], "no_such_flag"),
         (["--num_folds", "1"], "--num_folds is 1; it must be 2 or more"),
         (["--num_folds", "60"], "give fewer folds"),
-        (["--choose_by", "accuracy"], "is no metric"),
+        (["--choose_by", "accuracy"], "--choose_by 'accuracy' is no metric"),
+        (["--num_seeds", "0"], "--num_seeds is 0; it must be 1 or more"),
+        (["--metric_for_best_model", "accuracy"], "--metric_for_best_model 'accuracy' is no metric"),
     ],
 )
 def test_bad_settings_are_refused_before_any_training(
@@ -118,6 +128,21 @@ def test_bad_settings_are_refused_before_any_training(
         main(["cross-validate", "--dataset", tiny_table_dir, "--model_name_or_path", tiny_body,
               "--output_dir", str(tmp_path / "run"), *extra])  # fmt: skip
     assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", METRIC_KEYS)
+def test_the_best_setting_is_the_lowest_where_lower_is_better(key):
+    lower = key in ("bce", "brier", "ece", "jsd")
+    assert cross_validation.best_of([0.4, 0.2, 0.9, 0.3], key) == (1 if lower else 2)
+
+
+def test_choosing_by_votes_needs_votes(tiny_table, tiny_body, tmp_path, capsys):
+    without = DatasetDict({name: split.remove_columns("votes") for name, split in tiny_table.items()})
+    without.save_to_disk(str(tmp_path / "table"))
+    with pytest.raises(SystemExit):
+        main(["cross-validate", "--dataset", str(tmp_path / "table"), "--model_name_or_path", tiny_body,
+              "--output_dir", str(tmp_path / "run"), "--choose_by", "jsd"])  # fmt: skip
+    assert "--choose_by 'jsd' needs votes" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 def test_help_explains_its_own_flags_and_those_of_training(capsys):

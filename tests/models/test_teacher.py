@@ -320,3 +320,69 @@ def test_frozen_parts_stay_in_evaluation_while_the_head_trains(teacher):
     loss.backward()
     assert teacher.classifier.weight.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in teacher.visual_bert.parameters())
+
+
+@pytest.mark.parametrize("fusion", ["early", "late"])
+@torch.no_grad()
+def test_pooled_layers_are_the_unit_means_of_their_layers_side_by_side(tiny_body, tmp_path, fusion):
+    layers = [2, 0]
+    model = from_body(tiny_body, pooling="mean", pooled_layers=layers, fusion=fusion)
+    inputs = random_inputs(batch=5)
+    inputs["attention_mask"][0] = 0
+    inputs["visual_attention_mask"][1] = 0
+    assert model.classifier.in_features == 64
+    length = inputs["input_ids"].shape[1]
+    body = VisualBertModel.from_pretrained(tiny_body).eval()
+    words_alone = body(inputs["input_ids"], inputs["attention_mask"], output_hidden_states=True).hidden_states
+    together = body(**inputs, output_hidden_states=True).hidden_states
+    no_words = inputs["visual_embeds"].new_zeros(5, 0, 32)
+    regions = F.gelu(model.visual_bert.embeddings(inputs_embeds=no_words, visual_embeds=inputs["visual_embeds"]))
+    for row, logits in enumerate(model(**inputs).logits):
+        word_mask, region_mask = (inputs[name][row] > 0 for name in ("attention_mask", "visual_attention_mask"))
+        parts = {"words": [], "regions": [], "both": []}
+        for layer in layers:
+            words, photo = together[layer][row, :length][word_mask], together[layer][row, length:][region_mask]
+            means = [own.mean(0) for own in (words, photo) if len(own)]
+            parts["both"].append(F.normalize(torch.stack(means).mean(0), dim=0))
+            if word_mask.any():
+                parts["words"].append(F.normalize(words_alone[layer][row][word_mask].mean(0), dim=0))
+            if region_mask.any():
+                parts["regions"].append(F.normalize(regions[row][region_mask].mean(0), dim=0))
+        if fusion == "early":
+            expected = model.classifier(torch.cat(parts["both"]))
+        else:
+            heard = [model.classifier(torch.cat(own)) for own in (parts["words"], parts["regions"]) if own]
+            expected = torch.stack(heard).mean(0)
+        torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-4)
+    assert model(**inputs).hidden_states is None  # nobody asked for them
+    model.save_pretrained(tmp_path)
+    again = EmocapTeacherForMultiLabelClassification.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(again(**inputs).logits, model(**inputs).logits)
+
+
+@pytest.mark.parametrize(("pooling", "layers"), [("pooler", [1]), ("mean", []), ("mean", [3]), ("mean", [0, -1])])
+def test_layers_that_are_not_there_are_refused(tiny_body, pooling, layers):
+    with pytest.raises(ValueError, match="names layers from 0 to 2"):
+        from_body(tiny_body, pooling=pooling, pooled_layers=layers)
+
+
+def test_a_teacher_of_other_emotions_or_layers_gives_its_body_and_the_log_says_so(tiny_body, tmp_path, caplog):
+    first = from_body(tiny_body, pooling="mean", label_prevalence=[0.1, 0.2, 0.3], temperature=1.5)
+    torch.nn.init.normal_(first.classifier.bias)
+    first.save_pretrained(tmp_path)
+    make = EmocapTeacherForMultiLabelClassification.from_body
+    others = {"id2label": dict(enumerate("abcd")), "label2id": {name: i for i, name in enumerate("abcd")}}
+    order = {"id2label": dict(enumerate(reversed(first.config.id2label.values())))}
+    order["label2id"] = {name: index for index, name in order["id2label"].items()}
+    for changes, shape in ((others, (4, 32)), (order, (3, 32)), ({"pooled_layers": [0, 2]}, (3, 64))):
+        caplog.clear()
+        model = make(str(tmp_path), **changes)
+        assert model.classifier.weight.shape == shape and not model.classifier.bias.any()
+        assert (model.classifier.weight.std() > 0) and "a new head" in caplog.text
+        for name, values in first.visual_bert.state_dict().items():
+            assert torch.equal(model.visual_bert.state_dict()[name], values), name
+        if "id2label" in changes:
+            assert model.config.label_prevalence is None and model.config.temperature is None
+    caplog.clear()
+    same = make(str(tmp_path), id2label=first.config.id2label, label2id=first.config.label2id)
+    assert torch.equal(same.classifier.bias, first.classifier.bias) and "a new head" not in caplog.text

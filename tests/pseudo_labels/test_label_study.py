@@ -146,7 +146,8 @@ def test_agreement_with_the_true_process_equals_loops(folder):
     [
         ({"--num_target": "61"}, "--num_target is 61; the target has 60 rows"),
         ({"--source_split": "test"}, r"no split 'test' \(splits: train\)"),
-        ({"--num_seeds": "0"}, "must be 1 or more"),
+        ({"--num_seeds": "0"}, "--num_seeds is 0; it must be 1 or more"),
+        ({"--metric": "jsd"}, "--metric 'jsd' needs votes"),
     ],
 )
 def test_what_cannot_run_is_said_first(tmp_path, flags, changed, message):

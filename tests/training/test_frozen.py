@@ -151,3 +151,25 @@ def test_a_resumed_run_from_cached_outputs_ends_like_one_without_a_break(tmp_pat
     assert finetune(tmp_path / "broken", tiny_student, "student", tiny_table_dir, *flags) == whole
     one, other = (load_file(tmp_path / run / "model.safetensors") for run in ("whole", "broken"))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_frozen_layers_stay_and_the_rest_learns(tiny_body, tiny_table_dir, tmp_path):
+    flags = ["train-teacher", "--dataset", tiny_table_dir, "--model_name_or_path", tiny_body, "--use_cpu",
+             "--disable_tqdm", "true", "--pooling", "mean", "--pooled_layers", "0", "-1"]  # fmt: skip
+    runs = {name: str(tmp_path / name) for name in ("still", "moved")}
+    main([*flags, "--output_dir", runs["still"], "--num_train_epochs", "1", "--learning_rate", "0"])
+    main([*flags, "--output_dir", runs["moved"], "--num_train_epochs", "2", "--learning_rate", "1e-3",
+          "--freeze_layers", "1"])  # fmt: skip
+    before, after = (load_file(f"{run}/model.safetensors") for run in runs.values())
+    assert before["classifier.weight"].shape[1] == 2 * AutoModel.from_pretrained(runs["still"]).config.hidden_size
+    for part, learns in (("embeddings.word_embeddings", False), ("embeddings.position_embeddings", False),
+                         ("encoder.layer.0", False), ("encoder.layer.1", True)):  # fmt: skip
+        own = [name for name in before if name.startswith(f"visual_bert.{part}") and not name.endswith("key.bias")]
+        assert own and all(torch.equal(before[name], after[name]) != learns for name in own), part
+
+
+def test_more_frozen_layers_than_there_are_is_refused(tiny_body, tiny_table_dir, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["train-teacher", "--dataset", tiny_table_dir, "--model_name_or_path", tiny_body, "--output_dir",
+              str(tmp_path), "--freeze_layers", "3"])  # fmt: skip
+    assert "--freeze_layers is 3, but the body has 2 layers" in capsys.readouterr().err

@@ -26,7 +26,7 @@ from emocap.arguments import (
 from emocap.cli import main
 from emocap.data.pairs import PairDataset, label_matrix
 from emocap.evaluation.inference import load_model, score_table
-from emocap.metrics import METRIC_KEYS, compute_with_prior
+from emocap.metrics import METRIC_KEYS, compute_metrics, compute_with_prior
 from emocap.training.splits import load_splits
 from emocap.training.trainer import EmocapTrainer
 
@@ -137,6 +137,57 @@ def test_the_best_checkpoint_is_what_stays(job, tmp_path, tiny_table):
     validation = score_table(model, processor, tiny_table["validation"])
     found = compute_with_prior(validation, label_matrix(tiny_table["validation"], "labels"), np.full(5, 0.5))
     assert found["map_macro"] == pytest.approx(max(scores.values()), abs=1e-6)
+
+
+@pytest.mark.parametrize("key", ["bce", "ece", "brier", "jsd", "lrap", "loss", "eval_jaccard"])
+def test_the_best_checkpoint_goes_by_any_metric_in_its_own_direction(job, tmp_path, tiny_table, key):
+    out = tmp_path / "run"
+    main([*job["student"], "--output_dir", str(out), "--num_train_epochs", "5", "--save_total_limit", "9",
+          "--learning_rate", "0.05", "--metric_for_best_model", key, "--early_stopping_patience", "0"])  # fmt: skip
+    state = json.loads((out / "trainer_state.json").read_text())
+    name = f"eval_{key.removeprefix('eval_')}"
+    scores = {entry["step"]: entry[name] for entry in state["log_history"] if name in entry}
+    assert len(scores) == 5 and len(set(scores.values())) > 1
+    lower = key in ("bce", "ece", "brier", "jsd", "loss")
+    assert state["best_metric"] == (min if lower else max)(scores.values())
+    assert_same_weights(out, out / f"checkpoint-{min(s for s in scores if scores[s] == state['best_metric'])}")
+    arguments = json.loads((out / "run_arguments.json").read_text())
+    assert arguments["greater_is_better"] is not lower
+    if key == "jsd":  # against the votes, as one reaction's
+        model, processor = load_model(str(out))
+        model.config.temperature = None
+        table = tiny_table["validation"]
+        votes, asked = np.array(table["votes"][:]), np.array(table["num_annotators"][:])
+        found = compute_metrics(
+            score_table(model, processor, table), label_matrix(table, "labels"), votes, num_annotators=asked
+        )
+        assert found["jsd"] == pytest.approx(state["best_metric"], abs=1e-5)
+
+
+def test_the_best_checkpoint_goes_by_what_can_be_measured(job, tmp_path, tiny_table, capsys):
+    without = DatasetDict({name: split.remove_columns("votes") for name, split in tiny_table.items()})
+    without.save_to_disk(str(tmp_path / "table"))
+    for flags, message in (
+        (["--metric_for_best_model", "accuracy"], "--metric_for_best_model 'accuracy' is no metric"),
+        (["--metric_for_best_model", "jsd", "--dataset", str(tmp_path / "table")], "'jsd' needs votes"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main([*job["student"], "--output_dir", str(tmp_path / "run"), *flags])
+        assert stop.value.code == 2 and message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_new_layers_may_stand_still_while_others_learn(job, tmp_path):
+    """A head's learning rate of 0 is 0, and not that of the others."""
+    main([*job["teacher"], "--output_dir", str(tmp_path / "run"), "--head_learning_rate", "0", "--learning_rate",
+          "0.001", "--weight_decay", "0", "--metric_for_best_model", "loss"])  # fmt: skip
+    main([*job["teacher"], "--output_dir", str(tmp_path / "still"), "--head_learning_rate", "0", "--learning_rate",
+          "0", "--weight_decay", "0"])  # fmt: skip
+    moved, still = weights(tmp_path / "run"), weights(tmp_path / "still")
+    assert torch.equal(moved["classifier.weight"], still["classifier.weight"])
+    assert not torch.equal(
+        moved["visual_bert.embeddings.word_embeddings.weight"], still["visual_bert.embeddings.word_embeddings.weight"]
+    )
 
 
 def test_the_reported_loss_is_the_mean_cross_entropy(job, tmp_path, tiny_table):

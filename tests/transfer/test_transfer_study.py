@@ -338,7 +338,9 @@ def test_the_table_marks_gains_clear_of_zero():
         ({"strategies": ["anb", "abn"]}, "--strategies has abn; expected some of anb, anb\\+"),
         ({"num_layers": ["6"]}, "'6'; expected 'all' or a number from 0 to 5"),
         ({"word_embeddings": "a teacher"}, "is a model trained on emotions: scratch, given its word embeddings"),
-        ({"num_seeds": 0}, "--num_seeds, --jobs and every one of --sizes must be 1 or more"),
+        ({"num_seeds": 0}, "--num_seeds is 0; it must be 1 or more"),
+        ({"metric": "jsd"}, "--metric 'jsd' needs votes, which are not known here; choose among top1_accuracy"),
+        ({"metric": "accuracy"}, "--metric 'accuracy' is no metric"),
         ({"source_dataset": "gone"}, "no data set folder at 'gone'"),
     ],
 )
