@@ -190,8 +190,8 @@ def add_evaluate(commands) -> None:
     command.add_argument(
         "--controls",
         action="store_true",
-        help="also one modality alone, shuffled pictures and captions, logistic regressions (counted words, lexica where "
-        "the extra 'lexicon' is installed, the frozen encoder) and merged synonyms",
+        help="also one modality alone, shuffled pictures and captions, logistic regressions (counted words, lexica "
+        "where the extra 'lexicon' is installed, the frozen encoder) and merged synonyms",
     )
     command.add_argument(
         "--valence_norms",
