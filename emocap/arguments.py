@@ -131,8 +131,8 @@ class TeacherArguments:
     region_extractor: str | None = field(
         default=None,
         metadata={
-            "help": "Folder or Hub id of the extractor that made the data set's region features; kept in the "
-            "configuration, so that the teacher reads photos by itself."
+            "help": "Folder or Hub id of the extractor that made the data set's region features, 'scenes' or "
+            "torchvision:NAME: the teacher then reads photos by itself. A folder is copied into the checkpoint."
         },
     )
     freeze_body: bool = field(default=False, metadata={"help": "Train the linear head alone."})
