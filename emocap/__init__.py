@@ -1,37 +1,35 @@
 """emocap: which emotions a picture with its caption raises in people.
 
 Importing the package registers its models, so that `AutoConfig`, `AutoModel`, `AutoProcessor` and
-`pipeline("emotion-recognition")` know them.
+`pipeline("emotion-recognition")` know them. It loads nothing heavy until one of its names, or transformers, is asked
+for.
 """
 
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModel,
-    AutoModelForSequenceClassification,
-    AutoProcessor,
-)
-from transformers.pipelines import PIPELINE_REGISTRY
+import importlib
+from typing import TYPE_CHECKING
 
-from emocap.data.coco import load_coco
-from emocap.data.oasis import load_oasis
-from emocap.data.scenes import load_scenes
-from emocap.data.socratis import load_socratis
-from emocap.models import (
-    BottomUpConfig,
-    BottomUpDetector,
-    BottomUpImageProcessor,
-    EmocapProcessor,
-    EmocapRegionConfig,
-    EmocapRegionExtractor,
-    EmocapRegionImageProcessor,
-    EmocapStudentConfig,
-    EmocapStudentForMultiLabelClassification,
-    EmocapTeacherConfig,
-    EmocapTeacherForMultiLabelClassification,
-    EmotionRecognitionPipeline,
-)
-from emocap.pseudo_labels.selection import select_pseudo_labels
+from emocap.registration import register_with_transformers
+
+if TYPE_CHECKING:
+    from emocap.data.coco import load_coco
+    from emocap.data.oasis import load_oasis
+    from emocap.data.scenes import load_scenes
+    from emocap.data.socratis import load_socratis
+    from emocap.models import (
+        BottomUpConfig,
+        BottomUpDetector,
+        BottomUpImageProcessor,
+        EmocapProcessor,
+        EmocapRegionConfig,
+        EmocapRegionExtractor,
+        EmocapRegionImageProcessor,
+        EmocapStudentConfig,
+        EmocapStudentForMultiLabelClassification,
+        EmocapTeacherConfig,
+        EmocapTeacherForMultiLabelClassification,
+        EmotionRecognitionPipeline,
+    )
+    from emocap.pseudo_labels.selection import select_pseudo_labels
 
 __version__ = "0.1.0"
 
@@ -55,22 +53,26 @@ __all__ = [
     "select_pseudo_labels",
 ]
 
-for config_class, model_class in (
-    (EmocapTeacherConfig, EmocapTeacherForMultiLabelClassification),
-    (EmocapStudentConfig, EmocapStudentForMultiLabelClassification),
-):
-    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
-    AutoModel.register(config_class, model_class, exist_ok=True)
-    AutoModelForSequenceClassification.register(config_class, model_class, exist_ok=True)
-    AutoProcessor.register(config_class, EmocapProcessor, exist_ok=True)
-for config_class, model_class, processor_class in (
-    (EmocapRegionConfig, EmocapRegionExtractor, EmocapRegionImageProcessor),
-    (BottomUpConfig, BottomUpDetector, BottomUpImageProcessor),
-):
-    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
-    AutoModel.register(config_class, model_class, exist_ok=True)
-    AutoImageProcessor.register(config_class, image_processor_classes={"torchvision": processor_class}, exist_ok=True)
-if "emotion-recognition" not in PIPELINE_REGISTRY.supported_tasks:
-    PIPELINE_REGISTRY.register_pipeline(
-        "emotion-recognition", pipeline_class=EmotionRecognitionPipeline, pt_model=AutoModel, type="multimodal"
-    )
+HOMES = {
+    "load_coco": "emocap.data.coco",
+    "load_oasis": "emocap.data.oasis",
+    "load_scenes": "emocap.data.scenes",
+    "load_socratis": "emocap.data.socratis",
+    "select_pseudo_labels": "emocap.pseudo_labels.selection",
+}
+"""Modules of the names that are no models."""
+
+
+def __getattr__(name: str) -> object:
+    """A public name, imported when it is first asked for (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    globals()[name] = value = getattr(importlib.import_module(HOMES.get(name, "emocap.models")), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+register_with_transformers()

@@ -11,6 +11,7 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from emocap.data.storage import parse_json, read_text
 from emocap.limits import check_numbers
 
 __all__ = [
@@ -131,8 +132,8 @@ class TeacherArguments:
     region_extractor: str | None = field(
         default=None,
         metadata={
-            "help": "Folder or Hub id of the extractor that made the data set's region features; kept in the "
-            "configuration, so that the teacher reads photos by itself."
+            "help": "Folder or Hub id of the extractor that made the data set's region features, 'scenes' or "
+            "torchvision:NAME: the teacher then reads photos by itself. A folder is copied into the checkpoint."
         },
     )
     freeze_body: bool = field(default=False, metadata={"help": "Train the linear head alone."})
@@ -425,7 +426,7 @@ def file_flags(parser: HfArgumentParser, name: str) -> list[str]:
     path = Path(name)
     preset = resources.files("emocap.presets").joinpath(f"{name}.yaml")
     if path.suffix in (".yaml", ".yml", ".json") and path.is_file():
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, "a run's names and values")
     elif preset.is_file():
         text = preset.read_text("utf-8")
     else:
@@ -433,7 +434,7 @@ def file_flags(parser: HfArgumentParser, name: str) -> list[str]:
             entry.name[:-5] for entry in resources.files("emocap.presets").iterdir() if ".yaml" in entry.name
         )
         parser.error(f"'{name}' is neither a YAML or JSON file nor a preset (presets: {', '.join(known)}).")
-    content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    content = parse_run_file(text, name)
     if not isinstance(content, dict):
         parser.error(f"'{name}' holds a {type(content).__name__}; expected names and values.")
     flags = []
@@ -443,6 +444,21 @@ def file_flags(parser: HfArgumentParser, name: str) -> list[str]:
         values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
         flags += [f"--{key}", *map(str, values)]
     return flags
+
+
+def parse_run_file(text: str, name: str) -> object:
+    """What a JSON or YAML text holds: plain values, since a tag of YAML could stand for any object.
+
+    Raises:
+        ValueError: it cannot be read, has tags, or is nested too deeply.
+    """
+    try:
+        return parse_json(text) if name.endswith(".json") else yaml.safe_load(text)
+    except RecursionError:
+        raise ValueError(f"'{name}' cannot be read: it is nested too deeply; expected names and values.") from None
+    except (ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"'{name}' cannot be read: {reason}; expected names and plain values.") from None
 
 
 def arguments_to_dict(*groups: object) -> dict[str, object]:

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from emocap.commands import (
     run_calibrate,
@@ -30,7 +31,7 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs one sub-command; bad input ends with one sentence and exit status 2."""
+    """Runs one sub-command; bad input or an absent package ends with one sentence and exit status 2."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         if argv and argv[0] in ("train-teacher", "train-student", "finetune"):
@@ -45,9 +46,16 @@ def main(argv: Sequence[str] | None = None) -> None:
             arguments = make_parser().parse_args(argv)
             check_numbers(vars(arguments))
             arguments.run(arguments)
-    except (ValueError, OSError) as error:  # transformers says with an OSError that there is no such checkpoint
-        print(f"emocap: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    except RecursionError:
+        fail("An input, such as a config.json, is nested too deeply to be read.")
+    # an ImportError names the extra to install; transformers says with an OSError that there is no such checkpoint
+    except (ValueError, OSError, ImportError) as error:
+        fail(str(error))
+
+
+def fail(message: str) -> NoReturn:
+    print(f"emocap: error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
 
 
 def make_parser() -> argparse.ArgumentParser:

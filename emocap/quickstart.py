@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
-import torch
 import yaml
 from datasets import DatasetDict
 from transformers import BertTokenizer, VisualBertConfig, VisualBertModel, set_seed
@@ -21,6 +20,7 @@ from emocap.evaluation.inference import evaluate_checkpoint
 from emocap.pseudo_labels.labelling import label_tables
 from emocap.regions import SCENES_DETECTOR, extract_regions
 from emocap.report.page import format_table, results_rows, write_report
+from emocap.threads import one_thread
 from emocap.training.jobs import finetune, train_student, train_teacher
 
 __all__ = ["quickstart"]
@@ -29,12 +29,12 @@ NUM_EXAMPLES = 24
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
+@one_thread()
 def quickstart(output_dir: str) -> None:
     """Corpus, regions, teacher, pseudo-labels, student, AnB, AnB+ and scratch, evaluation, report.
 
     Everything lies in a folder of `output_dir` of its own; the table at the end and report.html compare the models.
     """
-    torch.set_num_threads(1)  # models this small gain nothing from more, and sums come out alike on any machine
     output = Path(output_dir)
     settings = yaml.safe_load(resources.files("emocap.presets").joinpath("quickstart.yaml").read_text("utf-8"))
     runs = {name: output / name for name in ("teacher", "student", "scratch", "anb", "anb+")}

@@ -4,6 +4,7 @@ import argparse
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from datasets import Dataset, DatasetDict
 from PIL import Image
 from transformers import PreTrainedModel
 
+from emocap import BottomUpConfig, export
 from emocap.arguments import finetune_parser, student_parser, teacher_parser
 from emocap.cli import main, make_parser
 from emocap.data.schema import pair_features
@@ -67,6 +69,59 @@ def write_csv(path: Path, rows: int = 60, emotions: str = "['happy', 'sad']") ->
 def test_files_that_are_no_socratis(refused, tmp_path, out, content, message):
     (tmp_path / "source").write_bytes(content)
     assert re.search(message, refused("data", "socratis", tmp_path / "source", "--output_dir", out))
+
+
+DEEP = "[" * 100_000
+
+
+def test_files_nested_too_deeply(refused, tmp_path, out, tiny_table_dir, tiny_student, tiny_body):
+    deep, source = tmp_path / "deep.json", write_csv(tmp_path / "a.csv")
+    deep.write_text('{"a": ' + DEEP)
+    run = ["--dataset", tiny_table_dir, "--model_name_or_path", tiny_body, "--output_dir", out]
+    annotations = tmp_path / "coco" / "annotations"
+    annotations.mkdir(parents=True)
+    shutil.copy(deep, annotations / "captions_train2017.json")
+    (tmp_path / "coco" / "train2017").mkdir()
+    (tmp_path / "deep.yaml").write_text("learning_rate: " + DEEP)
+    shutil.copytree(tiny_student, tmp_path / "student")
+    shutil.copy(deep, tmp_path / "student" / "config.json")
+    (tmp_path / "run").mkdir()
+    shutil.copy(deep, tmp_path / "run" / "metrics.json")
+    for command in (
+        ["data", "socratis", deep, "--output_dir", out],
+        ["data", "socratis", source, "--output_dir", out, "--labels", deep],
+        ["data", "coco", tmp_path / "coco", "--output_dir", out],
+        ["train-teacher", deep, *run],
+        ["train-teacher", tmp_path / "deep.yaml", *run],
+        ["predict", tmp_path / "student", "--caption", "rain"],
+        ["report", f"student={tmp_path / 'run'}"],
+    ):
+        assert "nested too deeply" in refused(*command), command
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["learning_rate: !!python/object/apply:os.system ['true']", "learning_rate: [1, 2", "a: *b", "a: 1\n\tb: 2"],
+)
+def test_a_run_file_that_is_no_plain_yaml(refused, tmp_path, out, content):
+    (tmp_path / "run.yaml").write_text(content)
+    message = refused("train-teacher", tmp_path / "run.yaml", "--output_dir", out)
+    assert "run.yaml' cannot be read: " in message and "expected names and plain values" in message
+    (tmp_path / "detector").mkdir()
+    (tmp_path / "detector" / "config.yaml").write_text(content)
+    with pytest.raises(ValueError, match="config.yaml' cannot be read: .*expected plain YAML"):
+        BottomUpConfig.from_pretrained(tmp_path / "detector")
+
+
+def test_extras_that_are_not_installed(refused, monkeypatch, out, tiny_table_dir, tiny_student, tiny_body):
+    for package in ("onnx", "onnxscript", "onnxruntime", "sklearn"):
+        monkeypatch.setitem(sys.modules, package, None)  # as if it were not there
+    monkeypatch.setattr(export, "find_spec", lambda name: None)
+    assert "pip install 'emocap[export]'" in refused("export", tiny_student, "--output", out / "student.onnx")
+    needed = 'pip install "emocap[controls]"'
+    assert needed in refused("evaluate", tiny_student, "--dataset", tiny_table_dir, "--controls")
+    run = ["--dataset", tiny_table_dir, "--model_name_or_path", tiny_body, "--output_dir", out]
+    assert needed in refused("cross-validate", *run)
 
 
 def test_socratis_labels_that_do_not_fit(refused, tmp_path, out):

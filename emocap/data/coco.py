@@ -1,6 +1,5 @@
 """COCO captions (Lin et al. 2014, Chen et al. 2015) as a table of pairs without human labels."""
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from datasets.exceptions import DatasetNotFoundError
 
 from emocap.data.licenses import set_license
 from emocap.data.schema import pair_features
-from emocap.data.storage import HUB_ID, DataReport, photo_problems
+from emocap.data.storage import HUB_ID, DataReport, parse_json, photo_problems
 
 __all__ = ["COCO_LICENSES", "build_coco", "load_coco"]
 
@@ -104,7 +103,7 @@ def _annotation_files(root: Path, splits: list[str]) -> dict[str, Path]:
 def _read_annotations(path: Path, report: DataReport) -> pa.Table:
     """Columns image_id, coco_url, license, captions of one annotation file, in order of image id."""
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = parse_json(path.read_text("utf-8"))
         images, annotations = content["images"], content["annotations"]
         ids, first = np.unique(np.array([image["id"] for image in images], np.int64), return_index=True)
         images = [images[i] for i in first]

@@ -1,6 +1,5 @@
 """Socratis (Deng et al. 2023): what people felt before an image with its caption, as a table of pairs."""
 
-import json
 import os
 import re
 from collections import Counter
@@ -12,7 +11,7 @@ from datasets import DatasetDict
 
 from emocap.data.licenses import set_license
 from emocap.data.schema import pair_features, socratis_labels, to_dataset_dict
-from emocap.data.storage import DataReport, attach_photos, csv_rows, read_text
+from emocap.data.storage import DataReport, attach_photos, csv_rows, parse_json, read_text
 
 __all__ = ["RAW_MIN_COUNT", "build_socratis", "clean_label", "load_socratis"]
 
@@ -125,8 +124,8 @@ class _Annotated:
 def _images_from_raw(text: str, source: str | os.PathLike, report: DataReport) -> dict[str, _Annotated]:
     """Reactions grouped by image; what the cleaning left out goes to the report's `dropped_labels`."""
     try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
+        content = parse_json(text)
+    except ValueError as error:
         raise ValueError(f"'{source}' starts like JSON but cannot be read: {error}. Expected {EXPECTED}.") from error
     if not isinstance(content, dict):
         raise ValueError(f"'{source}' holds a JSON {type(content).__name__}; expected {EXPECTED}.")
@@ -216,8 +215,8 @@ def _fixed_labels(labels: Sequence[str] | str | os.PathLike | None) -> list[str]
         where = f"'{labels}'"
         text = read_text(labels, "a JSON list of emotions")
         try:
-            labels = json.loads(text)
-        except json.JSONDecodeError as error:
+            labels = parse_json(text)
+        except ValueError as error:
             raise ValueError(f"{where} is not JSON: {error}. Expected a list of emotions.") from error
     valid = isinstance(labels, list | tuple) and all(isinstance(label, str) and label.strip() for label in labels)
     if not valid or not labels or len(set(labels)) < len(labels):

@@ -29,6 +29,7 @@ __all__ = [
     "csv_rows",
     "load_table",
     "local_folder",
+    "parse_json",
     "photo_problem",
     "photo_problems",
     "read_text",
@@ -142,6 +143,18 @@ def read_text(path: str | os.PathLike, what: str) -> str:
         raise ValueError(
             f"'{path}' is not UTF-8 text ({error.reason} at byte {error.start}); expected {what}."
         ) from None
+
+
+def parse_json(text: str) -> object:
+    """What a JSON text holds.
+
+    Raises:
+        ValueError: it is not JSON, or nested more deeply than Python reads.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("its lists and objects are nested too deeply") from None
 
 
 def csv_rows(text: str, path: str | os.PathLike, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:

@@ -310,8 +310,15 @@ def write_choice(output: Path, scored: list[dict], settings: list[dict[str, str]
     write_json(output / "settings.json", rows)
     best = settings[chosen.most_common(1)[0][0]]
     paths = ("dataset", "output_dir", "model_name_or_path")
-    pairs = zip(flags, [*flags[1:], "--"], strict=True)
-    given = {flag[2:]: value for flag, value in pairs if flag.startswith("--") and not value.startswith("--")}
-    preset = {name: value for name, value in (given | best).items() if name not in paths}
-    preset = {name: yaml.safe_load(value) for name, value in preset.items()}
+    given = given_arguments([*flags, *setting_flags(best)])
+    preset = {name: value for name, value in given.items() if name not in paths}
     (output / "preset.yaml").write_text(yaml.safe_dump(preset, sort_keys=False), encoding="utf-8")
+
+
+def given_arguments(flags: list[str]) -> dict[str, object]:
+    """Names and values of the arguments that flags set, of each the last; none that they leave at its default."""
+    parser = teacher_parser()
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    parser._defaults.clear()  # else `set_defaults` would count as given
+    return vars(parser.parse_args(flags))

@@ -16,6 +16,7 @@ from emocap.hub.public_names import PublicNames, find_token
 from emocap.hub.tables import table_configs, write_configs
 from emocap.models import BottomUpConfig, EmocapRegionConfig
 from emocap.pseudo_labels.statistics import STATISTICS_FILE
+from emocap.regions.bundling import BUNDLED
 
 __all__ = ["Content", "check_safe", "kind_of", "make_content"]
 
@@ -24,7 +25,6 @@ PUBLISHED = (".safetensors", ".json", ".txt", ".py", ".jinja", ".onnx")
 KEPT_AS_IT_IS = ("tokenizer.json",)  # a vocabulary, not a record
 REPO_TYPES = {"model": "model", "extractor": "model", "dataset": "dataset", "metric": "space"}
 EXTRACTORS = {config.model_type: config for config in (EmocapRegionConfig, BottomUpConfig)}
-BUNDLED = "extractor"
 
 
 @dataclass
@@ -134,12 +134,14 @@ def model_content(
             f"'{folder}/config.json' names no code, without which the model loads nowhere but here. Save it again: "
             f"`AutoModel.from_pretrained('{folder}').save_pretrained('{folder}')` after `import emocap`."
         )
-    names = names.of_run(json.loads(files["run_arguments.json"].read_text("utf-8")), folder)
+    arguments = json.loads(files["run_arguments.json"].read_text("utf-8"))
+    names = names.of_run(arguments, folder)
     replaced = {}
     named = {name: json.loads(files[name].read_text("utf-8")) for name in ("config.json", "processor_config.json")}
     for extractor in {content["region_extractor"] for content in named.values() if content.get("region_extractor")}:
-        replaced[extractor], bundled = public_extractor(folder, extractor, names)
+        replaced[extractor], bundled = public_extractor(folder, extractor, arguments.get("region_extractor"), names)
         files |= bundled
+        left_out = [name for name in left_out if name != f"{os.path.normpath(extractor)}/"]
     card = model_card(folder, repo_id, names, license)
     for name, path in files.items():
         if name.endswith(".json") and Path(name).name not in KEPT_AS_IT_IS:
@@ -159,15 +161,23 @@ def published_files(folder: Path, prefix: str = "") -> tuple[dict[str, Path], li
     return files, left_out
 
 
-def public_extractor(folder: Path, extractor: str, names: PublicNames) -> tuple[str, dict[str, Path]]:
+def public_extractor(
+    folder: Path, extractor: str, given: str | None, names: PublicNames
+) -> tuple[str, dict[str, Path]]:
     """What the published checkpoint calls its region extractor, and the files that come along.
+
+    Args:
+        folder: the run.
+        extractor: what its configuration names.
+        given: what it was trained with: of an extractor inside the checkpoint, what it is a copy of.
+        names: what is published.
 
     Raises:
         FileNotFoundError: it was in a folder that is no longer there.
     """
     inside = folder / extractor
-    found = Path(extractor) if os.path.isdir(extractor) else inside if inside.is_dir() else None
-    if known := names.hub_id(str(found or extractor)):
+    found = inside if inside.is_dir() else Path(extractor) if os.path.isdir(extractor) else None
+    if known := names.hub_id(str(found or extractor)) or (inside.is_dir() and names.links.get(given)):
         return known, {}
     if found is None:
         if ":" in extractor and not os.path.isabs(extractor):

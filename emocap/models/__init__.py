@@ -1,4 +1,16 @@
-"""Teacher, student, region extractor and their processor: flat files that travel with every checkpoint."""
+"""Teacher, student, region extractor and their processor: flat files that travel with every checkpoint.
+
+Importing the package registers them with transformers' auto classes and pipelines.
+"""
+
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoProcessor,
+)
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_bottom_up import BottomUpConfig
 from .configuration_emocap_regions import EmocapRegionConfig
@@ -28,3 +40,23 @@ __all__ = [
     "EmotionRecognitionPipeline",
     "RegionOutput",
 ]
+
+for config_class, model_class in (
+    (EmocapTeacherConfig, EmocapTeacherForMultiLabelClassification),
+    (EmocapStudentConfig, EmocapStudentForMultiLabelClassification),
+):
+    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+    AutoModel.register(config_class, model_class, exist_ok=True)
+    AutoModelForSequenceClassification.register(config_class, model_class, exist_ok=True)
+    AutoProcessor.register(config_class, EmocapProcessor, exist_ok=True)
+for config_class, model_class, processor_class in (
+    (EmocapRegionConfig, EmocapRegionExtractor, EmocapRegionImageProcessor),
+    (BottomUpConfig, BottomUpDetector, BottomUpImageProcessor),
+):
+    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+    AutoModel.register(config_class, model_class, exist_ok=True)
+    AutoImageProcessor.register(config_class, image_processor_classes={"torchvision": processor_class}, exist_ok=True)
+if "emotion-recognition" not in PIPELINE_REGISTRY.supported_tasks:
+    PIPELINE_REGISTRY.register_pipeline(
+        "emotion-recognition", pipeline_class=EmotionRecognitionPipeline, pt_model=AutoModel, type="multimodal"
+    )

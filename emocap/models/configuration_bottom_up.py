@@ -97,8 +97,13 @@ class BottomUpConfig(CodeCarryingConfig, PreTrainedConfig):
         path = published_file(pretrained_model_name_or_path, hub_kwargs)
         if path is None:
             return super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        with open(path, encoding="utf-8") as file:
-            fields = fields_of_published(yaml.safe_load(file), path)
+        try:
+            with open(path, encoding="utf-8") as file:
+                published = yaml.safe_load(file)
+        except (yaml.YAMLError, RecursionError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"'{path}' cannot be read: {reason}; expected plain YAML.") from error
+        fields = fields_of_published(published, path)
         return fields, {name: value for name, value in kwargs.items() if name not in HUB_ARGUMENTS}
 
 

@@ -29,8 +29,8 @@ class EmocapProcessor(ProcessorMixin):
         max_length: tokens kept of a caption, `[CLS]` and `[SEP]` included; the study's 32.
         image_size: side in pixels of the student's photos, or None.
         region_extractor: the teacher's region extractor, loaded when the first photo comes, or None. In this order:
-            a folder; a folder inside the checkpoint that the processor was loaded from, which on the Hub has to start
-            with `./`; what `load_region_extractor` takes.
+            a folder inside the checkpoint that the processor was loaded from, which on the Hub has to start with
+            `./`; a folder; what `load_region_extractor` takes.
     """
 
     attributes = ["tokenizer"]
@@ -165,7 +165,7 @@ class EmocapProcessor(ProcessorMixin):
 
         Raises:
             ValueError: the processor names none, or a checkpoint of another family.
-            OSError: what it names is neither a folder, nor inside the checkpoint, nor a Hub id within reach.
+            OSError: what it names is neither inside the checkpoint, nor a folder, nor a Hub id within reach.
         """
         if self not in EXTRACTORS:
             if self.region_extractor is None:
@@ -178,8 +178,8 @@ class EmocapProcessor(ProcessorMixin):
                 EXTRACTORS[self] = load_region_extractor(source, subfolder)
             except OSError as error:
                 raise OSError(
-                    f"The region extractor '{self.region_extractor}' is neither a folder here, nor inside the "
-                    f"checkpoint '{self.name_or_path}', nor a Hub id within reach. Set the processor's "
+                    f"The region extractor '{self.region_extractor}' is neither inside the checkpoint "
+                    f"'{self.name_or_path}', nor a folder here, nor a Hub id within reach. Set the processor's "
                     "`region_extractor` to the extractor that the teacher was trained with."
                 ) from error
         return EXTRACTORS[self]
@@ -187,10 +187,10 @@ class EmocapProcessor(ProcessorMixin):
     def locate_extractor(self) -> tuple[str, str]:
         """Folder or Hub id of the region extractor, and its folder within."""
         name, checkpoint = self.region_extractor, self.name_or_path
-        if os.path.isdir(name):
-            return name, ""
         if checkpoint and os.path.isdir(os.path.join(checkpoint, name)):
             return os.path.join(checkpoint, name), ""
+        if os.path.isdir(name):
+            return name, ""
         if checkpoint and name.startswith("./") and not os.path.isdir(checkpoint):
             return checkpoint, os.path.normpath(name)
         return name, ""

@@ -27,6 +27,7 @@ from emocap.data.truth import truth_column
 from emocap.limits import check_numbers
 from emocap.metrics import break_ties, check_metric, compute_metrics, prior_probabilities
 from emocap.pseudo_labels.selection import select_pseudo_labels
+from emocap.threads import one_thread
 from emocap.training.jobs import build_student
 from emocap.transfer.heads import head_of
 from emocap.transfer.runs import Part, Recipe, fit, part_probabilities
@@ -142,9 +143,9 @@ class LabelStudy:
             ]
         ]
 
+    @one_thread()
     def perform_all(self) -> None:
         """Trains the students that are not there yet."""
-        torch.set_num_threads(1)  # models this small gain nothing from more
         logging.disable_progress_bar()
         datasets.disable_progress_bars()
         self.runs_dir.mkdir(parents=True, exist_ok=True)

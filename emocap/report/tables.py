@@ -1,12 +1,11 @@
 """Results of finished runs as rows, and the rows as text, from their metrics.json alone."""
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
-from emocap.data.storage import read_text, write_text
+from emocap.data.storage import parse_json, read_text, write_text
 from emocap.evaluation.controls import CONTROLS, GAIN_KEYS
 from emocap.metrics import FEW_UNITS, GREATER_IS_BETTER
 
@@ -203,9 +202,10 @@ def markdown_table(rows: list[dict[str, object]]) -> str:
 
 
 def read_json(path: Path, what: str) -> dict:
+    text = read_text(path, what)
     try:
-        content = json.loads(read_text(path, what))
-    except json.JSONDecodeError as error:
+        content = parse_json(text)
+    except ValueError as error:
         raise ValueError(f"'{path}' is not JSON ({error}); expected {what}.") from None
     if not isinstance(content, dict):
         raise ValueError(f"'{path}' holds a {type(content).__name__}; expected an object with {what}.")

@@ -52,6 +52,7 @@ from emocap.models import (
     EmocapStudentForMultiLabelClassification,
     EmocapTeacherForMultiLabelClassification,
 )
+from emocap.regions.bundling import bundle_extractor, find_extractor
 from emocap.training.augmentation import CroppedPhotos
 from emocap.training.sampling import MixedPairs, PairSampler, rows_of_labels
 from emocap.training.splits import load_splits
@@ -203,6 +204,8 @@ def run(
     model.config.modalities = seen if model.config.modalities in (None, seen) else "both"
     set_loss(model.config, splits, data_args, training_args)
     labels, votes, asked, _ = read_truth(splits["validation"], columns["validation"])
+    if training_args.should_save:
+        bundle_extractor(model.config, processor, Path(training_args.output_dir))
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
         probabilities = pairs["validation"].mean_over_captions(sigmoid(prediction.predictions))
@@ -307,6 +310,7 @@ def build_teacher(
 ) -> tuple[EmocapTeacherForMultiLabelClassification, EmocapProcessor, set[str]]:
     """The teacher, its processor and the names of its new parameters."""
     start, table = model_args.model_name_or_path, splits["train"]
+    extractor = model_args.region_extractor and find_extractor(model_args.region_extractor)
     overrides = label_fields(label_names(table))
     if model_args.pooling:
         overrides["pooling"] = model_args.pooling
@@ -316,8 +320,8 @@ def build_teacher(
         overrides["pooled_layers"] = model_args.pooled_layers
     if "region_features" in table.features:
         overrides["visual_embedding_dim"] = table.features["region_features"].length // NUM_REGIONS
-    if model_args.region_extractor:
-        overrides["region_extractor"] = model_args.region_extractor
+    if extractor:
+        overrides["region_extractor"] = extractor
     model = EmocapTeacherForMultiLabelClassification.from_body(
         start, reinit_visual_projection=model_args.reinit_visual_projection, **overrides
     )

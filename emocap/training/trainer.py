@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from emocap.training.frozen import PooledPairs, only_head_trains
 from emocap.training.sampling import PairSampler
+from emocap.training.weight_decay import decayed_parameter_names
 
 __all__ = ["EmocapTrainer", "checkpoint_to_resume", "frozen_outputs"]
 
@@ -20,7 +21,8 @@ logger = logging.get_logger(__name__)
 
 
 class EmocapTrainer(Trainer):
-    """`Trainer` with a learning rate of its own for new layers, and epochs that a `PairSampler` draws.
+    """`Trainer` with a learning rate of its own for new layers, weight decay of weights alone (`Trainer` knows no norms
+    but LayerNorm), and epochs that a `PairSampler` draws.
 
     Args:
         fresh: names of the parameters that train at `head_learning_rate`.
@@ -39,6 +41,9 @@ class EmocapTrainer(Trainer):
     def _get_eval_sampler(self, eval_dataset: torch.utils.data.Dataset) -> SequentialSampler | None:
         """Rows in their own order, for which metrics are computed: `Trainer` would sort these by length too."""
         return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
+
+    def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
+        return decayed_parameter_names(model)
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         model = self.model if model is None else model

@@ -35,6 +35,7 @@ from emocap.data.storage import load_table, write_array, write_json
 from emocap.data.truth import truth_column
 from emocap.metrics import check_metric, compute_metrics, prior_probabilities
 from emocap.models import EmocapProcessor
+from emocap.threads import one_thread
 from emocap.training.jobs import build_student
 from emocap.transfer.runs import Part, Recipe, fit, part_probabilities
 from emocap.transfer.study_arguments import StudyArguments
@@ -68,6 +69,7 @@ class Run(NamedTuple):
         return self.num_layers == "0"
 
 
+@one_thread()
 def transfer_study(study: "Study") -> None:
     """Runs what is not yet there, in `jobs` processes.
 
@@ -160,7 +162,6 @@ class Study:
 
     def prepare(self) -> None:
         """Saves the untrained architecture and its processor; resizes the photos once, for every process."""
-        torch.set_num_threads(1)  # models this small gain nothing from more
         self.runs_dir.mkdir(parents=True, exist_ok=True)
         if not (self.architecture / "config.json").is_file():
             arguments = self.arguments
@@ -369,7 +370,7 @@ def start_worker(arguments: StudyArguments) -> None:
     """Loads the tables once in each process."""
     global worker
     quiet()
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # a process of the study's own
     worker = Study(arguments)
 
 

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from datasets import DatasetDict
 
+from emocap.arguments import arguments_to_dict, parse_arguments, teacher_parser
 from emocap.cli import main
 from emocap.data.pairs import label_matrix
 from emocap.data.storage import load_table
@@ -150,3 +151,19 @@ def test_help_explains_its_own_flags_and_those_of_training(capsys):
         main(["cross-validate", "--help"])
     printed = capsys.readouterr().out
     assert stop.value.code == 0 and "--num_folds" in printed and "--learning_rate" in printed
+
+
+def test_the_preset_is_what_was_measured(tmp_path):
+    paths = ["--dataset", "d", "--model_name_or_path", "m", "--output_dir", str(tmp_path)]
+    flags = [*paths, "--freeze_body", "--bf16", "--use_cpu=true", "--pooling=mean", "--pooled_layers", "3", "4", "5",
+             "--weight_decay", "1e-5", "--learning_rate", "0.5", "--lr_scheduler_kwargs", '{"num_cycles": 2}',
+             "--no_cache_frozen_outputs", "--optim", "adamw_torch"]  # fmt: skip
+    settings = [{"learning_rate": "1e-4"}, {"learning_rate": "3e-4"}]
+    scored = [{"chosen": {"setting": settings[1], "validation": [0.1, 0.2]}}]
+    cross_validation.write_choice(tmp_path, scored, settings, flags)
+    preset = yaml.safe_load((tmp_path / "preset.yaml").read_text())
+    assert preset["freeze_body"] is True and preset["bf16"] is True and preset["pooled_layers"] == [3, 4, 5]
+    assert preset["learning_rate"] == 3e-4 and len(preset) == 10
+    measured = parse_arguments(teacher_parser(), [*flags, "--learning_rate", "3e-4"])
+    again = parse_arguments(teacher_parser(), [str(tmp_path / "preset.yaml"), *paths])
+    assert arguments_to_dict(*again) == arguments_to_dict(*measured)
