@@ -21,8 +21,8 @@ logger = logging.get_logger(__name__)
 
 
 class EmocapTrainer(Trainer):
-    """`Trainer` with a learning rate of its own for new layers, weight decay of weights alone (`Trainer` knows no norms
-    but LayerNorm), and epochs that a `PairSampler` draws.
+    """`Trainer` with a learning rate of its own for new layers, weight decay of weights alone (`Trainer` knows no
+    norms but LayerNorm), and epochs that a `PairSampler` draws.
 
     Args:
         fresh: names of the parameters that train at `head_learning_rate`.
