@@ -107,9 +107,9 @@ def transfer_model(
     freeze(model, passing if strategy in FREEZING else [], freeze_word_embeddings)
     if isinstance(model, EmocapStudentForMultiLabelClassification):
         note_word_embeddings(model, plan, copy_word_embeddings, freeze_word_embeddings)
-    parameters, frozen = dict(model.named_parameters()), set(frozen_tensors(model))
+    moving, frozen = {*dict(model.named_parameters()), *norm_statistics(model)}, frozen_tensors(model)
     for name, tensor in model.state_dict().items():
-        record[name] |= {"sha256": checksum(tensor), "frozen": name in frozen, "buffer": name not in parameters}
+        record[name] |= {"sha256": checksum(tensor), "frozen": name in frozen, "buffer": name not in moving}
     surgery = {
         "strategy": strategy,
         "num_layers": plan.count,
@@ -241,15 +241,16 @@ def blocks_of(model: nn.Module) -> Iterator[list[nn.Module]]:
         yield [model.fc1]
 
 
-def frozen_tensors(model: nn.Module) -> Iterator[str]:
-    """Names of the parameters that do not train, and of the statistics that a frozen norm keeps beside them."""
-    for prefix, module in model.named_modules():
-        own = dict(module.named_parameters(recurse=False))
-        kept = dict(module.named_buffers(recurse=False)) if isinstance(module, nn.BatchNorm2d) else {}
-        still = [name for name, parameter in own.items() if not parameter.requires_grad]
-        if len(still) == len(own):
-            still += kept
-        yield from (f"{prefix}.{name}".lstrip(".") for name in still)
+def frozen_tensors(model: nn.Module) -> set[str]:
+    """Names of the parameters that do not train, and of the statistics of norms that do not train."""
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    return frozen | {name for name, norm in norm_statistics(model).items() if not norm.weight.requires_grad}
+
+
+def norm_statistics(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
+    """The buffers that training moves: what batch norms keep of what they saw, and which norm it is."""
+    norms = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    return {f"{name}.{own}": norm for name, norm in norms for own, _ in norm.named_buffers(recurse=False)}
 
 
 def given_parts(model: nn.Module) -> list[nn.Module]:

@@ -29,6 +29,7 @@ from emocap.evaluation.baselines import (
 from emocap.evaluation.calibration import fit_thresholds
 from emocap.evaluation.controls import CONTROLS, measure_controls, merge_labels, partners
 from emocap.evaluation.inference import load_model, score_table
+from emocap.evaluation.regression import STRENGTHS
 from emocap.metrics import compute_metrics, prior_probabilities
 
 PHOTO_COLUMNS = ["image", "region_features", "region_boxes", "num_regions"]
@@ -127,7 +128,7 @@ def test_the_encoder_reads_words_and_regions(measured, tiny_teacher):
             name: np.concatenate([*(words[name][:, own] / len(layers) ** 0.5 for own in layers), pictures[name]], 1)
             for name in tables
         }
-        for strength in (0.3, 1.0, 3.0):
+        for strength in STRENGTHS:
             models = [LogisticRegression(C=strength, tol=1e-7, max_iter=5000).fit(inputs["train"], own)
                       for own in truth["train"].T]  # fmt: skip
             scores = {
@@ -203,7 +204,7 @@ def test_lexicon_regression_equals_scikit_learn(tiny_table):
     features = {name: (own - mean) / spread / 15**0.5 for name, own in features.items()}
     truth = {name: label_matrix(split, "labels") for name, split in tiny_table.items()}
     by_loss = {}
-    for strength in (0.3, 1.0, 3.0):
+    for strength in STRENGTHS:
         models = [LogisticRegression(C=strength, tol=1e-8, max_iter=5000).fit(features["train"], own)
                   for own in truth["train"].T]  # fmt: skip
         scores = {name: np.stack([m.predict_proba(own)[:, 1] for m in models], 1) for name, own in features.items()}
