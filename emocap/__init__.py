@@ -13,7 +13,6 @@ from emocap.registration import register_with_transformers
 if TYPE_CHECKING:
     from emocap.data.coco import load_coco
     from emocap.data.oasis import load_oasis
-    from emocap.data.scenes import load_scenes
     from emocap.data.socratis import load_socratis
     from emocap.models import (
         BottomUpConfig,
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
         EmotionRecognitionPipeline,
     )
     from emocap.pseudo_labels.selection import select_pseudo_labels
+    from emocap.scenes.corpus import load_scenes
 
 __version__ = "0.1.0"
 
@@ -56,7 +56,7 @@ __all__ = [
 HOMES = {
     "load_coco": "emocap.data.coco",
     "load_oasis": "emocap.data.oasis",
-    "load_scenes": "emocap.data.scenes",
+    "load_scenes": "emocap.scenes.corpus",
     "load_socratis": "emocap.data.socratis",
     "select_pseudo_labels": "emocap.pseudo_labels.selection",
 }

@@ -29,6 +29,7 @@ __all__ = [
 
 def run_training(name: str, argv: list[str]) -> None:
     from emocap import arguments
+    from emocap.hub.finishing import train_and_publish
     from emocap.training import jobs
 
     job = {
@@ -38,26 +39,26 @@ def run_training(name: str, argv: list[str]) -> None:
     }
     parser, function = job[name]
     data_args, job_args, training_args = arguments.parse_arguments(parser(), argv)
-    metrics = function(data_args, job_args, training_args)
+    metrics = train_and_publish(function, data_args, job_args, training_args)
     if training_args.should_log:
         print_metrics(metrics)
 
 
 def run_cross_validate(argv: list[str]) -> None:
-    from emocap.evaluation.cross_validation import cross_validate
+    from emocap.studies.cross_validation import cross_validate
 
     print_metrics(cross_validate(argv))
 
 
 def run_study(argv: list[str]) -> None:
-    from emocap.transfer.study_arguments import parse_study, study_parser
+    from emocap.studies.transfer_arguments import parse_study, study_parser
 
     arguments, preset = parse_study(study_parser(), argv)
-    from emocap.transfer.study import Study, transfer_study
-    from emocap.transfer.study_report import study_table, write_study
+    from emocap.studies.transfer_report import study_table, write_study
+    from emocap.studies.transfer_study import Study, transfer_study
 
     if preset == "scenes" and arguments.source_dataset is None:
-        from emocap.transfer.study_corpus import scenes_corpus
+        from emocap.studies.scenes_corpus import scenes_corpus
 
         for name, path in scenes_corpus(Path(arguments.output_dir, "corpus")).items():
             setattr(arguments, name, path)
@@ -68,8 +69,8 @@ def run_study(argv: list[str]) -> None:
 
 
 def run_label_study(argv: list[str]) -> None:
-    from emocap.pseudo_labels.study import LabelStudy, label_study_parser
-    from emocap.pseudo_labels.study_report import format_study, write_study
+    from emocap.studies.label_report import format_study, write_study
+    from emocap.studies.label_study import LabelStudy, label_study_parser
 
     study = LabelStudy(*label_study_parser().parse_args_into_dataclasses(argv))
     study.perform_all()
@@ -78,7 +79,7 @@ def run_label_study(argv: list[str]) -> None:
 
 
 def run_quickstart(arguments: argparse.Namespace) -> None:
-    from emocap.quickstart import quickstart
+    from emocap.studies.quickstart import quickstart
 
     quickstart(arguments.output_dir)
 
@@ -118,8 +119,8 @@ def save_built(arguments: argparse.Namespace, build, **options) -> None:
 
 
 def run_scenes(arguments: argparse.Namespace) -> None:
-    from emocap.data.scenes import load_scenes
     from emocap.data.storage import check_output_dir, save_table
+    from emocap.scenes.corpus import load_scenes
 
     check_output_dir(arguments.output_dir)
     sizes = {name: getattr(arguments, name) for name in ("num_target", "num_source", "num_labels", "seed")}
@@ -154,6 +155,9 @@ def run_label(arguments: argparse.Namespace) -> None:
     for name in arguments.split or []:
         if name not in tables:
             raise ValueError(f"'{arguments.dataset}' has no split '{name}' (splits: {', '.join(tables)}).")
+    from emocap.data.ranks import launched_ranks
+    from emocap.report.labels_page import write_label_page
+
     label_tables(
         DatasetDict({name: tables[name] for name in arguments.split or tables}),
         arguments.teacher,
@@ -167,13 +171,15 @@ def run_label(arguments: argparse.Namespace) -> None:
         batch_size=arguments.batch_size,
         bf16=arguments.bf16,
     )
+    if launched_ranks().is_first:
+        write_label_page(arguments.output_dir)
 
 
 def run_evaluate(arguments: argparse.Namespace) -> None:
     if arguments.valence_norms:
         return run_valence(arguments)
     from emocap.data.storage import load_table
-    from emocap.evaluation.inference import evaluate_checkpoint
+    from emocap.evaluation.evaluate import evaluate_checkpoint
 
     metrics = evaluate_checkpoint(
         arguments.model,
@@ -216,7 +222,7 @@ def run_valence(arguments: argparse.Namespace) -> None:
 
 def run_calibrate(arguments: argparse.Namespace) -> None:
     from emocap.data.storage import load_table
-    from emocap.evaluation.inference import calibrate
+    from emocap.evaluation.evaluate import calibrate
 
     config = calibrate(
         arguments.model,
@@ -240,7 +246,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
 
         if problem := photo_problem(arguments.image):
             raise ValueError(f"The picture '{arguments.image}' cannot be read: {problem}.")
-    from emocap.evaluation.inference import predict
+    from emocap.evaluation.evaluate import predict
 
     for row in predict(
         arguments.model, arguments.caption, arguments.image, top_k=arguments.top_k, explain=arguments.explain
@@ -251,7 +257,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
 
 def run_report(arguments: argparse.Namespace) -> None:
     from emocap.data.storage import load_table
-    from emocap.hub.records import records_folder
+    from emocap.records import records_folder
     from emocap.report.page import format_table, markdown_table, results_rows, update_block, write_report
 
     if any("=" not in run for run in arguments.runs):
@@ -368,7 +374,7 @@ def print_units(metrics: dict[str, object]) -> None:
 
 def print_controls(metrics: dict[str, object]) -> None:
     """One line a control: its map_macro with its interval, and by how much the model is ahead of it."""
-    from emocap.evaluation.controls import CONTROLS, GAIN_KEYS
+    from emocap.records import CONTROLS, GAIN_KEYS
 
     def figure(key: str, form: str) -> str:
         value, low, high = (metrics.get(f"{key}{end}") for end in ("", "_low", "_high"))

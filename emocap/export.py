@@ -14,7 +14,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from emocap.data.pairs import label_matrix
 from emocap.data.schema import label_names
-from emocap.evaluation.inference import check_labels, load_config, load_model, score_table
+from emocap.evaluation.scoring import check_labels, load_config, load_model, score_table
 from emocap.metrics import compute_metrics
 
 __all__ = ["OnnxStudent", "export_onnx", "measure_export"]
@@ -71,7 +71,7 @@ def export_onnx(model_name_or_path: str, output: str | os.PathLike, *, int8: boo
 
 
 class OnnxStudent:
-    """An exported student in onnxruntime, called like the model itself: for `emocap.evaluation.inference.score_table`.
+    """An exported student in onnxruntime, called like the model itself: for `emocap.evaluation.scoring.score_table`.
 
     Args:
         path: the ONNX file.

@@ -12,10 +12,10 @@ from emocap import commands
 from emocap.arguments import EmocapTrainingArguments, finetune_parser, student_parser, teacher_parser
 from emocap.cli import main, make_parser
 from emocap.data import storage
-from emocap.evaluation import cross_validation
 from emocap.limits import ABOVE_ZERO, ANY, AT_LEAST, SHARES, check_numbers
-from emocap.pseudo_labels.study import label_study_parser
-from emocap.transfer.study_arguments import study_parser
+from emocap.studies import cross_validation
+from emocap.studies.label_study import label_study_parser
+from emocap.studies.transfer_arguments import study_parser
 
 OWN_PARSERS = {
     "train-teacher": teacher_parser,

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from emocap import quickstart as quickstart_module
-from emocap.pseudo_labels.study import LabelStudy
-from emocap.transfer import study as transfer
+from emocap.studies import quickstart as quickstart_module
+from emocap.studies import transfer_study as transfer
+from emocap.studies.label_study import LabelStudy
 
 
 @pytest.fixture

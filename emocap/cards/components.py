@@ -8,8 +8,8 @@ from huggingface_hub import ModelCard, ModelCardData, RepoCard
 from transformers import AutoConfig
 
 from emocap.cards.models import family_table, num_parameters
+from emocap.cards.public_names import PublicNames
 from emocap.cards.text import Markdown, code_block, in_code, render, shell_command
-from emocap.hub.public_names import PublicNames
 
 __all__ = ["extractor_card", "metric_card"]
 

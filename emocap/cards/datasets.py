@@ -8,11 +8,11 @@ from datasets import ClassLabel, DatasetDict, List, Value
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from emocap.cards.models import READS, family_table, hub_link
+from emocap.cards.public_names import PublicNames
 from emocap.cards.text import Markdown, code_block, escape, in_code, one_line, render, table
 from emocap.data.licenses import license_fields, license_note, license_of
 from emocap.data.storage import load_table
-from emocap.hub.public_names import PublicNames
-from emocap.pseudo_labels.statistics import STATISTICS_FILE
+from emocap.records import STATISTICS_FILE
 
 __all__ = ["dataset_card", "sparkline"]
 

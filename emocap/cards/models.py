@@ -18,11 +18,12 @@ from emocap.arguments import (
     student_parser,
     teacher_parser,
 )
+from emocap.cards.public_names import PublicNames
 from emocap.cards.surgery import WITHOUT_WEIGHTS, told_surgery
 from emocap.cards.text import Markdown, code_block, escape, in_code, one_line, render, shell_command, table
 from emocap.data.licenses import license_fields, license_note
-from emocap.hub.public_names import PATH_KEYS, PublicNames
 from emocap.metrics import FEW_UNITS
+from emocap.records import PATH_KEYS
 
 __all__ = ["family_table", "hub_link", "model_card", "num_parameters", "write_model_card"]
 
@@ -321,7 +322,7 @@ def interval(metrics: dict[str, float], key: str) -> str:
 
 def controls_table(metrics: dict[str, float]) -> Markdown | None:
     """What `emocap evaluate --controls` found, if it wrote these metrics."""
-    from emocap.evaluation.controls import CONTROLS, GAIN_KEYS  # which needs what a card does not
+    from emocap.records import CONTROLS, GAIN_KEYS
 
     rows = [
         (

@@ -9,7 +9,7 @@ from functools import cache
 import torch
 from torch import distributed
 
-__all__ = ["Ranks", "launched_ranks"]
+__all__ = ["Ranks", "launched_ranks", "pick_device"]
 
 LONGEST_WAIT = timedelta(days=30)
 """One rank may have work for days while another, after a stop, has none left."""
@@ -65,3 +65,10 @@ def launched_ranks() -> Ranks:
             distributed.destroy_process_group
         )  # without it gloo's threads may abort the process at its end
     return Ranks(**known, group=distributed.new_group(backend="gloo", timeout=LONGEST_WAIT))
+
+
+def pick_device(ranks: Ranks) -> torch.device:
+    """A GPU for each process of a machine, or the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", ranks.local_rank % torch.cuda.device_count())

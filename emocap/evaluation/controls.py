@@ -11,8 +11,7 @@ from emocap.data.schema import label_names
 from emocap.data.truth import read_truth
 from emocap.evaluation.baselines import regression_baselines
 from emocap.evaluation.calibration import fit_thresholds
-from emocap.evaluation.inference import predict_probabilities, prepare_table, score_table
-from emocap.hub.records import recorded_arguments
+from emocap.evaluation.scoring import predict_probabilities, prepare_table, score_table
 from emocap.metrics import (
     GREATER_IS_BETTER,
     compute_metrics,
@@ -22,25 +21,9 @@ from emocap.metrics import (
     resampled_metrics,
 )
 from emocap.models import EmocapProcessor
+from emocap.records import GAIN_KEYS, recorded_arguments
 
-__all__ = ["CONTROLS", "GAIN_KEYS", "MERGED", "gains", "measure_controls", "merge_labels"]
-
-CONTROLS = {
-    "text_only": "the model reads the captions alone",
-    "image_only": "the model reads the pictures alone",
-    "shuffled_images": "each caption beside another row's picture",
-    "shuffled_captions": "each picture beside another row's caption",
-    "tfidf": "TF-IDF of words and pairs of words, logistic regression",
-    "lexicon": "NRC's and VADER's word lists, logistic regression",
-    "encoder": "the body that training starts from, frozen, its best layers side by side, logistic regression",
-    "merged": "the model, near-synonyms as one emotion",
-    "merged_prior": "the prior, near-synonyms as one emotion",
-}
-"""Prefixes of the controls' keys, and what each is."""
-
-GAIN_KEYS = ("map_macro", "lrap", "bce")
-"""Metrics of which a control tells by how much the model is ahead, `KEY_gain`: above 0 the model is the better one,
-whichever way the metric runs."""
+__all__ = ["MERGED", "gains", "measure_controls", "merge_labels"]
 
 MERGED = (("anger", "angry"), ("fear", "scared"), ("joy", "happy"))
 """Near-synonyms among the 29 emotions of Socratis; the first of each names the union."""

@@ -1,7 +1,6 @@
 """What an evaluation says beside its figures: people as a yardstick, and what the report draws."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
@@ -11,7 +10,7 @@ from emocap.data.schema import label_names
 from emocap.metrics import compute_metrics
 from emocap.metrics.metrics import BCE_CLIP, ECE_BINS, THRESHOLD, row_ranking_precisions
 
-__all__ = ["average_precisions", "describe", "details_path", "human_metrics"]
+__all__ = ["average_precisions", "describe", "human_metrics"]
 
 HUMAN_DRAWS = 20
 FOR_PEOPLE = ("f1_micro", "f1_macro", "jaccard", "jsd")
@@ -63,12 +62,6 @@ def human_metrics(
         if own
     }  # fmt: skip
     return found | {"human/num_examples": len(votes)}
-
-
-def details_path(metrics_path: str | Path) -> Path:
-    """Where the details of a metrics file lie: metrics_details.json beside metrics.json, which stays flat."""
-    path = Path(metrics_path)
-    return path.with_name(f"{path.stem}_details.json")
 
 
 def describe(

@@ -9,7 +9,7 @@ from datasets import DatasetDict, concatenate_datasets
 from emocap.data.pairs import PairDataset
 from emocap.data.storage import csv_rows, read_text
 from emocap.data.truth import row_groups
-from emocap.evaluation.inference import check_features, load_config, load_model, prepare_table, score_table
+from emocap.evaluation.scoring import check_features, load_config, load_model, prepare_table, score_table
 from emocap.metrics import intervals, resample_weights
 
 __all__ = ["evaluate_valence", "expected_valence", "read_norms", "spearman"]

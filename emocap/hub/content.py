@@ -11,11 +11,11 @@ from huggingface_hub import RepoCard
 from emocap.cards.components import extractor_card, metric_card
 from emocap.cards.datasets import dataset_card
 from emocap.cards.models import model_card
+from emocap.cards.public_names import PublicNames, find_token
 from emocap.data.storage import load_table
-from emocap.hub.public_names import PublicNames, find_token
 from emocap.hub.tables import table_configs, write_configs
 from emocap.models import BottomUpConfig, EmocapRegionConfig
-from emocap.pseudo_labels.statistics import STATISTICS_FILE
+from emocap.records import STATISTICS_FILE
 from emocap.regions.bundling import BUNDLED
 
 __all__ = ["Content", "check_safe", "kind_of", "make_content"]

@@ -11,10 +11,10 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from transformers.utils import logging
 
+from emocap.cards.public_names import PublicNames, mask_tokens
 from emocap.hub.content import check_safe, kind_of
-from emocap.hub.public_names import PublicNames, mask_tokens
 from emocap.hub.publishing import Publication, check_login, publish, short
-from emocap.pseudo_labels.statistics import STATISTICS_FILE
+from emocap.records import STATISTICS_FILE
 
 __all__ = ["find_family", "publish_family"]
 

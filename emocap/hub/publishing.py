@@ -20,8 +20,8 @@ from huggingface_hub.errors import (
 )
 from transformers.utils import logging
 
+from emocap.cards.public_names import PublicNames, mask_tokens
 from emocap.hub.content import Content, check_safe, kind_of, make_content
-from emocap.hub.public_names import PublicNames, mask_tokens
 
 __all__ = ["Publication", "check_login", "publish", "short"]
 

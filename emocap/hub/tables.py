@@ -13,7 +13,7 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCardData
 
 from emocap.data.heavy_columns import PHOTOS_CONFIG, REGIONS_CONFIG, split_regions
-from emocap.pseudo_labels.configs import label_configs
+from emocap.data.label_configs import label_configs
 
 __all__ = ["table_configs", "write_configs"]
 

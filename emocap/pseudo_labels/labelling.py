@@ -16,10 +16,10 @@ from datasets.utils.logging import disable_progress_bar, tqdm
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from emocap.data.pairs import PairDataset, label_matrix
-from emocap.data.ranks import launched_ranks
+from emocap.data.ranks import launched_ranks, pick_device
 from emocap.data.shards import job_fingerprint, map_in_shards, weights_hash
 from emocap.data.storage import DataReport, check_output_dir, load_table, save_table
-from emocap.evaluation.inference import (
+from emocap.evaluation.scoring import (
     check_features,
     check_labels,
     load_config,
@@ -28,10 +28,9 @@ from emocap.evaluation.inference import (
     prepare_table,
 )
 from emocap.models import EmocapProcessor
-from emocap.pseudo_labels.page import label_report, picture_sheet
 from emocap.pseudo_labels.selection import PseudoLabels, select_pseudo_labels
-from emocap.pseudo_labels.statistics import STATISTICS_FILE, label_statistics
-from emocap.regions.extraction import pick_device
+from emocap.pseudo_labels.statistics import label_statistics
+from emocap.records import STATISTICS_FILE
 
 __all__ = ["LABEL_SHARES", "label_tables", "score_columns", "select_from_table"]
 
@@ -39,9 +38,6 @@ HUMAN_COLUMNS = ("labels", "soft_labels", "votes", "num_annotators")
 OWN_COLUMNS = ("emotion_scores", "caption_disagreement", "caption_scores", "emotions", "selected_for")
 
 LABEL_SHARES = ("prevalence", "balanced")
-
-REPORT_FILE = "labels.html"
-SHEET_EMOTIONS = 6
 
 
 def label_tables(
@@ -145,7 +141,7 @@ def save_labelled(
     output_dir: str,
     fingerprint: str,
 ) -> None:
-    """Selects within each split and writes the finished table, its statistics and its page."""
+    """Selects within each split and writes the finished table and its statistics."""
     labelled, report = DatasetDict(), DataReport()
     for name, whole in tables.items():
         if not len(whole):
@@ -161,7 +157,9 @@ def save_labelled(
             f"'{origin['teacher']}' reads {config.modalities or 'both'}, of which the data set's rows have nothing."
         )
     report.extra |= {"selection": origin | selection, "fingerprint": fingerprint}
-    save_table(labelled, output_dir, report, describe(labelled, origin | selection, config))
+    statistics = label_statistics(labelled, origin | selection, config.label_prevalence)
+    files = {STATISTICS_FILE: json.dumps(statistics, indent=2, ensure_ascii=False) + "\n"}
+    save_table(labelled, output_dir, report, files)
 
 
 def holds_scores(output: Path, fingerprint: str) -> bool:
@@ -177,17 +175,6 @@ def holds_scores(output: Path, fingerprint: str) -> bool:
 def in_turn(score: Callable[[Dataset], pa.Table], name: str, shards: list[Dataset]) -> Iterator[pa.Table]:
     """The shards' columns, one after the other, under a progress bar."""
     return map(score, tqdm(shards, desc=f"Labelling {name}", unit="shard"))
-
-
-def describe(labelled: DatasetDict, selection: dict[str, object], config: PreTrainedConfig) -> dict[str, str]:
-    """The files beside the table, by name: its statistics, and the page of figures drawn from them."""
-    statistics = label_statistics(labelled, selection, config.label_prevalence)
-    frequent = sorted(statistics["emotions"], key=lambda name: -statistics["emotions"][name]["images"])
-    sheet = picture_sheet(next(iter(labelled.values())), frequent[:SHEET_EMOTIONS])
-    return {
-        STATISTICS_FILE: json.dumps(statistics, indent=2, ensure_ascii=False) + "\n",
-        REPORT_FILE: label_report(statistics, sheet),
-    }
 
 
 def score_columns(num_labels: int) -> Features:

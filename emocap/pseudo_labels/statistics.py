@@ -11,9 +11,7 @@ from datasets import Dataset, DatasetDict
 from emocap.data.pairs import label_matrix
 from emocap.data.schema import label_names
 
-__all__ = ["HISTOGRAM_BINS", "STATISTICS_FILE", "label_statistics"]
-
-STATISTICS_FILE = "label_statistics.json"
+__all__ = ["HISTOGRAM_BINS", "label_statistics"]
 
 HISTOGRAM_BINS = 20
 """Bins of equal width over 0..1, each closed on the left, the last on both sides."""

@@ -18,7 +18,7 @@ from PIL import Image
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from emocap.data.ranks import Ranks, launched_ranks
+from emocap.data.ranks import Ranks, launched_ranks, pick_device
 from emocap.data.schema import NUM_REGIONS, region_columns
 from emocap.data.shards import job_fingerprint, map_in_shards, weights_hash
 from emocap.data.storage import DataReport, check_output_dir, load_table, save_table
@@ -29,7 +29,7 @@ __all__ = ["DTYPES", "SCENES_DETECTOR", "extract_regions"]
 
 logger = logging.get_logger(__name__)
 
-SCENES_DETECTOR = Path(__file__).parent / "scenes_detector"
+SCENES_DETECTOR = Path(__file__).parents[1] / "scenes" / "detector"
 """The built-in extractor, trained on the built-in corpus; `--extractor scenes` names it."""
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -238,13 +238,6 @@ def default_workers() -> int:
     """The cores that this process may use, divided among the processes of this machine."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-
-
-def pick_device(ranks: Ranks) -> torch.device:
-    """A GPU for each process of a machine, or the CPU."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", ranks.local_rank % torch.cuda.device_count())
 
 
 def pick_dtype(dtype: str, model: PreTrainedModel, device: torch.device) -> torch.dtype:

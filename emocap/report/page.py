@@ -8,9 +8,8 @@ from datasets import DatasetDict
 from PIL import Image
 
 from emocap.data.storage import read_text, write_text
-from emocap.evaluation.controls import GAIN_KEYS
-from emocap.evaluation.details import details_path
 from emocap.models.photo_emocap import to_rgb
+from emocap.records import GAIN_KEYS, details_path
 from emocap.report.charts import confusions, loss_charts, precision_charts, ranking_chart, reliability_chart
 from emocap.report.png import write_figures
 from emocap.report.render import render_page

@@ -6,8 +6,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from emocap.data.storage import parse_json, read_text, write_text
-from emocap.evaluation.controls import CONTROLS, GAIN_KEYS
 from emocap.metrics import FEW_UNITS, GREATER_IS_BETTER
+from emocap.records import CONTROLS, GAIN_KEYS
 
 __all__ = [
     "COLUMNS",

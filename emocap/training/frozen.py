@@ -12,7 +12,7 @@ from datasets.utils.logging import tqdm
 from torch import nn
 
 from emocap.data.pairs import PairDataset
-from emocap.transfer.heads import head_of
+from emocap.training.heads import head_of
 
 __all__ = ["PooledPairs", "only_head_trains"]
 

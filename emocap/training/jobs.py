@@ -1,8 +1,6 @@
 """Training of teacher, student and fine-tuned models with `Trainer`, from arguments to a finished run's folder."""
 
-import functools
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import datasets
@@ -10,11 +8,8 @@ import numpy as np
 import torch
 from datasets import DatasetDict
 from transformers import (
-    AutoConfig,
-    AutoTokenizer,
     EarlyStoppingCallback,
     EvalPrediction,
-    PreTrainedTokenizerBase,
     set_seed,
 )
 from transformers.utils import logging
@@ -28,70 +23,34 @@ from emocap.arguments import (
     arguments_to_dict,
     settle_sampling,
 )
-from emocap.cards.models import write_model_card
 from emocap.data.licenses import license_of
-from emocap.data.pairs import FixedSizeColumn, PairDataset, label_matrix
-from emocap.data.schema import NUM_REGIONS, label_names
+from emocap.data.pairs import PairDataset, label_matrix
+from emocap.data.schema import label_names
 from emocap.data.storage import write_json
 from emocap.data.truth import known_votes, read_truth, truth_column
 from emocap.evaluation.calibration import fit_decisions, temper
 from emocap.evaluation.details import describe
-from emocap.evaluation.inference import (
-    check_features,
-    check_labels,
-    evaluate,
-    load_config,
-    prepare_table,
-    write_metrics,
-)
-from emocap.hub.public_names import PATH_KEYS
+from emocap.evaluation.evaluate import evaluate
+from emocap.evaluation.scoring import check_features, check_labels, load_config, prepare_table
 from emocap.metrics import check_metric, compute_metrics, prior_probabilities
 from emocap.models import (
     EmocapProcessor,
-    EmocapStudentConfig,
-    EmocapStudentForMultiLabelClassification,
-    EmocapTeacherForMultiLabelClassification,
 )
-from emocap.regions.bundling import bundle_extractor, find_extractor
+from emocap.records import PATH_KEYS, write_metrics
+from emocap.regions.bundling import bundle_extractor
 from emocap.training.augmentation import CroppedPhotos
+from emocap.training.build import build_student, build_teacher, set_bias_to_prior
 from emocap.training.sampling import MixedPairs, PairSampler, rows_of_labels
 from emocap.training.splits import load_splits
 from emocap.training.student_flags import check_student
+from emocap.training.surgery import check_frozen, check_transfer, load_source, transfer_model
 from emocap.training.trainer import EmocapTrainer, checkpoint_to_resume, frozen_outputs
-from emocap.transfer.surgery import check_frozen, check_transfer, load_source, transfer_model
 
 __all__ = ["EmocapTrainer", "finetune", "train_student", "train_teacher"]
 
 logger = logging.get_logger(__name__)
 
 
-def publishing(job: Callable) -> Callable:
-    """A training job that ends as `emocap publish` would with `--push_to_hub`; `Trainer` itself pushes nothing."""
-
-    @functools.wraps(job)
-    def train_and_publish(data_args, model_args, training_args: EmocapTrainingArguments) -> dict[str, float]:
-        is_asked, training_args.push_to_hub = training_args.push_to_hub, False
-        is_asked = is_asked and training_args.should_save
-        repo_id = training_args.hub_model_id or Path(training_args.output_dir).name
-        if is_asked:
-            from emocap.hub.publishing import check_login, publish
-
-            check_login(repo_id, training_args.hub_token)  # not after hours of training
-        metrics = job(data_args, model_args, training_args)
-        if is_asked:
-            publish(
-                training_args.output_dir,
-                repo_id,
-                private=bool(training_args.hub_private_repo),
-                revision=training_args.hub_revision,
-                token=training_args.hub_token,
-            )
-        return metrics
-
-    return train_and_publish
-
-
-@publishing
 def train_teacher(
     data_args: DataArguments, model_args: TeacherArguments, training_args: EmocapTrainingArguments
 ) -> dict[str, float]:
@@ -103,7 +62,6 @@ def train_teacher(
     return run(model, processor, splits, fresh, "teacher", (data_args, model_args, training_args))
 
 
-@publishing
 def train_student(
     data_args: DataArguments, model_args: StudentArguments, training_args: EmocapTrainingArguments
 ) -> dict[str, float]:
@@ -125,7 +83,6 @@ def train_student(
     return run(model, processor, splits, fresh, "student", (data_args, model_args, training_args))
 
 
-@publishing
 def finetune(
     data_args: DataArguments, model_args: FinetuneArguments, training_args: EmocapTrainingArguments
 ) -> dict[str, float]:
@@ -294,7 +251,7 @@ def make_sampler(
 
 
 def finish(output_dir: Path, metrics: dict, details: dict, facts: dict[str, object], arguments: tuple) -> None:
-    """Metrics, card, and arguments with facts of the run beside the checkpoint; the copy of the arguments in torch's
+    """Metrics, and arguments with facts of the run, beside the checkpoint; the copy of the arguments in torch's
     own format goes. Folders are written down with their whole path: a relative one would look like a Hub id where it
     is not."""
     (output_dir / "training_args.bin").unlink(missing_ok=True)
@@ -302,129 +259,6 @@ def finish(output_dir: Path, metrics: dict, details: dict, facts: dict[str, obje
     recorded = facts | arguments_to_dict(*arguments)
     folders = {name: os.path.abspath(recorded[name]) for name in PATH_KEYS if os.path.isdir(recorded.get(name) or "")}
     write_json(output_dir / "run_arguments.json", recorded | folders)
-    write_model_card(output_dir)
-
-
-def build_teacher(
-    model_args: TeacherArguments, splits: DatasetDict
-) -> tuple[EmocapTeacherForMultiLabelClassification, EmocapProcessor, set[str]]:
-    """The teacher, its processor and the names of its new parameters."""
-    start, table = model_args.model_name_or_path, splits["train"]
-    extractor = model_args.region_extractor and find_extractor(model_args.region_extractor)
-    overrides = label_fields(label_names(table))
-    if model_args.pooling:
-        overrides["pooling"] = model_args.pooling
-    if model_args.fusion:
-        overrides["fusion"] = model_args.fusion
-    if model_args.pooled_layers:
-        overrides["pooled_layers"] = model_args.pooled_layers
-    if "region_features" in table.features:
-        overrides["visual_embedding_dim"] = table.features["region_features"].length // NUM_REGIONS
-    if extractor:
-        overrides["region_extractor"] = extractor
-    model = EmocapTeacherForMultiLabelClassification.from_body(
-        start, reinit_visual_projection=model_args.reinit_visual_projection, **overrides
-    )
-    fresh = {f"classifier.{name}" for name, _ in model.classifier.named_parameters()}
-    saw_no_photos = AutoConfig.from_pretrained(start).model_type == "bert" or model.config.modalities == "text"
-    if saw_no_photos or model_args.reinit_visual_projection:
-        projection = "visual_bert.embeddings.visual_projection"
-        fresh |= {f"{projection}.{name}" for name, _ in model.get_submodule(projection).named_parameters()}
-        if "region_features" in table.features:
-            model.region_normalizer.fit(sample_regions(table))
-    if model_args.freeze_body:
-        model.visual_bert.requires_grad_(False)
-    if model_args.freeze_layers is not None:
-        freeze_layers(model, model_args.freeze_layers)
-    return model, build_processor(start, model.config.region_extractor), fresh
-
-
-def freeze_layers(model: EmocapTeacherForMultiLabelClassification, number: int) -> None:
-    """Freezes what the words pass first: their embeddings and so many layers. The visual embeddings train."""
-    body = model.visual_bert
-    if number > len(body.encoder.layer):
-        raise ValueError(f"--freeze_layers is {number}, but the body has {len(body.encoder.layer)} layers.")
-    embeddings = body.embeddings
-    own = (embeddings.word_embeddings, embeddings.position_embeddings, embeddings.token_type_embeddings)
-    for part in (*own, embeddings.LayerNorm, *body.encoder.layer[:number]):
-        part.requires_grad_(False)
-
-
-def build_processor(start: str, region_extractor: str | None) -> EmocapProcessor:
-    """The teacher's processor: an emocap checkpoint's own knows the extractor that lies inside it."""
-    if AutoConfig.from_pretrained(start).model_type == "emocap_teacher":
-        return EmocapProcessor.from_pretrained(start, region_extractor=region_extractor)
-    return EmocapProcessor(load_tokenizer(start), region_extractor=region_extractor)
-
-
-def build_student(
-    model_args: StudentArguments, splits: DatasetDict
-) -> tuple[EmocapStudentForMultiLabelClassification, EmocapProcessor, set[str]]:
-    """A new student with pretrained word embeddings or a pretrained BERT, or a student checkpoint to go on from; its
-    processor; and, beside pretrained networks, the names of what is new."""
-    start = model_args.model_name_or_path
-    if start:
-        check_labels(load_config(start), label_names(splits["train"]), start)
-        model = EmocapStudentForMultiLabelClassification.from_pretrained(start)
-        return model, EmocapProcessor.from_pretrained(start), set()
-    vocabulary = model_args.text_encoder or model_args.word_embeddings
-    words = AutoConfig.from_pretrained(vocabulary)
-    if model_args.text_encoder and words.model_type != "bert":
-        raise ValueError(f"--text_encoder '{vocabulary}' is a '{words.model_type}' checkpoint; expected a BERT.")
-    config = EmocapStudentConfig(
-        vocab_size=words.vocab_size,
-        pad_token_id=words.pad_token_id,
-        word_embedding_size=words.hidden_size,
-        freeze_word_embeddings=model_args.freeze_word_embeddings,
-        word_projection_size=model_args.word_projection_size,
-        gru_hidden_size=model_args.gru_hidden_size,
-        gru_num_layers=model_args.gru_num_layers,
-        text_config=words.to_dict() if model_args.text_encoder else None,
-        image_backbone=model_args.image_backbone,
-        image_size=model_args.image_size,
-        cnn_channels=model_args.cnn_channels,
-        fc_hidden_size=model_args.fc_hidden_size,
-        **label_fields(label_names(splits["train"])),
-    )
-    model = EmocapStudentForMultiLabelClassification(config)
-    if model_args.text_encoder:
-        model.load_text_encoder(vocabulary)
-    else:
-        model.load_word_embeddings(vocabulary)
-    if model_args.image_weights:
-        model.load_image_backbone(model_args.image_weights)
-    given = ("text_encoder.",) * bool(model_args.text_encoder) + ("cnn.",) * bool(model_args.image_weights)
-    fresh = {name for name, _ in model.named_parameters() if given and not name.startswith(given)}
-    return model, EmocapProcessor(load_tokenizer(vocabulary), image_size=config.image_size), fresh
-
-
-def label_fields(names: list[str]) -> dict[str, dict]:
-    return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
-
-
-def load_tokenizer(checkpoint: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint, emocap's or any other."""
-    return AutoTokenizer.from_pretrained(checkpoint)
-
-
-def sample_regions(table: datasets.Dataset, rows: int = 1000) -> torch.Tensor:
-    """Region features float32 `(n, dim)` of up to `rows` photos, evenly spread over the table."""
-    column, counts = (
-        FixedSizeColumn(table, "region_features"),
-        np.asarray(table.with_format("numpy")["num_regions"][:]),
-    )
-    chosen = np.flatnonzero(counts)
-    chosen = chosen[np.linspace(0, len(chosen) - 1, min(rows, len(chosen))).astype(int)]
-    features = column[chosen].reshape(len(chosen), NUM_REGIONS, -1)
-    inside = np.arange(NUM_REGIONS) < counts[chosen][:, None]
-    return torch.from_numpy(features[inside]).float()
-
-
-def set_bias_to_prior(head: torch.nn.Linear, table: datasets.Dataset, label_column: str) -> None:
-    """Starts the head from the constant predictor's logits: nothing has to be learned to be as good."""
-    prior = torch.from_numpy(prior_probabilities(label_matrix(table, label_column))).float()
-    with torch.no_grad():
-        head.bias.copy_(torch.logit(prior, eps=1e-3))
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:

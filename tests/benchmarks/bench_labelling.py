@@ -21,7 +21,7 @@ from transformers import BertTokenizerFast, VisualBertConfig
 
 from emocap.data.pairs import PairDataset
 from emocap.data.storage import load_table, save_table
-from emocap.evaluation.inference import load_model
+from emocap.evaluation.scoring import load_model
 from emocap.models import EmocapProcessor, EmocapTeacherConfig, EmocapTeacherForMultiLabelClassification
 from emocap.pseudo_labels.labelling import label_tables
 from emocap.pseudo_labels.selection import select_pseudo_labels

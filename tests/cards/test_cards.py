@@ -14,14 +14,14 @@ from transformers import AutoModel
 
 from emocap.cards.datasets import dataset_card, sparkline
 from emocap.cards.models import model_card
+from emocap.cards.public_names import PublicNames
 from emocap.cards.text import one_line
-from emocap.data.scenes import load_scenes
 from emocap.data.schema import pair_features
 from emocap.data.storage import load_table, save_table
-from emocap.hub.public_names import PublicNames
 from emocap.hub.tables import table_configs, write_configs
 from emocap.models import EmocapProcessor
 from emocap.pseudo_labels.labelling import label_tables
+from emocap.scenes.corpus import load_scenes
 
 
 def test_the_card_of_a_labelled_table_counts_its_emotions(tmp_path, tiny_table, tiny_teacher):

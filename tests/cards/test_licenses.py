@@ -15,10 +15,10 @@ from emocap.data import licenses as licenses_module
 from emocap.data.coco import build_coco
 from emocap.data.licenses import card_license, license_fields, license_note, license_of, set_license
 from emocap.data.oasis import build_oasis
-from emocap.data.scenes import load_scenes
 from emocap.data.socratis import build_socratis
 from emocap.data.storage import load_table, save_table
 from emocap.models import EmocapRegionConfig, EmocapRegionExtractor
+from emocap.scenes.corpus import load_scenes
 
 QUICK = ["--use_cpu", "--disable_tqdm", "true", "--max_steps", "1", "--eval_strategy", "no", "--save_strategy", "no",
          "--load_best_model_at_end", "false"]  # fmt: skip

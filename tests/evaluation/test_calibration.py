@@ -11,7 +11,7 @@ from sklearn.metrics import f1_score
 from emocap.cli import main
 from emocap.data.pairs import label_matrix
 from emocap.evaluation.calibration import fit_temperature, fit_thresholds, temper
-from emocap.evaluation.inference import load_model, score_table
+from emocap.evaluation.scoring import load_model, score_table
 from emocap.metrics import compute_metrics
 
 

@@ -27,10 +27,11 @@ from emocap.evaluation.baselines import (
     tfidf_regression,
 )
 from emocap.evaluation.calibration import fit_thresholds
-from emocap.evaluation.controls import CONTROLS, measure_controls, merge_labels, partners
-from emocap.evaluation.inference import load_model, score_table
+from emocap.evaluation.controls import measure_controls, merge_labels, partners
 from emocap.evaluation.regression import STRENGTHS
+from emocap.evaluation.scoring import load_model, score_table
 from emocap.metrics import compute_metrics, prior_probabilities
+from emocap.records import CONTROLS
 
 PHOTO_COLUMNS = ["image", "region_features", "region_boxes", "num_regions"]
 

@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from emocap.data import scenes
 from emocap.data.pairs import label_matrix
-from emocap.evaluation.details import describe, details_path, human_metrics
-from emocap.evaluation.inference import evaluate
+from emocap.evaluation.details import describe, human_metrics
+from emocap.evaluation.evaluate import evaluate
 from emocap.metrics import VOTE_KEYS, chance_map_macro, compute_metrics, one_reaction
+from emocap.records import details_path
+from emocap.scenes import corpus as scenes
 
 
 def test_human_metrics_are_those_of_real_annotators_emotion_by_emotion():

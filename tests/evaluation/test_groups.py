@@ -11,16 +11,16 @@ from emocap.cli import main
 from emocap.data.schema import group_keys, pair_features, to_dataset_dict
 from emocap.data.storage import load_table
 from emocap.data.truth import read_truth, row_groups
-from emocap.evaluation import cross_validation
 from emocap.evaluation.baselines import held_out_rows
-from emocap.evaluation.cross_validation import fold_of, is_validation, measure
-from emocap.evaluation.inference import evaluate
+from emocap.evaluation.evaluate import evaluate
 from emocap.evaluation.valence import correlations, spearman
 from emocap.metrics import compute_metrics, intervals
-from emocap.pseudo_labels.study import LabelStudy, LabelStudyArguments
-from emocap.pseudo_labels.study_report import resampled
+from emocap.studies import cross_validation
+from emocap.studies.cross_validation import fold_of, is_validation, measure
+from emocap.studies.label_report import resampled
+from emocap.studies.label_study import LabelStudy, LabelStudyArguments
+from emocap.studies.transfer_study import load_side
 from emocap.training.splits import load_splits
-from emocap.transfer.study import load_side
 
 
 @pytest.fixture

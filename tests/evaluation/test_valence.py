@@ -8,7 +8,7 @@ from datasets import DatasetDict
 from scipy.stats import spearmanr
 
 from emocap.cli import main
-from emocap.evaluation.inference import load_model, score_table
+from emocap.evaluation.scoring import load_model, score_table
 from emocap.evaluation.valence import correlations, expected_valence, read_norms, spearman
 
 NORMS = {"happy": 8.5, "sad": 2.1, "excited": 8.1, "curious": 6.6, "angry": 2.5}

@@ -15,8 +15,8 @@ from emocap.cli import main
 from emocap.models import EmocapStudentConfig, EmocapStudentForMultiLabelClassification
 from emocap.models.backbones_emocap import resnet_stages
 from emocap.models.explaining_emocap import explain
-from emocap.transfer.heads import collapsed_head
-from emocap.transfer.surgery import blocks_of
+from emocap.training.heads import collapsed_head
+from emocap.training.surgery import blocks_of
 from tests.conftest import make_tokenizer, tiny_bert_fields
 
 BERT = {"text_config": tiny_bert_fields()}

@@ -10,10 +10,10 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value, load_dataset
 from PIL import Image as PILImage
 
-from emocap.pseudo_labels.configs import label_configs
+from emocap.data.label_configs import label_configs
 from emocap.pseudo_labels.labelling import label_tables
-from emocap.pseudo_labels.page import label_report, picture_sheet
 from emocap.pseudo_labels.statistics import HISTOGRAM_BINS, label_statistics
+from emocap.report.labels_page import label_report, picture_sheet
 
 NAMES = ["happy", "<b>sad</b>", "curious", "angry"]
 SELECTION = {"teacher": "me/teacher", "revision": "abc", "modalities": "both", "labels_per_image": 2}

@@ -9,9 +9,9 @@ from datasets import DatasetDict, concatenate_datasets
 from emocap.cli import main
 from emocap.data.schema import OASIS_LABELS, group_keys
 from emocap.data.storage import load_table
-from emocap.evaluation.cross_validation import fold_of
-from emocap.evaluation.inference import load_model, score_table
+from emocap.evaluation.scoring import load_model, score_table
 from emocap.evaluation.valence import correlations
+from emocap.studies.cross_validation import fold_of
 
 pytestmark = [pytest.mark.real_data, pytest.mark.timeout(5400)]  # training takes minutes
 

@@ -7,7 +7,6 @@ from datasets import Dataset
 from emocap.data.pairs import label_matrix
 from emocap.data.socratis import load_socratis
 from emocap.evaluation.baselines import regression_baselines
-from emocap.evaluation.cross_validation import fold_of, is_validation, labelled_rows
 from emocap.metrics import (
     chance_map_macro,
     compute_metrics,
@@ -17,6 +16,7 @@ from emocap.metrics import (
     prior_threshold,
     resampled_metrics,
 )
+from emocap.studies.cross_validation import fold_of, is_validation, labelled_rows
 
 pytestmark = pytest.mark.real_data
 

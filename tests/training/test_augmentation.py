@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from emocap.cli import main
 from emocap.data.pairs import PairDataset
-from emocap.evaluation.inference import prepare_table
+from emocap.evaluation.scoring import prepare_table
 from emocap.models import EmocapProcessor
 from emocap.training import jobs
 from emocap.training.augmentation import CroppedPhotos, crop_photos

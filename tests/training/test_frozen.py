@@ -16,7 +16,7 @@ from emocap.data.storage import load_table
 from emocap.models import EmocapProcessor, EmocapStudentForMultiLabelClassification
 from emocap.models.modeling_emocap_teacher import EmocapTeacherForMultiLabelClassification
 from emocap.training.frozen import PooledPairs, only_head_trains
-from emocap.transfer.heads import head_of
+from emocap.training.heads import head_of
 
 BODIES = {
     "emocap_student": EmocapStudentForMultiLabelClassification,

@@ -10,7 +10,7 @@ from transformers import AutoModel
 
 from emocap.arguments import EmocapTrainingArguments
 from emocap.data.pairs import PairDataset, label_matrix
-from emocap.evaluation.inference import predict_logits
+from emocap.evaluation.scoring import predict_logits
 from emocap.models import EmocapProcessor
 from emocap.training.sampling import MixedPairs, PairSampler, rows_of_labels
 from emocap.training.trainer import EmocapTrainer

@@ -25,7 +25,7 @@ from emocap.arguments import (
 )
 from emocap.cli import main
 from emocap.data.pairs import PairDataset, label_matrix
-from emocap.evaluation.inference import load_model, score_table
+from emocap.evaluation.scoring import load_model, score_table
 from emocap.metrics import METRIC_KEYS, compute_metrics, compute_with_prior
 from emocap.training.splits import load_splits
 from emocap.training.trainer import EmocapTrainer

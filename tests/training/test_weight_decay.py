@@ -5,8 +5,8 @@ from torch import nn
 from transformers import AutoModel
 
 from emocap.arguments import EmocapTrainingArguments
+from emocap.studies.runs import Recipe, adamw
 from emocap.training.trainer import EmocapTrainer
-from emocap.transfer.runs import Recipe, adamw
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 

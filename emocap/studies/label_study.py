@@ -27,10 +27,10 @@ from emocap.data.truth import truth_column
 from emocap.limits import check_numbers
 from emocap.metrics import break_ties, check_metric, compute_metrics, prior_probabilities
 from emocap.pseudo_labels.selection import select_pseudo_labels
+from emocap.studies.runs import Part, Recipe, fit, part_probabilities
 from emocap.threads import one_thread
+from emocap.training.heads import head_of
 from emocap.training.jobs import build_student
-from emocap.transfer.heads import head_of
-from emocap.transfer.runs import Part, Recipe, fit, part_probabilities
 
 __all__ = ["LabelRun", "LabelStudy", "LabelStudyArguments", "label_study_parser"]
 

@@ -11,8 +11,8 @@ from emocap.cli import main
 from emocap.data.pairs import label_matrix
 from emocap.data.storage import load_table, save_table
 from emocap.pseudo_labels.labelling import label_tables
-from emocap.pseudo_labels.study import LabelRun, LabelStudy, label_agreement, label_study_parser
-from emocap.pseudo_labels.study_report import format_study, gain_chart, summarize_study
+from emocap.studies.label_report import format_study, gain_chart, summarize_study
+from emocap.studies.label_study import LabelRun, LabelStudy, label_agreement, label_study_parser
 
 HUMAN = ["labels", "soft_labels", "votes", "num_annotators"]
 

@@ -12,11 +12,11 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from emocap.data.storage import load_table
-from emocap.evaluation.inference import check_features, load_config
-from emocap.hub.records import recorded_arguments
+from emocap.evaluation.scoring import check_features, load_config
 from emocap.models import EmocapProcessor, EmocapStudentForMultiLabelClassification
 from emocap.models.modeling_emocap_teacher import EmocapTeacherForMultiLabelClassification
-from emocap.transfer.heads import collapsed_head, head_of, ridge_head
+from emocap.records import recorded_arguments
+from emocap.training.heads import collapsed_head, head_of, ridge_head
 
 __all__ = ["STRATEGIES", "blocks_of", "check_frozen", "check_transfer", "load_source", "transfer_model"]
 

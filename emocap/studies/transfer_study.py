@@ -35,11 +35,11 @@ from emocap.data.storage import load_table, write_array, write_json
 from emocap.data.truth import truth_column
 from emocap.metrics import check_metric, compute_metrics, prior_probabilities
 from emocap.models import EmocapProcessor
+from emocap.studies.runs import Part, Recipe, fit, part_probabilities
+from emocap.studies.transfer_arguments import StudyArguments
 from emocap.threads import one_thread
 from emocap.training.jobs import build_student
-from emocap.transfer.runs import Part, Recipe, fit, part_probabilities
-from emocap.transfer.study_arguments import StudyArguments
-from emocap.transfer.surgery import MODELS, STRATEGIES, check_frozen, check_num_layers, transfer_model
+from emocap.training.surgery import MODELS, STRATEGIES, check_frozen, check_num_layers, transfer_model
 
 __all__ = ["Run", "Study", "transfer_study"]
 

@@ -2,6 +2,9 @@
 
 import base64
 import io
+import json
+import os
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -10,14 +13,27 @@ from PIL import Image, ImageDraw
 
 from emocap.data.pairs import label_matrix
 from emocap.data.schema import label_names
+from emocap.data.storage import load_table, write_text
 from emocap.models.photo_emocap import to_rgb
+from emocap.records import STATISTICS_FILE
 from emocap.report.axes import axis_ticks, tick_labels
 from emocap.report.render import render_page
 
-__all__ = ["label_report", "picture_sheet"]
+__all__ = ["label_report", "picture_sheet", "write_label_page"]
 
 THUMBNAIL = 112  # px, both sides
+SHEET_EMOTIONS = 6
 CELL = 14  # SVG units of a cell of the co-occurrence matrix
+
+
+def write_label_page(folder: str | os.PathLike) -> Path:
+    """Writes labels.html beside a labelled table, from its statistics and its first split's photos."""
+    statistics = json.loads((Path(folder) / STATISTICS_FILE).read_text("utf-8"))
+    frequent = sorted(statistics["emotions"], key=lambda name: -statistics["emotions"][name]["images"])
+    sheet = picture_sheet(next(iter(load_table(folder).values())), frequent[:SHEET_EMOTIONS])
+    page = Path(folder) / "labels.html"
+    write_text(page, label_report(statistics, sheet), errors="replace")
+    return page
 
 
 def label_report(statistics: dict[str, object], sheet: Image.Image | None = None, title: str = "Pseudo-labels") -> str:

@@ -15,14 +15,14 @@ from torch.nn.functional import binary_cross_entropy
 
 from emocap.cli import main
 from emocap.data.storage import load_table
-from emocap.evaluation.inference import load_model
+from emocap.evaluation.scoring import load_model
 from emocap.metrics import compute_metrics, paired_gain, resampled_metrics
 from emocap.metrics.seeds import t_interval, t_quantile
-from emocap.transfer import study_corpus
-from emocap.transfer.runs import Part, Recipe, fit, part_probabilities
-from emocap.transfer.study import Run, Study, transfer_study
-from emocap.transfer.study_arguments import StudyArguments, parse_study, study_parser
-from emocap.transfer.study_report import BASES, gain, study_rows, study_table
+from emocap.studies import scenes_corpus as study_corpus
+from emocap.studies.runs import Part, Recipe, fit, part_probabilities
+from emocap.studies.transfer_arguments import StudyArguments, parse_study, study_parser
+from emocap.studies.transfer_report import BASES, gain, study_rows, study_table
+from emocap.studies.transfer_study import Run, Study, transfer_study
 
 RECIPE = Recipe(30, 10, 5, 0.01, 16, 0.01, "map_macro")
 
@@ -148,7 +148,7 @@ def test_the_matched_control_is_trained_as_long_as_a(settings, monkeypatch):
         seen[recipe.max_steps, len(train), seed, steps is not None] = history
         return history
 
-    monkeypatch.setattr("emocap.transfer.study.fit", follow)
+    monkeypatch.setattr("emocap.studies.transfer_study.fit", follow)
     transfer_study(study)
     for seed in (0, 1):
         run = Run("target", 20, seed, "bnb+ matched", "5")

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from emocap.data.pairs import PairDataset
-from emocap.evaluation.inference import prepare_table
+from emocap.evaluation.scoring import prepare_table
 from emocap.models import EmocapProcessor, EmocapStudentForMultiLabelClassification
 from emocap.models.modeling_emocap_teacher import EmocapTeacherForMultiLabelClassification
 

@@ -20,7 +20,7 @@ from emocap.data.storage import load_table, write_json
 from emocap.data.truth import known_votes, read_truth, truth_column
 from emocap.evaluation.baselines import check_scikit_learn, regression_baselines
 from emocap.evaluation.controls import gains
-from emocap.evaluation.inference import load_model, score_table
+from emocap.evaluation.scoring import load_model, score_table
 from emocap.limits import check_numbers
 from emocap.metrics import (
     GREATER_IS_BETTER,

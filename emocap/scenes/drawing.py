@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from emocap.data.scene_figures import OVERSAMPLING, THINGS, Colour, Pen, draw_person, scaled
+from emocap.scenes.figures import OVERSAMPLING, THINGS, Colour, Pen, draw_person, scaled
 
 __all__ = ["PICTURE_ATTRIBUTES", "PICTURE_SIZE", "SCENE_CLASSES", "PictureState", "draw_scene"]
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from emocap.data.pairs import PairDataset
 from emocap.data.truth import read_truth
-from emocap.evaluation.inference import prepare_table
+from emocap.evaluation.scoring import prepare_table
 from emocap.metrics import GREATER_IS_BETTER, compute_metrics
 from emocap.models import EmocapProcessor
 from emocap.training.frozen import only_head_trains

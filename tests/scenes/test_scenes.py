@@ -11,10 +11,10 @@ from datasets import DatasetDict, concatenate_datasets, load_from_disk
 from PIL import Image
 from sklearn.metrics import average_precision_score
 
-from emocap.data import scene_tables as tables
-from emocap.data import scenes
-from emocap.data.scene_drawing import PICTURE_ATTRIBUTES
 from emocap.data.schema import label_names, socratis_labels, split_of
+from emocap.scenes import corpus as scenes
+from emocap.scenes import tables as tables
+from emocap.scenes.drawing import PICTURE_ATTRIBUTES
 
 BAYES = ["bayes_probabilities", "bayes_probabilities_text", "bayes_probabilities_image"]
 TARGET_SPLITS = ["train", "validation", "test"]

@@ -26,10 +26,10 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict, Features, List, Value
 from datasets.utils import tqdm
 
-from emocap.data import scene_tables as tables
 from emocap.data.licenses import set_license
-from emocap.data.scene_drawing import PICTURE_ATTRIBUTES, SCENE_CLASSES, PictureState, draw_scene
 from emocap.data.schema import SPLIT_SHARES, pair_features, socratis_labels, split_of
+from emocap.scenes import tables as tables
+from emocap.scenes.drawing import PICTURE_ATTRIBUTES, SCENE_CLASSES, PictureState, draw_scene
 
 __all__ = [
     "CAPTIONS_PER_SOURCE_IMAGE",

@@ -1,8 +1,8 @@
 """Trains the built-in region extractor on pictures of the built-in corpus.
 
-The shipped weights in `emocap/regions/scenes_detector` come from
+The shipped weights in `emocap/scenes/detector` come from
 
-    OMP_NUM_THREADS=1 python -m emocap.regions.train_scenes_detector --output_dir emocap/regions/scenes_detector
+    OMP_NUM_THREADS=1 python -m emocap.scenes.train_detector --output_dir emocap/scenes/detector
 """
 
 import argparse
@@ -12,8 +12,8 @@ import torch
 from datasets.utils.logging import tqdm
 from transformers import set_seed
 
-from emocap.data.scenes import SCENE_CLASSES, draw_scene, random_scene
 from emocap.models import EmocapRegionConfig, EmocapRegionExtractor
+from emocap.scenes.corpus import SCENE_CLASSES, draw_scene, random_scene
 
 __all__ = ["train_scenes_detector"]
 

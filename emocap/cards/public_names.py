@@ -7,22 +7,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from huggingface_hub import get_token
 
-__all__ = ["PATH_KEYS", "PublicNames", "find_token"]
+from emocap.records import PATH_KEYS
 
-PATH_KEYS = (
-    "dataset",
-    "mix_dataset",
-    "source_dataset",
-    "model_name_or_path",
-    "word_embeddings",
-    "text_encoder",
-    "image_weights",
-    "student",
-    "teacher",
-    "region_extractor",
-    "output_dir",
-)
-"""Arguments of a run that name a folder or a Hub id."""
+__all__ = ["PublicNames", "find_token"]
 
 TOKEN = re.compile(r"hf_[A-Za-z0-9]{30,}")
 

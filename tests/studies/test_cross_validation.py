@@ -11,9 +11,9 @@ from emocap.arguments import arguments_to_dict, parse_arguments, teacher_parser
 from emocap.cli import main
 from emocap.data.pairs import label_matrix
 from emocap.data.storage import load_table
-from emocap.evaluation import cross_validation
-from emocap.evaluation.cross_validation import fold_of
 from emocap.metrics import METRIC_KEYS, chance_map_macro, compute_metrics
+from emocap.studies import cross_validation
+from emocap.studies.cross_validation import fold_of
 
 
 @pytest.fixture(scope="module")

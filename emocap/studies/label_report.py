@@ -9,10 +9,10 @@ import numpy as np
 from emocap.data.storage import write_json, write_text
 from emocap.data.truth import Truth, read_truth
 from emocap.metrics import intervals, resampled_metrics, t_interval
-from emocap.pseudo_labels.study import LabelRun, LabelStudy, label_agreement
 from emocap.report.axes import axis_ticks, tick_labels
 from emocap.report.page import update_block
 from emocap.report.render import render_page
+from emocap.studies.label_study import LabelRun, LabelStudy, label_agreement
 
 __all__ = ["format_study", "summarize_study", "write_study"]
 

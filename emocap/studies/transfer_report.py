@@ -9,7 +9,7 @@ from emocap.data.storage import write_json, write_text
 from emocap.metrics import compute_metrics, paired_gain, prior_probabilities, resampled_metrics, t_interval
 from emocap.report.axes import axis_ticks, tick_labels
 from emocap.report.page import update_block
-from emocap.transfer.study import OTHER, Run, Study
+from emocap.studies.transfer_study import OTHER, Run, Study
 
 __all__ = ["study_rows", "study_table", "write_study"]
 

@@ -1,0 +1,82 @@
+"""The whole job on the built-in corpus: every stage as a user runs it, through the same functions as the commands."""
+
+import shutil
+from importlib import resources
+from pathlib import Path
+
+import yaml
+
+from emocap.arguments import finetune_parser, student_parser
+from emocap.data.schema import label_names
+from emocap.evaluation.evaluate import evaluate_checkpoint
+from emocap.report.page import format_table, results_rows, write_report
+from emocap.studies.scenes_corpus import make_corpus, stage, train
+from emocap.threads import one_thread
+from emocap.training.jobs import finetune, train_student
+
+__all__ = ["quickstart"]
+
+NUM_EXAMPLES = 24
+
+
+@one_thread()
+def quickstart(output_dir: str) -> None:
+    """Corpus, regions, teacher, pseudo-labels, student, AnB, AnB+ and scratch, evaluation, report.
+
+    Everything lies in a folder of `output_dir` of its own; the table at the end and report.html compare the models.
+    """
+    output = Path(output_dir)
+    settings = yaml.safe_load(resources.files("emocap.presets").joinpath("quickstart.yaml").read_text("utf-8"))
+    runs = {name: output / name for name in ("teacher", "student", "scratch", "anb", "anb+")}
+    for folder in runs.values():
+        shutil.rmtree(folder, ignore_errors=True)
+    tables, labelled = make_corpus(output, settings)
+    with stage("Training the student on the pseudo-labels"):
+        train(
+            student_parser,
+            train_student,
+            runs["student"],
+            settings["student"],
+            dataset=output / "labelled",
+            word_embeddings=output / "body",  # untrained: the target reaches the student by pseudo-labels alone
+        )
+    with stage("Measuring the student on the target's human labels"):
+        on_target = output / "student_on_target"
+        evaluate_checkpoint(str(runs["student"]), tables, output=on_target / "metrics.json")
+        shutil.copy(runs["student"] / "trainer_state.json", on_target)
+    for strategy in ("scratch", "anb", "anb+"):
+        with stage(f"Fine-tuning the student onto the target: {strategy}"):
+            train(
+                finetune_parser,
+                finetune,
+                runs[strategy],
+                settings["finetune"],
+                dataset=output / "regions",
+                student=runs["student"],
+                strategy=strategy,
+            )
+    with stage("Writing the report"):
+        runs["student"] = on_target
+        write_report(
+            output / "report.html",
+            title="emocap quickstart",
+            runs=runs,
+            examples=labelled_examples(labelled["train"]),
+            tables=tables,
+        )
+    print(format_table(results_rows(runs)))
+    print(f"Report: {output / 'report.html'}")
+
+
+def labelled_examples(table) -> list[dict[str, object]]:
+    """Pictures with their pseudo-labels for the report's grid."""
+    names = label_names(table)
+    return [
+        {
+            "image": row["image"],
+            "caption": row["captions"][0],
+            "emotions": [names[label] for label in row["emotions"]],
+            "truth": None,
+        }
+        for row in table.select(range(min(NUM_EXAMPLES, len(table))))
+    ]

@@ -1,0 +1,82 @@
+"""What the studies of the built-in corpus stand on: its tables with region features, a teacher of the target, and the
+source pictures labelled by it."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+
+import yaml
+from datasets import DatasetDict
+
+from emocap.arguments import parse_arguments, teacher_parser
+from emocap.data.storage import load_table, save_table
+from emocap.hub.finishing import train_and_publish
+from emocap.pseudo_labels.labelling import label_tables
+from emocap.regions import SCENES_DETECTOR, extract_regions
+from emocap.report.labels_page import write_label_page
+from emocap.scenes.body import make_body
+from emocap.scenes.corpus import load_scenes
+from emocap.training.jobs import train_teacher
+
+__all__ = ["make_corpus", "scenes_corpus", "stage", "train"]
+
+SIZES = {"num_target": 4000, "num_source": 4000, "seed": 0}
+
+
+def scenes_corpus(folder: Path) -> dict[str, str]:
+    """The study's `source_dataset`, `target_dataset` and `word_embeddings`, made where they are not yet there.
+
+    The teacher that labels the source learns from the target's training rows, all of them: what passes to a network
+    that sees 100 of them is in part what the teacher saw in the others. It never sees a test row.
+    """
+    if not (folder / "labelled" / "dataset_dict.json").is_file():
+        settings = yaml.safe_load(resources.files("emocap.presets").joinpath("quickstart.yaml").read_text("utf-8"))
+        make_corpus(folder, settings | {"scenes": SIZES})
+    parts = {"source_dataset": "labelled", "target_dataset": "regions", "word_embeddings": "body"}
+    return {name: str(folder / part) for name, part in parts.items()}
+
+
+def make_corpus(output: Path, settings: dict[str, dict]) -> tuple[DatasetDict, DatasetDict]:
+    """The corpus with region features, and its source pictures labelled by a teacher of the target: folders `scenes`,
+    `extractor`, `regions`, `body`, `teacher` and `labelled` of `output`."""
+    with stage("Drawing the corpus"):
+        save_table(load_scenes(**settings["scenes"]), output / "scenes")
+    with stage("Extracting region features"):
+        shutil.copytree(SCENES_DETECTOR, output / "extractor", dirs_exist_ok=True)
+        tables = extract_regions(load_table(output / "scenes"), str(output / "extractor"), output / "regions")
+    with stage("Training the teacher"):
+        make_body(tables, output / "body", settings["body"])
+        train(
+            teacher_parser,
+            train_teacher,
+            output / "teacher",
+            settings["teacher"],
+            dataset=output / "regions",
+            model_name_or_path=output / "body",
+            region_extractor=output / "extractor",
+        )
+    with stage("Labelling the source pictures"):
+        source = DatasetDict({"train": tables["source"]})
+        labelled = label_tables(source, str(output / "teacher"), output / "labelled", **settings["label"])
+        write_label_page(output / "labelled")
+    return tables, labelled
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Announces a stage and says how long it took."""
+    print(f"== {name}", flush=True)
+    start = time.perf_counter()
+    yield
+    print(f"   {time.perf_counter() - start:.0f} s", flush=True)
+
+
+def train(parser, job, output_dir: Path, settings: dict[str, object], **paths: object) -> None:
+    """One training job, its flags from the preset and the paths of this run."""
+    flags = []
+    for name, value in (settings | paths | {"output_dir": output_dir}).items():
+        flags += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    train_and_publish(job, *parse_arguments(parser(), flags))

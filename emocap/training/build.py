@@ -1,0 +1,151 @@
+"""Teachers and students as a run's arguments describe them, their processors, and the names of what is new."""
+
+import datasets
+import numpy as np
+import torch
+from datasets import DatasetDict
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
+
+from emocap.arguments import (
+    StudentArguments,
+    TeacherArguments,
+)
+from emocap.data.pairs import FixedSizeColumn, label_matrix
+from emocap.data.schema import NUM_REGIONS, label_names
+from emocap.evaluation.scoring import check_labels, load_config
+from emocap.metrics import prior_probabilities
+from emocap.models import (
+    EmocapProcessor,
+    EmocapStudentConfig,
+    EmocapStudentForMultiLabelClassification,
+    EmocapTeacherForMultiLabelClassification,
+)
+from emocap.regions.bundling import find_extractor
+
+__all__ = ["build_student", "build_teacher", "set_bias_to_prior"]
+
+
+def build_teacher(
+    model_args: TeacherArguments, splits: DatasetDict
+) -> tuple[EmocapTeacherForMultiLabelClassification, EmocapProcessor, set[str]]:
+    """The teacher, its processor and the names of its new parameters."""
+    start, table = model_args.model_name_or_path, splits["train"]
+    extractor = model_args.region_extractor and find_extractor(model_args.region_extractor)
+    overrides = label_fields(label_names(table))
+    if model_args.pooling:
+        overrides["pooling"] = model_args.pooling
+    if model_args.fusion:
+        overrides["fusion"] = model_args.fusion
+    if model_args.pooled_layers:
+        overrides["pooled_layers"] = model_args.pooled_layers
+    if "region_features" in table.features:
+        overrides["visual_embedding_dim"] = table.features["region_features"].length // NUM_REGIONS
+    if extractor:
+        overrides["region_extractor"] = extractor
+    model = EmocapTeacherForMultiLabelClassification.from_body(
+        start, reinit_visual_projection=model_args.reinit_visual_projection, **overrides
+    )
+    fresh = {f"classifier.{name}" for name, _ in model.classifier.named_parameters()}
+    saw_no_photos = AutoConfig.from_pretrained(start).model_type == "bert" or model.config.modalities == "text"
+    if saw_no_photos or model_args.reinit_visual_projection:
+        projection = "visual_bert.embeddings.visual_projection"
+        fresh |= {f"{projection}.{name}" for name, _ in model.get_submodule(projection).named_parameters()}
+        if "region_features" in table.features:
+            model.region_normalizer.fit(sample_regions(table))
+    if model_args.freeze_body:
+        model.visual_bert.requires_grad_(False)
+    if model_args.freeze_layers is not None:
+        freeze_layers(model, model_args.freeze_layers)
+    return model, build_processor(start, model.config.region_extractor), fresh
+
+
+def freeze_layers(model: EmocapTeacherForMultiLabelClassification, number: int) -> None:
+    """Freezes what the words pass first: their embeddings and so many layers. The visual embeddings train."""
+    body = model.visual_bert
+    if number > len(body.encoder.layer):
+        raise ValueError(f"--freeze_layers is {number}, but the body has {len(body.encoder.layer)} layers.")
+    embeddings = body.embeddings
+    own = (embeddings.word_embeddings, embeddings.position_embeddings, embeddings.token_type_embeddings)
+    for part in (*own, embeddings.LayerNorm, *body.encoder.layer[:number]):
+        part.requires_grad_(False)
+
+
+def build_processor(start: str, region_extractor: str | None) -> EmocapProcessor:
+    """The teacher's processor: an emocap checkpoint's own knows the extractor that lies inside it."""
+    if AutoConfig.from_pretrained(start).model_type == "emocap_teacher":
+        return EmocapProcessor.from_pretrained(start, region_extractor=region_extractor)
+    return EmocapProcessor(load_tokenizer(start), region_extractor=region_extractor)
+
+
+def build_student(
+    model_args: StudentArguments, splits: DatasetDict
+) -> tuple[EmocapStudentForMultiLabelClassification, EmocapProcessor, set[str]]:
+    """A new student with pretrained word embeddings or a pretrained BERT, or a student checkpoint to go on from; its
+    processor; and, beside pretrained networks, the names of what is new."""
+    start = model_args.model_name_or_path
+    if start:
+        check_labels(load_config(start), label_names(splits["train"]), start)
+        model = EmocapStudentForMultiLabelClassification.from_pretrained(start)
+        return model, EmocapProcessor.from_pretrained(start), set()
+    vocabulary = model_args.text_encoder or model_args.word_embeddings
+    words = AutoConfig.from_pretrained(vocabulary)
+    if model_args.text_encoder and words.model_type != "bert":
+        raise ValueError(f"--text_encoder '{vocabulary}' is a '{words.model_type}' checkpoint; expected a BERT.")
+    config = EmocapStudentConfig(
+        vocab_size=words.vocab_size,
+        pad_token_id=words.pad_token_id,
+        word_embedding_size=words.hidden_size,
+        freeze_word_embeddings=model_args.freeze_word_embeddings,
+        word_projection_size=model_args.word_projection_size,
+        gru_hidden_size=model_args.gru_hidden_size,
+        gru_num_layers=model_args.gru_num_layers,
+        text_config=words.to_dict() if model_args.text_encoder else None,
+        image_backbone=model_args.image_backbone,
+        image_size=model_args.image_size,
+        cnn_channels=model_args.cnn_channels,
+        fc_hidden_size=model_args.fc_hidden_size,
+        **label_fields(label_names(splits["train"])),
+    )
+    model = EmocapStudentForMultiLabelClassification(config)
+    if model_args.text_encoder:
+        model.load_text_encoder(vocabulary)
+    else:
+        model.load_word_embeddings(vocabulary)
+    if model_args.image_weights:
+        model.load_image_backbone(model_args.image_weights)
+    given = ("text_encoder.",) * bool(model_args.text_encoder) + ("cnn.",) * bool(model_args.image_weights)
+    fresh = {name for name, _ in model.named_parameters() if given and not name.startswith(given)}
+    return model, EmocapProcessor(load_tokenizer(vocabulary), image_size=config.image_size), fresh
+
+
+def label_fields(names: list[str]) -> dict[str, dict]:
+    return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+
+
+def load_tokenizer(checkpoint: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint, emocap's or any other."""
+    return AutoTokenizer.from_pretrained(checkpoint)
+
+
+def sample_regions(table: datasets.Dataset, rows: int = 1000) -> torch.Tensor:
+    """Region features float32 `(n, dim)` of up to `rows` photos, evenly spread over the table."""
+    column, counts = (
+        FixedSizeColumn(table, "region_features"),
+        np.asarray(table.with_format("numpy")["num_regions"][:]),
+    )
+    chosen = np.flatnonzero(counts)
+    chosen = chosen[np.linspace(0, len(chosen) - 1, min(rows, len(chosen))).astype(int)]
+    features = column[chosen].reshape(len(chosen), NUM_REGIONS, -1)
+    inside = np.arange(NUM_REGIONS) < counts[chosen][:, None]
+    return torch.from_numpy(features[inside]).float()
+
+
+def set_bias_to_prior(head: torch.nn.Linear, table: datasets.Dataset, label_column: str) -> None:
+    """Starts the head from the constant predictor's logits: nothing has to be learned to be as good."""
+    prior = torch.from_numpy(prior_probabilities(label_matrix(table, label_column))).float()
+    with torch.no_grad():
+        head.bias.copy_(torch.logit(prior, eps=1e-3))
