@@ -26,7 +26,7 @@ def train_and_publish(
         check_login(repo_id, training_args.hub_token)
     metrics = job(data_args, model_args, training_args)
     if training_args.should_save:
-        write_model_card(training_args.output_dir)
+        write_model_card(Path(training_args.output_dir))
     if is_asked:
         publish(
             training_args.output_dir,
