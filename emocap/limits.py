@@ -76,6 +76,7 @@ SHARES = {
     "min_confidence": (True, True),
     "mix_share": (False, False),
     "threshold": (True, True),
+    "train_fraction": (False, True),
 }
 """Flags within 0..1, and whether each of the two ends belongs to them."""
 

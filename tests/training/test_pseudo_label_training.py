@@ -70,7 +70,7 @@ def test_the_loss_of_a_run_stands_in_its_configuration(tmp_path, source, tiny_st
     ("flags", "words"),
     [
         (["--loss", "asl", "--pos_weight", "2"], "pos_weight is 2.0 with loss 'asl'"),
-        (["--label_smoothing", "1"], "Label smoothing is 1.0"),
+        (["--label_smoothing", "1"], "--label_smoothing is 1.0; it must lie from 0 to 1 (without it)"),
         (["--loss", "db", "--sampling", "shuffle"], "--sampling is shuffle with --loss db"),
         (["--train_fraction", "0"], "--train_fraction is 0.0; it must lie from 0 (without it) to 1"),
         (["--train_fraction", "1.5"], "--train_fraction is 1.5; it must lie from 0 (without it) to 1"),
