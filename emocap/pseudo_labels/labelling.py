@@ -115,9 +115,10 @@ def label_tables(
     fingerprint = job_fingerprint(settings, tables.values(), sorted(tables))
     columns = score_columns(config.num_labels)
     if ranks.first_decides([holds_scores(output, fingerprint)])[0]:
-        earlier = load_table(output)
-        scored = {name: earlier[name].select_columns(list(columns)) for name in earlier}
+        stored = load_table(output)
+        scored = {name: stored[name].select_columns(list(columns)) for name in stored}
     else:
+        stored = tables
         score = scorer(model, processor, teacher, batch_size, bf16)
         scored = {
             name: map_in_shards(split, partial(in_turn, score, name), columns, work_dir / name, settings, ranks=ranks)
@@ -130,7 +131,7 @@ def label_tables(
             "modalities": config.modalities,
             "temperature": config.temperature,
         }
-        save_labelled(tables, scored, config, origin, selection, output_dir, fingerprint)
+        save_labelled(tables, stored, scored, config, origin, selection, output_dir, fingerprint)
         shutil.rmtree(work_dir, ignore_errors=True)
     ranks.wait_for_all()
     return load_table(output_dir)
@@ -138,6 +139,7 @@ def label_tables(
 
 def save_labelled(
     tables: DatasetDict,
+    stored: DatasetDict,
     scored: dict[str, Dataset],
     config: PreTrainedConfig,
     origin: dict[str, object],
@@ -145,7 +147,8 @@ def save_labelled(
     output_dir: str,
     fingerprint: str,
 ) -> None:
-    """Selects within each split and writes the finished table, its statistics and its page."""
+    """Selects within each split and writes the finished table, its statistics and its page; photos and region features
+    stay where `stored` has them."""
     labelled, report = DatasetDict(), DataReport()
     for name, whole in tables.items():
         if not len(whole):
@@ -161,7 +164,7 @@ def save_labelled(
             f"'{origin['teacher']}' reads {config.modalities or 'both'}, of which the data set's rows have nothing."
         )
     report.extra |= {"selection": origin | selection, "fingerprint": fingerprint}
-    save_table(labelled, output_dir, report, describe(labelled, origin | selection, config))
+    save_table(labelled, output_dir, report, describe(labelled, origin | selection, config), stored)
 
 
 def holds_scores(output: Path, fingerprint: str) -> bool:
