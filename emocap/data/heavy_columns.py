@@ -3,7 +3,8 @@
 A table's captions and labels are megabytes, its region features 147 kB an image. On the Hub the features are a
 configuration of their own: `load_dataset(repo)` gives the light table at once, `load_dataset(repo, "regions")` the
 features alone. On disk a labelled table's folder holds the light columns, and in `heavy-columns` hard links to the
-files in which photos and features lie already: labels cost their own bytes, and neither folder needs the other.
+files in which photos and features lie already: labels cost their own bytes, and neither folder needs the other. The
+two share those files, so none may be written in place: emocap writes new ones and renames them.
 """
 
 import json
@@ -103,11 +104,10 @@ def save_apart(tables: DatasetDict, folder: Path, stored: DatasetDict) -> None:
         stored: the table that they were made from. Where a split of it is as it was read from disk, and no row was
             left out, its files are linked; otherwise the heavy columns are written anew, which a log line says.
     """
-    own = {
-        name: [column for column in ("image", *HEAVY) if column in split.features] for name, split in tables.items()
-    }
-    apart = [name for name in tables if own[name]]
-    DatasetDict({name: split.remove_columns(own[name]) for name, split in tables.items()}).save_to_disk(str(folder))
+    apart = [name for name, split in tables.items() if own_heavy(split)]
+    DatasetDict({name: split.remove_columns(own_heavy(split)) for name, split in tables.items()}).save_to_disk(
+        str(folder)
+    )
     write_index(folder, splits=list(tables), heavy=apart)
     for name in apart:
         beside, left_out = folder / HEAVY_FOLDER / name, len(stored[name]) - len(tables[name])
@@ -117,9 +117,17 @@ def save_apart(tables: DatasetDict, folder: Path, stored: DatasetDict) -> None:
             continue
         reason = f"{left_out} rows are left out" if left_out else "no folder holds that very split"
         logger.warning(f"Photos and region features of the {name} split are written anew: {reason}.")
-        tables[name].select_columns(["image_id", *own[name]]).save_to_disk(str(beside))
+        heavy_alone(tables[name]).save_to_disk(str(beside))
     if apart:
         write_index(folder / HEAVY_FOLDER, splits=apart)
+
+
+def own_heavy(split: Dataset) -> list[str]:
+    return [column for column in ("image", *HEAVY) if column in split.features]
+
+
+def heavy_alone(split: Dataset) -> Dataset:
+    return split.select_columns(["image_id", *own_heavy(split)])
 
 
 def write_index(folder: Path, **splits: list[str]) -> None:
@@ -172,7 +180,6 @@ def read_folder(folder: Path) -> DatasetDict:
                 f"There is no '{beside}', which held photos and region features of the {name} split. Put it back, run "
                 "`emocap label` again, or read the other columns with `datasets.load_from_disk`."
             )
-        stored = load_from_disk(str(beside))
-        heavy = stored.select_columns(["image_id", *(own for own in ("image", *HEAVY) if own in stored.features)])
+        heavy = heavy_alone(load_from_disk(str(beside)))
         tables |= join_regions(DatasetDict({name: tables[name]}), DatasetDict({name: heavy}))
     return tables

@@ -191,7 +191,7 @@ def load_table(source: str | os.PathLike) -> DatasetDict:
                 raise ValueError(f"The {state.parent.name} split of '{source}' is empty; add rows or leave it out.")
         is_dict = Path(source, "dataset_dict.json").is_file()
         table = read_folder(Path(source)) if is_dict else load_from_disk(str(source))
-    elif "/" in str(source) and not str(source).startswith((".", "/", "~")) and str(source).count("/") == 1:
+    elif HUB_ID.fullmatch(str(source)):
         table = load_published(str(source))
     else:
         raise FileNotFoundError(

@@ -31,7 +31,7 @@ from emocap.models import EmocapProcessor
 from emocap.pseudo_labels.page import label_report, picture_sheet
 from emocap.pseudo_labels.selection import PseudoLabels, select_pseudo_labels
 from emocap.pseudo_labels.statistics import STATISTICS_FILE, label_statistics
-from emocap.regions.extraction import pick_device
+from emocap.regions.extraction import is_result_of, pick_device
 
 __all__ = ["LABEL_SHARES", "label_tables", "score_columns", "select_from_table"]
 
@@ -170,11 +170,9 @@ def save_labelled(
 def holds_scores(output: Path, fingerprint: str) -> bool:
     """Whether the folder holds a table of these very rows scored by this very teacher: then only the selection is
     new. Not where rows were left out, whose scores it lacks."""
-    path = output / "data_report.json"
-    if not path.is_file():
+    if not is_result_of(output, fingerprint):
         return False
-    report = json.loads(path.read_text("utf-8"))
-    return report.get("fingerprint") == fingerprint and not report["problems"]
+    return not json.loads((output / "data_report.json").read_text("utf-8"))["problems"]
 
 
 def in_turn(score: Callable[[Dataset], pa.Table], name: str, shards: list[Dataset]) -> Iterator[pa.Table]:

@@ -144,10 +144,11 @@ def disk(folder: Path, rows: int) -> None:
     sizes = {name: sum(path.stat().st_size for path in (folder / name).rglob("*")
                        if path.is_file() and path.stat().st_ino not in before) for name in taken}  # fmt: skip
     labels = sum(labelled["train"].data.column(name).nbytes for name in OWN_COLUMNS)
-    print(f"disk: {rows} x {NUM_REGIONS} x {dim}, labels {labels / 1e6:.2f} MB: the table written whole "
-          f"{sizes['whole'] / 1e6:.1f} MB in {taken['whole']:.2f} s, beside its features {sizes['beside'] / 1e6:.2f} MB "
-          f"in {taken['beside']:.2f} s, {sizes['whole'] / sizes['beside']:.0f} times fewer; the whole job with another "
-          f"selection {again:.2f} s")  # fmt: skip
+    whole, beside = (f"{sizes[name] / 1e6:.2f} MB in {taken[name]:.2f} s" for name in ("whole", "beside"))
+    fewer = sizes["whole"] / sizes["beside"]
+    print(f"disk: {rows} x {NUM_REGIONS} x {dim}, labels {labels / 1e6:.2f} MB: the table written whole {whole}, "
+          f"beside its features {beside}, {fewer:.0f} times fewer bytes; the whole job with another selection "
+          f"{again:.2f} s")  # fmt: skip
 
 
 def selection() -> None:
