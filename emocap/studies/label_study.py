@@ -29,8 +29,8 @@ from emocap.metrics import break_ties, check_metric, compute_metrics, prior_prob
 from emocap.pseudo_labels.selection import select_pseudo_labels
 from emocap.studies.runs import Part, Recipe, fit, part_probabilities
 from emocap.threads import one_thread
+from emocap.training.build import build_student
 from emocap.training.heads import head_of
-from emocap.training.jobs import build_student
 
 __all__ = ["LabelRun", "LabelStudy", "LabelStudyArguments", "label_study_parser"]
 

@@ -38,7 +38,7 @@ from emocap.models import EmocapProcessor
 from emocap.studies.runs import Part, Recipe, fit, part_probabilities
 from emocap.studies.transfer_arguments import StudyArguments
 from emocap.threads import one_thread
-from emocap.training.jobs import build_student
+from emocap.training.build import build_student
 from emocap.training.surgery import MODELS, STRATEGIES, check_frozen, check_num_layers, transfer_model
 
 __all__ = ["Run", "Study", "transfer_study"]

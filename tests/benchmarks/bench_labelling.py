@@ -1,6 +1,6 @@
 """What the labelling job costs beside the bare model: time at a realistic size, memory by rows, selection, and disk.
 
-python -m tests.benchmarks.bench_labelling [--rows 300] [--few 10000] [--many 100000] [--wide 2000]
+python -m tests.benchmarks.bench_labelling [--rows 300] [--few 10000] [--many 100000] [--wide 2000] [--tiny]
 """
 
 import argparse
@@ -29,6 +29,7 @@ from emocap.pseudo_labels.labelling import OWN_COLUMNS, label_tables
 from emocap.pseudo_labels.selection import select_pseudo_labels
 from emocap.regions.extraction import regions_table
 
+COCO_ROWS = 118_287
 WORDS = [f"word{index}" for index in range(2000)]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -44,7 +45,10 @@ def main() -> None:
     parser.add_argument("--wide", type=int, default=2000, help="images of 36 x 2048 features, for the disk")
     parser.add_argument("--only", choices=["time", "memory", "selection", "disk"])
     parser.add_argument("--label", nargs=3, metavar=("TABLE", "TEACHER", "OUT"), help=argparse.SUPPRESS)
+    parser.add_argument("--tiny", action="store_true", help="a run of seconds, whose figures mean nothing")
     arguments = parser.parse_args()
+    if arguments.tiny:
+        arguments.rows, arguments.few, arguments.many, arguments.wide = 8, 20, 40, 20
     torch.set_num_threads(1)
     if arguments.label:
         source, teacher, out = arguments.label
@@ -53,7 +57,8 @@ def main() -> None:
         print(peak[0] / 1024, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
     with tempfile.TemporaryDirectory() as folder:
-        parts = {"selection": selection, "time": lambda: overhead(Path(folder), arguments.rows),
+        parts = {"selection": lambda: selection(500 if arguments.tiny else COCO_ROWS),
+                 "time": lambda: overhead(Path(folder), arguments.rows),
                  "memory": lambda: memory(Path(folder), arguments.few, arguments.many),
                  "disk": lambda: disk(Path(folder), arguments.wide)}  # fmt: skip
         for name, part in parts.items():
@@ -151,10 +156,10 @@ def disk(folder: Path, rows: int) -> None:
           f"{again:.2f} s")  # fmt: skip
 
 
-def selection() -> None:
-    """COCO's size; CPU time."""
+def selection(rows: int) -> None:
+    """CPU time."""
     rng = np.random.default_rng(0)
-    scores, ids = rng.random((118_287, 29), dtype=np.float32), [f"{image:012d}.jpg" for image in range(118_287)]
+    scores, ids = rng.random((rows, 29), dtype=np.float32), [f"{image:012d}.jpg" for image in range(rows)]
     settings = {
         "top 4": {},
         "top 4, 2,000 images a label": {"images_per_label": 2000},
@@ -168,7 +173,7 @@ def selection() -> None:
             start = time.process_time()
             select_pseudo_labels(scores, **options, image_ids=ids)
             taken.append(time.process_time() - start)
-        print(f"selection of 118,287 x 29, {name}: {min(taken):.2f} s")
+        print(f"selection of {rows:,} x 29, {name}: {min(taken):.2f} s")
 
 
 def make_teacher(folder: Path, sizes: dict[str, int]) -> str:

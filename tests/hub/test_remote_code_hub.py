@@ -1,6 +1,5 @@
 """A published model, loaded from the Hub where emocap is not installed."""
 
-import os
 import uuid
 
 import pytest
@@ -10,14 +9,6 @@ from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
 from emocap.models import EmocapRegionConfig, EmocapRegionExtractor
-
-pytestmark = [
-    pytest.mark.hub,
-    pytest.mark.skipif(
-        not os.environ.get("HF_ENDPOINT") or not os.environ.get("HF_TOKEN"),
-        reason="no Hub to write to: set HF_ENDPOINT and HF_TOKEN before pytest starts",
-    ),
-]
 
 LOADS = """
 import json, torch

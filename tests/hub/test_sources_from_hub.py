@@ -1,6 +1,5 @@
 """Raw data from the Hub: COCO captions with the columns of `phiyodr/coco2017`, OASIS in its own layout."""
 
-import os
 import uuid
 
 import pytest
@@ -10,14 +9,6 @@ from PIL import Image
 
 from emocap.cli import main
 from emocap.data.storage import load_table
-
-pytestmark = [
-    pytest.mark.hub,
-    pytest.mark.skipif(
-        not os.environ.get("HF_ENDPOINT") or not os.environ.get("HF_TOKEN"),
-        reason="no Hub to write to: set HF_ENDPOINT and HF_TOKEN before pytest starts",
-    ),
-]
 
 
 def test_coco_captions_from_a_hub_id(tmp_path):

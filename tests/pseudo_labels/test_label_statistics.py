@@ -52,10 +52,7 @@ def random_table(rng: np.random.Generator, number: int) -> Dataset:
 
 
 @pytest.fixture
-def tables() -> DatasetDict:
-    seed = int(np.random.SeedSequence().generate_state(1)[0])
-    print(f"seed {seed}")
-    rng = np.random.default_rng(seed)
+def tables(rng) -> DatasetDict:
     return DatasetDict({"train": random_table(rng, 40), "validation": random_table(rng, 11)})
 
 

@@ -99,10 +99,10 @@ def test_arms_learn_from_the_rows_they_say(tmp_path, flags):
     assert len(study.held_out) + len(study.taught) == 60
 
 
-def test_gains_are_paired_and_their_intervals_students(tmp_path, flags):
+def test_gains_are_paired_and_their_intervals_students(tmp_path, flags, rng):
     study = make_study(flags, tmp_path)
     study.runs_dir.mkdir()
-    rng, truth = np.random.default_rng(), label_matrix(study.target["test"], "labels")
+    truth = label_matrix(study.target["test"], "labels")
     values = {}
     for seed in range(2):
         for run in (LabelRun("scratch", None, None, seed), LabelRun("selected", "hard", 3, seed)):
@@ -121,9 +121,9 @@ def test_gains_are_paired_and_their_intervals_students(tmp_path, flags):
     assert len(chart["curves"]) == 1 and len(chart["curves"][0]["band"]) == 2
 
 
-def test_agreement_with_the_true_process_equals_loops(folder):
+def test_agreement_with_the_true_process_equals_loops(folder, rng):
     source = load_table(folder / "source")["train"]
-    truth = np.random.default_rng().random((60, 5)).astype(np.float32)
+    truth = rng.random((60, 5)).astype(np.float32)
     feature = List(Value("float32"), length=5)
     source = source.add_column("bayes_probabilities", list(truth), feature=feature)
     agreement = label_agreement(source)

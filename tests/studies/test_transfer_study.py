@@ -125,6 +125,8 @@ def test_what_a_run_is(settings):
     assert origins["anb"]["gru.weight_ih_l0"]["origin"] == f"copied from {study.checkpoint(base)}"
     assert origins["bnb"]["gru.weight_ih_l0"]["origin"] == f"copied from {study.checkpoint(scratch)}"
     assert origins["anb"]["fc1.weight"]["sha256"] == origins["bnb"]["fc1.weight"]["sha256"], "fresh layers are shared"
+    drawn = study.content(scratch)["surgery"]["tensors"]["fc1.weight"]["sha256"]
+    assert drawn != origins["bnb"]["fc1.weight"]["sha256"], "not those that the copied layers grew up with"
     assert origins["anb+"]["fc2.weight"]["origin"] == f"copied from {study.checkpoint(base)}"
     assert origins["random"]["gru.weight_ih_l0"]["frozen"] and not origins["random"]["fc1.weight"]["frozen"]
     assert contents["anb"]["surgery"]["after_training"]["moved"] == []
