@@ -8,7 +8,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.utils import cached_file
 
-from .remote_code_emocap import CodeCarryingConfig
+from .common_emocap import CodeCarryingConfig
 
 __all__ = ["BottomUpConfig"]
 
