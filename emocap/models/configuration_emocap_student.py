@@ -89,7 +89,7 @@ class EmocapStudentConfig(CodeCarryingConfig, PreTrainedConfig):
     cnn_channels: list[int] | tuple[int, ...] = (32, 64, 128, 256)
     image_size: int = 224
     image_mean: list[float] | tuple[float, ...] = (0.485, 0.456, 0.406)
-    image_std: list[float] | tuple[float, ...] = (0.229, 0.224, 0.225)
+    image_std: list[float] | tuple[float, ...] | float = (0.229, 0.224, 0.225)
     fc_hidden_size: int = 256
     dropout: float | int = 0.1
     initializer_range: float = 0.02

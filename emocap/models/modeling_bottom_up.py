@@ -373,12 +373,12 @@ class BoxPredictor(nn.Module):
 
     def __init__(self, config: BottomUpConfig):
         super().__init__()
-        dim, embedding_dim = config.feature_dim, config.feature_dim // 8
-        self.cls_score = nn.Linear(dim, config.num_classes + 1)
-        self.bbox_pred = nn.Linear(dim, config.num_classes * 4)
-        self.cls_embedding = nn.Embedding(config.num_classes + 1, embedding_dim)
-        self.fc_attr = nn.Linear(dim + embedding_dim, dim // 4)
-        self.attr_score = nn.Linear(dim // 4, config.num_attributes + 1)
+        dim, embedding_dim, exact = config.feature_dim, config.feature_dim // 8, {"dtype": torch.float32}
+        self.cls_score = nn.Linear(dim, config.num_classes + 1, **exact)
+        self.bbox_pred = nn.Linear(dim, config.num_classes * 4, **exact)
+        self.cls_embedding = nn.Embedding(config.num_classes + 1, embedding_dim, **exact)
+        self.fc_attr = nn.Linear(dim + embedding_dim, dim // 4, **exact)
+        self.attr_score = nn.Linear(dim // 4, config.num_attributes + 1, **exact)
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Float32 `(regions, classes + 1)`, `(regions, classes, 4)` and `(regions, attributes + 1)`."""

@@ -60,6 +60,7 @@ class EmocapRegionExtractor(PreTrainedModel):
         anchors = self.detector.rpn.anchor_generator
         self.detector.rpn.anchor_generator = RebuiltAnchorGenerator(anchors.sizes, anchors.aspect_ratios)
         self.detector.rpn.head.register_forward_hook(in_float32)
+        self.detector.roi_heads.box_predictor.float()  # whatever dtype the rest is built in
         self.post_init()
 
     @classmethod

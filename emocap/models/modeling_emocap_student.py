@@ -1,6 +1,7 @@
 """The student: word embeddings and a GRU beside a small CNN, or a BERT and a ResNet, joined by two linear layers."""
 
 import os
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -58,8 +59,8 @@ class EmocapStudentForMultiLabelClassification(PreTrainedModel):
             )
         else:
             self.cnn, self.photo_width = resnet_stages(config.image_backbone)
-        self.register_buffer("image_mean", torch.tensor(config.image_mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("image_std", torch.tensor(config.image_std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("image_mean", of_channels(config.image_mean), persistent=False)
+        self.register_buffer("image_std", of_channels(config.image_std), persistent=False)
         self.dropout = nn.Dropout(config.dropout)
         self.fc1 = nn.Linear(text_width + self.photo_width, config.fc_hidden_size)
         self.fc2 = nn.Linear(config.fc_hidden_size, config.num_labels)
@@ -76,8 +77,8 @@ class EmocapStudentForMultiLabelClassification(PreTrainedModel):
             init.xavier_uniform_(module.weight, gain=self.config.initializer_range / USUAL_RANGE)
             init.zeros_(module.bias)
         elif isinstance(module, EmocapStudentForMultiLabelClassification):
-            init.copy_(module.image_mean, torch.tensor(self.config.image_mean).view(1, 3, 1, 1))
-            init.copy_(module.image_std, torch.tensor(self.config.image_std).view(1, 3, 1, 1))
+            init.copy_(module.image_mean, of_channels(self.config.image_mean))
+            init.copy_(module.image_std, of_channels(self.config.image_std))
         else:
             super()._init_weights(module)
 
@@ -197,7 +198,7 @@ class EmocapStudentForMultiLabelClassification(PreTrainedModel):
             return weight.new_zeros(batch, self.photo_width)
         unit = 1 if pixel_values.is_floating_point() else 255
         pixels = (pixel_values.to(weight.dtype) - self.image_mean * unit) / (self.image_std * unit)
-        if self.cnn.training and self.is_gradient_checkpointing:
+        if self.cnn.training and getattr(self.cnn[0], "gradient_checkpointing", False):
             pixels.requires_grad_()  # a reentrant checkpoint gives no gradients below inputs that want none
         if self.cnn.training and self.config.image_backbone is not None and pixel_mask is not None:
             return self.encode_present(pixels, pixel_mask.bool())
@@ -240,6 +241,11 @@ class EmocapStudentForMultiLabelClassification(PreTrainedModel):
             )
         self.word_embeddings.weight.copy_(table)
         self.config.given_word_embeddings = not giver.config.model_type.startswith("emocap")
+
+
+def of_channels(values: Sequence[float] | float) -> torch.Tensor:
+    """`(1, 3, 1, 1)` of three numbers, or of one for all channels."""
+    return torch.tensor(values).expand(3).reshape(1, 3, 1, 1)
 
 
 class ConvolutionStage(GradientCheckpointingLayer, nn.Sequential):

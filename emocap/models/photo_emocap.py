@@ -28,6 +28,7 @@ class EmocapImageProcessor(TorchvisionBackend):
     list of one `(3, height, width)` a photo. Normalising is part of the networks that read them.
 
     Args:
+        do_convert_rgb: False keeps an array's or tensor's own channels and values.
         size: one side in pixels, or `height` and `width`, to which photos are squeezed; None leaves each at its own.
         do_rescale: multiply by `rescale_factor`, which makes floats: 0..1 with its default, which the networks read
             as well.
@@ -41,9 +42,18 @@ class EmocapImageProcessor(TorchvisionBackend):
         return as_list(images)
 
     def process_image(
-        self, image: object, size: SizeDict | None = None, input_data_format: str | None = None, device=None, **kwargs
+        self,
+        image: object,
+        size: SizeDict | None = None,
+        input_data_format: str | None = None,
+        do_convert_rgb: bool = True,
+        device: str | torch.device | None = None,
+        **kwargs,
     ) -> torch.Tensor:
-        """uint8 `(3, height, width)` of one photo at its final size."""
+        """`(3, height, width)` uint8 of one photo at its final size; with `do_convert_rgb=False` its own channels."""
+        if not do_convert_rgb:
+            pixels = super().process_image(image, False, input_data_format, device)
+            return pixels if size is None else self.resize(pixels, size)
         photo = open_photo(image, input_data_format)
         if size is None:
             pixels = np.asarray(to_rgb(photo)).transpose(2, 0, 1)
@@ -70,10 +80,12 @@ EmocapImageProcessor.register_for_auto_class("AutoImageProcessor")
 
 
 def as_list(images: object) -> list:
-    """The photos of a batch: one that came alone, a sequence, or an array with an axis of photos before its three."""
+    """The photos of a batch: one that came alone, a sequence, or an array with an axis of photos before its three. A
+    sequence may hold each in a list of its own, as transformers groups the photos of each text."""
     is_array = isinstance(images, (np.ndarray, torch.Tensor))
     alone = images.ndim <= 3 if is_array else isinstance(images, (Image.Image, str, os.PathLike))
-    return [images] if alone else list(images)
+    photos = [images] if alone else list(images)
+    return [own[0] if isinstance(own, (list, tuple)) and len(own) == 1 else own for own in photos]
 
 
 def open_photo(

@@ -48,6 +48,7 @@ class EmocapProcessor(ProcessorMixin):
             self.image_processor = EmocapImageProcessor(size=image_size)
         self.region_extractor = None if region_extractor is None else str(region_extractor)
         self.name_or_path, self.loaded_with = "", {}
+        self.auto_map = {"AutoProcessor": "processing_emocap.EmocapProcessor"}  # as saving would note it
         super().__init__(tokenizer, **defaults)
 
     @classmethod

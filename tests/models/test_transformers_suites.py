@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from transformers import BertTokenizerFast
 
 from emocap.models import (
@@ -30,6 +31,7 @@ from emocap.models import (
     EmocapTeacherConfig,
     EmocapTeacherForMultiLabelClassification,
 )
+from emocap.models.image_processing_bottom_up import resized_size
 from tests.conftest import FILLERS, WORDS, make_tokenizer
 
 TREE = Path(os.environ.get("EMOCAP_TRANSFORMERS_TESTS") or "absent")
@@ -75,6 +77,7 @@ VOCAB_SIZE = len(make_tokenizer())
 class Tester:
     """What the modeling suite asks of a model: a tiny configuration and inputs for it."""
 
+    __test__ = False
     batch_size, seq_length, num_hidden_layers, is_training, num_labels = 3, 7, 2, True, 5
 
     def __init__(self, parent: unittest.TestCase):
@@ -105,7 +108,8 @@ class TeacherTester(Tester):
 
 
 class StudentTester(Tester):
-    hidden_size, num_hidden_layers = 16, 1
+    hidden_size = 16
+    expected_num_hidden_layers, encoder_seq_length = 3, Tester.batch_size  # GRU, CNN and fc1: a vector a pair each
 
     def get_config(self) -> EmocapStudentConfig:
         return EmocapStudentConfig(
@@ -125,6 +129,7 @@ class StudentTester(Tester):
 
 class RegionTester(Tester):
     is_training = False
+    expected_num_hidden_layers, encoder_seq_length, hidden_size = 1, 16, 16  # a map of the backbone
 
     def get_config(self) -> EmocapRegionConfig:
         return EmocapRegionConfig(
@@ -137,6 +142,7 @@ class RegionTester(Tester):
 
 class BottomUpTester(Tester):
     is_training = False
+    expected_num_hidden_layers, encoder_seq_length, hidden_size = 1, 4, 4  # res4
 
     def get_config(self) -> BottomUpConfig:
         return BottomUpConfig(
@@ -157,6 +163,12 @@ class ModelSuite(modeling.ModelTesterMixin):
         torch.manual_seed(0)
         self.model_tester = self.model_tester_class(self)
 
+    def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
+        inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels)
+        if return_labels and self.model_tester.is_training:  # multi-hot, where the suite thinks of one class
+            inputs["labels"] = torch.zeros(self.model_tester.batch_size, self.model_tester.num_labels)
+        return inputs
+
 
 class TeacherSuite(ModelSuite, unittest.TestCase):
     all_model_classes = (EmocapTeacherForMultiLabelClassification,)
@@ -170,16 +182,29 @@ class StudentSuite(ModelSuite, unittest.TestCase):
     has_attentions = test_resize_embeddings = False
 
 
-class RegionSuite(ModelSuite, unittest.TestCase):
+class ExtractorSuite(ModelSuite):
+    has_attentions = test_resize_embeddings = False
+
+    def test_model_get_set_embeddings(self):
+        """As transformers' own vision models have it: pixels are embedded by a convolution."""
+        model = self.all_model_classes[0](self.model_tester.get_config())
+        self.assertIsInstance(model.get_input_embeddings(), torch.nn.Conv2d)
+        new = torch.nn.Conv2d(3, 8, 3)
+        model.set_input_embeddings(new)
+        self.assertIs(model.get_input_embeddings(), new)
+
+    def test_retain_grad_hidden_states_attentions(self):
+        self.skipTest("an extractor is for inference: its forward keeps no gradients")
+
+
+class RegionSuite(ExtractorSuite, unittest.TestCase):
     all_model_classes = (EmocapRegionExtractor,)
     model_tester_class = RegionTester
-    has_attentions = test_resize_embeddings = False
 
 
-class BottomUpSuite(ModelSuite, unittest.TestCase):
+class BottomUpSuite(ExtractorSuite, unittest.TestCase):
     all_model_classes = (BottomUpDetector,)
     model_tester_class = BottomUpTester
-    has_attentions = test_resize_embeddings = False
 
 
 class ImageProcessorTester(image_processing.ImageProcessingTester):
@@ -200,8 +225,11 @@ class BottomUpPhotoTester(ImageProcessorTester):
         super().__init__(parent, size={"shortest_edge": 40, "longest_edge": 60})
 
     def expected_output_image_shape(self, images):
-        pixels = self.parent.image_processor_class(size=self.size)(images, return_tensors="pt")["image_sizes"]
-        return 3, *pixels.amax(0).tolist()
+        sides = [image.size[::-1] if isinstance(image, Image.Image) else image.shape[:2] for image in images]
+        if isinstance(images[0], torch.Tensor):
+            sides = [image.shape[1:] for image in images]
+        sides = [resized_size(*own, **self.size) for own in sides]
+        return self.num_channels, *map(max, zip(*sides, strict=True))
 
 
 class PhotoSuite(image_processing.ImageProcessingTestMixin, unittest.TestCase):
