@@ -142,7 +142,7 @@ class EmocapProcessor(ProcessorMixin):
     def encode_text(self, captions: Sequence[str | None], **options) -> dict[str, np.ndarray | list[list[int]]]:
         """What the tokenizer gives, int64 `(batch, words)`, or lists where nothing is padded. An empty caption is
         masked whole."""
-        options = {"return_token_type_ids": False, **options}
+        options = {**self.text_kwargs, "return_token_type_ids": False, **options, "return_tensors": None}
         encoded = dict(self.tokenizer([caption or "" for caption in captions], **options))
         if "attention_mask" in encoded:
             masks = zip(captions, encoded["attention_mask"], strict=True)
