@@ -349,7 +349,7 @@ class EmocapTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         from emocap.metrics import GREATER_IS_BETTER, check_metric
-        from emocap.models.losses_emocap import check_loss
+        from emocap.models.common_emocap import check_loss
 
         check_numbers(vars(self))  # before transformers works with them
         if self.metric_for_best_model is not None:
