@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from xml.etree import ElementTree
 
+import numpy as np
+
 from emocap.data.storage import write_text
 
 if TYPE_CHECKING:  # imported where a figure is made: commands without figures do without
@@ -34,6 +36,7 @@ STYLE = {
     "font.size": 8,
     "text.color": INK,
     "text.parse_math": False,  # names are no formulas
+    "axes.facecolor": "none",
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "axes.titlesize": 8,
@@ -54,6 +57,8 @@ STYLE = {
     "lines.linewidth": 1.6,
     "lines.markersize": 4,
     "legend.frameon": False,
+    "legend.columnspacing": 1.2,
+    "legend.handlelength": 1.6,
     "savefig.dpi": 216,
     "svg.fonttype": "none",  # texts stay texts: they are found, read aloud and take the page's font
     "svg.hashsalt": "emocap",
@@ -107,9 +112,14 @@ def tip(artist: Artist, text: str) -> None:
 def legend(figure: Figure, handles: Sequence[Artist], names: Sequence[str]) -> None:
     """A legend above the axes, in as many columns as fit; the figure grows by its height."""
     names = [clean(name, MAX_NAME) for name in names]
-    width = (max(map(len, names), default=0) * 5.2 + 40) / 72
-    columns = max(1, min(len(names), int(figure.get_figwidth() / width)))
-    figure.set_figheight(figure.get_figheight() + LEGEND_LINE * math.ceil(len(names) / columns))
+    for lines in range(1, len(names) + 1):
+        columns = math.ceil(len(names) / lines)
+        width = sum(
+            30 + 4.7 * max(map(len, own)) for own in np.array_split(np.array(names, object), columns)
+        )  # points
+        if width <= 72 * figure.get_figwidth():
+            break
+    figure.set_figheight(figure.get_figheight() + LEGEND_LINE * lines)
     own = figure.legend(handles, [""] * len(names), loc="outside upper left", ncols=columns)
     for text, name in zip(own.get_texts(), names, strict=True):
         text.set_text(name)  # matplotlib itself leaves out names that begin with "_"
@@ -144,6 +154,8 @@ def svg_text(figure: Figure, name: str, ground: str | None = None) -> str:
         for key in [key for key in element.attrib if key.endswith("}href")]:
             element.set("href", f"#{name}-" + element.attrib.pop(key)[1:])
         for key, value in element.attrib.items():
+            if key in ("d", "x", "y"):
+                value = re.sub(r"(\.\d\d)\d+", r"\1", value)  # hundredths of a point
             value = value.replace("url(#", f"url(#{name}-")
             element.set(key, value if ground else value.replace(INK, "currentColor"))
         own = element.attrib.pop("id", "")

@@ -13,6 +13,7 @@ from emocap.report.tables import around, finite, value_text
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 __all__ = [
     "STRATEGIES",
@@ -159,12 +160,14 @@ def share_figure(emotions: dict[str, dict]) -> Figure:
     return figure
 
 
-def _upright_ticks(axes: Axes, places: np.ndarray, values: list[float | None]):
+def _upright_ticks(axes: Axes, places: np.ndarray, values: list[float | None]) -> Line2D | None:
+    """Draws them; returns one for the legend, None where no value is known."""
     known = [(place, value) for place, value in zip(places, values, strict=True) if value is not None]
     if not known:
         return None
     at = np.array([place for place, _ in known])
-    return axes.vlines([value for _, value in known], at - 0.46, at + 0.46, color=INK, linewidth=1.2)
+    axes.vlines([value for _, value in known], at - 0.46, at + 0.46, color=INK, linewidth=1.2)
+    return axes.plot([], [], color=INK, marker="|", markersize=7, markeredgewidth=1.2, linestyle="")[0]
 
 
 def _emotion_axis(axes: Axes, emotions: list[str]) -> None:
@@ -176,12 +179,12 @@ def _emotion_axis(axes: Axes, emotions: list[str]) -> None:
 @styled
 def histogram_figure(emotions: dict[str, dict]) -> Figure:
     """Images by the teacher's score from 0 to 1, a panel for each emotion; heights are square roots of numbers."""
-    columns, number = min(4, len(emotions)), len(emotions)
+    columns, number = min(3, len(emotions)), len(emotions)
     lines = -(-number // columns)
     height = 0.3 + 0.78 * lines
     # dozens of panels: places that are known need no search
-    figure = new_figure("Images by the teacher's score, for each emotion", 7.2, height, "none")
-    figure.subplots_adjust(0.02, 0.2 / height, 0.98, 1 - 0.32 / height, wspace=0.1, hspace=0.9)
+    figure = new_figure("Images by the teacher's score, for each emotion", 6.0, height, "none")
+    figure.subplots_adjust(0.02, 0.2 / height, 0.98, 1 - 0.32 / height, wspace=0.12, hspace=0.9)
     panels = figure.subplots(lines, columns, sharex=True, squeeze=False).flat
     for axes, (name, own) in zip(panels, emotions.items(), strict=False):
         edges = np.linspace(0, 1, len(own["histogram"]) + 1)
@@ -190,9 +193,10 @@ def histogram_figure(emotions: dict[str, dict]) -> Figure:
         axes.bar(edges[filled], heights, np.diff(edges)[filled] * 0.9, align="edge", color=PALETTE[0])
         mean, sd, highest = (f"{own[key]:.3f}" for key in ("score_mean", "score_sd", "score_max"))
         tip(axes, f"{name}: mean {mean}, standard deviation {sd}, highest {highest}")
-        axes.set_title(f"{clean(name, MAX_EMOTION)}\nmean {mean}, sd {sd}, highest {highest}", fontsize=6)
-        axes.set(xlim=(0, 1), xticks=[0, 0.5, 1], yticks=[])
-        axes.tick_params(labelsize=6, pad=1)
+        axes.set_title(f"{clean(name, MAX_EMOTION)}\nmean {mean}, sd {sd}, highest {highest}", fontsize=6.5)
+        axes.set(xlim=(0, 1), yticks=[])
+        axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+        axes.tick_params(labelsize=6.5, pad=1)
         axes.spines["left"].set_visible(False)
         axes.grid(False)
     for axes in figure.axes[number:]:
@@ -249,18 +253,20 @@ def confusion_figure(run: str, emotions: list[str], mistakes: list[dict[str, obj
 
 def _cell_figure(title: str, emotions: list[str], cells: list[tuple[int, int, float, str]]) -> Figure:
     """Emotions by emotions: cells of (row, column, share from 0 to 1, text), darker for a larger share."""
-    side = 1.2 + 0.17 * len(emotions)
-    figure = new_figure(title, side, side)
+    names, edge = [clean(emotion, MAX_EMOTION) for emotion in emotions], len(emotions) - 0.5
+    margin = 0.35 + 0.066 * max(map(len, names))  # inches, for names and what they are
+    side = margin + 0.17 * max(len(names), 5) + 0.05
+    figure = new_figure(title, side, side, "none")
+    figure.subplots_adjust(margin / side, 0.05 / side, 1 - 0.05 / side, 1 - margin / side)
     axes = figure.subplots()
     rows, columns = (np.array([cell[place] for cell in cells], dtype=float) for place in (0, 1))
-    colours = [(PALETTE[0], float(share)) for _, _, share, _ in cells]
-    bars = axes.bar(columns, np.full(len(cells), 0.92), 0.92, bottom=rows - 0.46, color=colours, linewidth=0)
+    style = {"color": [(INK, float(share)) for _, _, share, _ in cells], "linewidth": 0, "clip_on": False}
+    bars = axes.bar(columns, np.full(len(cells), 0.92), 0.92, bottom=rows - 0.46, **style)
     for bar, (*_, text) in zip(bars, cells, strict=True):
         tip(bar, text)
-    names, edge = [clean(emotion, MAX_EMOTION) for emotion in emotions], len(emotions) - 0.5
     axes.set_xticks(range(len(names)), names, rotation=90)
     axes.set_yticks(range(len(names)), names)
-    axes.set(xlim=(-0.5, edge), ylim=(edge, -0.5), aspect="equal")
+    axes.set(xlim=(-0.5, edge), ylim=(edge, -0.5))
     axes.xaxis.tick_top()
     axes.xaxis.set_label_position("top")
     axes.spines[:].set_visible(False)
@@ -271,7 +277,7 @@ def _cell_figure(title: str, emotions: list[str], cells: list[tuple[int, int, fl
 def gain_figure(arms: list[dict[str, object]]) -> Figure | None:
     """A label study's gains over the number of images, on a logarithmic axis, one line for each kind of arm, with
     bands of 95 % over the seeds; every line ends in the arm that learned from all images."""
-    everything = {arm["targets"]: arm for arm in arms if arm["selection"] == "all" and arm["gain"] is not None}
+    whole = {arm["targets"]: [arm] for arm in arms if arm["selection"] == "all" and arm["gain"] is not None}
     lines = {}
     for arm in arms:
         if arm["selection"] not in ("scratch", "all") and arm["gain"] is not None:
@@ -282,8 +288,7 @@ def gain_figure(arms: list[dict[str, object]]) -> Figure | None:
     axes, handles, sizes = figure.subplots(), {}, set()
     axes.axhline(0, color=INK, linewidth=1)
     for index, (kind, own) in enumerate(lines.items()):
-        own = own + [everything[kind[1]]] * (kind[1] in everything)
-        own.sort(key=lambda arm: arm["images"])
+        own = sorted(own + whole.get(kind[1], []), key=lambda arm: arm["images"])
         sizes |= {arm["images"] for arm in own}
         style, name = line_style(index), ", ".join(kind)
         (line,) = axes.plot([arm["images"] for arm in own], [arm["gain"] for arm in own], **style)
@@ -312,12 +317,12 @@ def transfer_figure(rows: list[dict[str, object]], metric: str) -> Figure:
     handles = {}
     for axes, (direction, size) in zip(grid, panels, strict=False):
         own = [row for row in rows if (row["direction"], row["size"]) == (direction, size)]
-        axes.set_title(f"{direction.replace('_to_', ' to ')}, {size:,} rows")
+        axes.set_title(f"{clean(direction.replace('_to_', ' to '))}, {size:,} rows")
         prior = axes.axhline(own[0]["prior"], color=INK, linewidth=0.8, dashes=(4, 3))
         handles |= _transfer_panel(axes, own)
         axes.set(xlabel="layers passed", xticks=range(max(row["num_layers"] for row in rows) + 1))
         axes.tick_params(labelleft=True)
-    grid[0].set_ylabel(f"{metric} on the test split")
+    grid[0].set_ylabel(f"{clean(metric, MAX_EMOTION)} on the test split")
     for axes in grid[len(panels) :]:
         axes.remove()
     names = [name for name in STRATEGIES if name in handles]
