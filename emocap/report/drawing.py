@@ -140,6 +140,7 @@ def svg_text(figure: Figure, name: str, ground: str | None = None) -> str:
         name: prefix of the ids inside, of which a page holds each once.
         ground: colour behind the figure, for a file of its own; without it texts take the colour around them.
     """
+    _settle(figure)
     content = io.StringIO()
     metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(content, format="svg", facecolor=ground or "none", metadata=metadata)
@@ -180,7 +181,15 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Writes a figure whole or not at all, as the ending of `path` says: SVG, PNG or PDF, on white ground."""
     if path.suffix == ".svg":
         return write_text(path, svg_text(figure, path.stem, "#ffffff") + "\n")
+    _settle(figure)
     temporary = path.with_name(f".{path.name}")
     metadata = {"Software": None} if path.suffix == ".png" else {"CreationDate": None}
     figure.savefig(temporary, format=path.suffix[1:], facecolor="#ffffff", metadata=metadata)
     temporary.replace(path)
+
+
+def _settle(figure: Figure) -> None:
+    """Finds the places of axes and texts once: a second search would move them by a hair."""
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine(None)
