@@ -261,7 +261,7 @@ def add_report(commands) -> None:
     command.add_argument("--output", metavar="FILE", help="write the self-contained HTML page there")
     command.add_argument("--dataset", help="folder or Hub id of the table measured on: shows best and worst examples")
     command.add_argument("--study", metavar="DIR", help="folder of a transfer study: shows its curves")
-    command.add_argument("--figures", metavar="DIR", help="write the page's charts there as PNG files")
+    command.add_argument("--figures", metavar="DIR", help="write the page's figures there as PNG and PDF files")
     command.add_argument("--title", default="emocap", help="title of the page (%(default)s)")
     command.add_argument("--readme", metavar="FILE", help="put the table into this markdown file")
     command.add_argument("--block", default="results", help="between its '<!-- BLOCK -->' comments (%(default)s)")

@@ -9,7 +9,7 @@ import pytest
 import emocap
 from emocap.cli import make_parser
 
-HEAVY = ("torch", "torchvision", "transformers", "datasets", "numpy", "evaluate", "accelerate")
+HEAVY = ("torch", "torchvision", "transformers", "datasets", "numpy", "evaluate", "accelerate", "matplotlib")
 
 
 def run(code: str, *arguments: str) -> str:

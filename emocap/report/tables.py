@@ -12,6 +12,7 @@ from emocap.records import CONTROLS, GAIN_KEYS
 __all__ = [
     "COLUMNS",
     "LOWER_IS_BETTER",
+    "around",
     "cell_text",
     "control_rows",
     "format_table",
@@ -292,6 +293,11 @@ def name_text(row: dict[str, object]) -> str:
 
 def value_text(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
+
+
+def around(interval: dict[str, float | None]) -> str:
+    """Half the width of a symmetric interval, with its sign; nothing where there is none."""
+    return "" if interval["low"] is None else f" ± {interval['high'] - interval['mean']:.3f}"
 
 
 def _marked_values(row: dict[str, object], best: str, other: str) -> list[str]:

@@ -96,6 +96,7 @@ def test_the_page_shows_every_emotion_and_escapes_names(tables):
     for name in ("happy", "curious", "angry"):
         assert page.count(name) >= 4
     assert "a model&#39;s guess" in page or "a model's guess" in page
+    assert page.count("<svg") == page.count('role="img"') == 3
     assert "data:image/jpeg;base64," in page and not re.search("(src|href)=.https?:", page)
     assert "data:image" not in label_report(statistics).replace("img-src data:", "")
 

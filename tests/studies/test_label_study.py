@@ -11,7 +11,8 @@ from emocap.cli import main
 from emocap.data.pairs import label_matrix
 from emocap.data.storage import load_table, save_table
 from emocap.pseudo_labels.labelling import label_tables
-from emocap.studies.label_report import format_study, gain_chart, summarize_study
+from emocap.report.figures import gain_figure
+from emocap.studies.label_report import format_study, summarize_study
 from emocap.studies.label_study import LabelRun, LabelStudy, label_agreement, label_study_parser
 
 HUMAN = ["labels", "soft_labels", "votes", "num_annotators"]
@@ -54,7 +55,7 @@ def test_the_command_runs_every_arm_once(tmp_path, flags, capsys, monkeypatch):
     assert all(arm["seeds"] == 1 and 0 < arm["mean"] <= 1 for arm in summary["arms"])
     assert format_study(summary) in capsys.readouterr().out
     page = (tmp_path / "report.html").read_text()
-    assert page.count("<polyline") == 4 and "selected, soft" in page and summary["agreement"] is None
+    assert page.count("<svg") == 1 and "selected, soft" in page and summary["agreement"] is None
     before = {path.name: path.read_bytes() for path in (tmp_path / "runs").iterdir()}
     assert len(before) == 2 * len(kinds)
     monkeypatch.setattr(LabelStudy, "perform", None)  # nothing is done again
@@ -117,8 +118,8 @@ def test_gains_are_paired_and_their_intervals_students(tmp_path, flags, rng):
     assert arm["gain"] == pytest.approx(np.mean(own))
     assert (arm["gain_low"], arm["gain_high"]) == pytest.approx(interval, rel=1e-3)
     assert arm["images_low"] < arm["images_high"] and arm["before"] == 0.5 and "gain" not in scratch
-    chart = gain_chart(summarize_study(study))
-    assert len(chart["curves"]) == 1 and len(chart["curves"][0]["band"]) == 2
+    figure = gain_figure([scratch, arm])
+    assert figure.axes[0].get_lines()[1].get_xydata().tolist() == [[12, pytest.approx(arm["gain"])]]
 
 
 def test_agreement_with_the_true_process_equals_loops(folder, rng):

@@ -92,8 +92,9 @@ def test_a_study_from_the_command_line_resumes_and_grows(settings, tmp_path, cap
     assert "| 30 | AnB+ | 5 |" in short and "| 20 | scratch | – |" in short and "\nold\n" not in short
     assert "| gain over BnB+ matched |" in short and "| 20 | BnB+ matched | 5 | 8 + " in short
     svg = ElementTree.parse(study.output_dir / "figure.svg").getroot()
-    dots = svg.findall(".//{http://www.w3.org/2000/svg}circle")
-    assert len(dots) == sum(len(row["values"]) for row in rows)
+    assert svg.get("aria-label") == "map_macro by layers passed"
+    tips = [title.text for title in svg.findall(".//{http://www.w3.org/2000/svg}g/{http://www.w3.org/2000/svg}title")]
+    assert len(tips) == len(rows)
 
     before = files_of(study)
     main(["transfer-study", *flags(settings)])
