@@ -98,7 +98,7 @@ def _line_figure(title: str, curves: dict[str, Points], x_label: str, width: flo
             if len(points) >= MANY_POINTS:
                 lines[name].set_marker("")
             tip(lines[name], f"{name}: {len(points)} points, from {y[0]:.3f} to {y[-1]:.3f}")
-    axes.set(xlabel=x_label, xlim=(min(0.0, axes.get_xlim()[0]) if x_label != "epoch" else 0.0, None))
+    axes.set(xlabel=x_label, xlim=(0, None))
     axes.locator_params(nbins=6)
     legend(figure, list(lines.values()), list(lines))
     return figure
@@ -128,7 +128,7 @@ def precision_figures(rows: list[dict[str, object]], runs: dict[str, int]) -> li
             at = places - 0.4 + thick * (index + 0.5)
             bars = axes.barh(at, [score or 0.0 for score in scores], 0.9 * thick, color=line_style(colour)["color"])
             for bar, row, score in zip(bars, own, scores, strict=True):
-                tip(bar, f"{row['emotion']}, {name}: {value_text(score)}")
+                tip(bar, f"{row['emotion']}, {name}: {value_text(score)}; prior: {value_text(row['prevalence'])}")
             handles.append(bars)
         if ticks := _upright_ticks(axes, places, [row["prevalence"] for row in own]):
             handles.append(ticks)
