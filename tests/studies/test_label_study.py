@@ -12,7 +12,7 @@ from emocap.data.pairs import label_matrix
 from emocap.data.storage import load_table, save_table
 from emocap.pseudo_labels.labelling import label_tables
 from emocap.studies.label_report import format_study, gain_chart, summarize_study
-from emocap.studies.label_study import LabelRun, LabelStudy, label_agreement, label_study_parser
+from emocap.studies.label_study import LabelRun, LabelStudy, label_agreement
 
 HUMAN = ["labels", "soft_labels", "votes", "num_annotators"]
 
@@ -38,7 +38,7 @@ def flags(folder, tiny_table_dir, tiny_bert):
 
 
 def make_study(flags, output_dir) -> LabelStudy:
-    return LabelStudy(*label_study_parser().parse_args_into_dataclasses([*flags, "--output_dir", str(output_dir)]))
+    return LabelStudy(*LabelStudyArguments.parser().read([*flags, "--output_dir", str(output_dir)]))
 
 
 def test_the_command_runs_every_arm_once(tmp_path, flags, capsys, monkeypatch):
