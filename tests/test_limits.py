@@ -13,35 +13,35 @@ from emocap.cli import command_parser, main
 from emocap.commands import COMMANDS
 from emocap.commands.data import Table
 from emocap.data import storage
-from emocap.options import Options, check_options, interval_of, option, option_fields
+from emocap.options import Options, OptionsParser, check_options, interval_of, option, option_fields
 from emocap.studies import cross_validation
 
 ANY = {"local_rank"}
 """Numbers that may be any finite one."""
 
-NUMBERS = {
-    name: [
-        (own, interval_of(part, own))
-        for part in command_parser(name).parts
-        for own in option_fields(part)
-        for action in command_parser(name)._actions
-        if action.dest == own.name and action.type in (int, float)
-    ]
-    for name in COMMANDS
-}
+PARSERS = {name: command_parser(name) for name in COMMANDS}
+
+
+def numbers(parser: OptionsParser) -> list[tuple[dataclasses.Field, str | None]]:
+    """A command's options that are numbers, and what each says that it may be."""
+    names = {action.dest for action in parser._actions if action.type in (int, float)}
+    return [(own, interval_of(part, own)) for part in parser.parts for own in option_fields(part) if own.name in names]
+
+
+NUMBERS = {name: numbers(parser) for name, parser in PARSERS.items()}
 
 
 def test_every_number_has_an_interval_and_every_interval_a_number():
     assert sum(map(len, NUMBERS.values())) > 150
-    for name, numbers in NUMBERS.items():
-        for own, interval in numbers:
+    for name, found in NUMBERS.items():
+        for own, interval in found:
             assert interval, f"{name} --{own.name} says nothing of what it may be"
             low, high = map(float, interval[1:-1].split(", "))
             assert interval[0] in "[(" and interval[-1] in ")]" and low < high
             assert (interval == "(-inf, inf)") == (own.name in ANY)
     told = [own for names in EmocapTrainingArguments.intervals.values() for own in names]
     assert len(told) == len(set(told)) and set(told) <= {own.name for own, _ in NUMBERS["train-teacher"]}
-    for part in command_parser("train-teacher").parts:
+    for part in PARSERS["train-teacher"].parts:
         for own in option_fields(part):
             is_number = any(own is each for each, _ in NUMBERS["train-teacher"])
             assert is_number or not interval_of(part, own), own.name
@@ -115,7 +115,7 @@ def nothing_is_loaded(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_bad_number_ends_with_one_sentence_that_names_the_flag(name, nothing_is_loaded, capsys, tmp_path):
-    given, actions = [], command_parser(name)._actions
+    given, actions = [], PARSERS[name]._actions
     for action in actions:  # what the command cannot do without
         if not action.option_strings:
             given.append("x=x")

@@ -74,7 +74,7 @@ def some_value(action) -> object:
         value = next(own for own in action.choices if own != action.default)
     elif action.type in (int, float):
         value = action.type(7)
-    elif action.const is True:
+    elif action.const is True and action.type is not str:
         return not action.default
     else:
         value = "a --value"

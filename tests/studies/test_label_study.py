@@ -13,6 +13,7 @@ from emocap.data.storage import load_table, save_table
 from emocap.pseudo_labels.labelling import label_tables
 from emocap.studies.label_report import format_study, gain_chart, summarize_study
 from emocap.studies.label_study import LabelRun, LabelStudy, label_agreement
+from emocap.studies.options import LabelStudyArguments
 
 HUMAN = ["labels", "soft_labels", "votes", "num_annotators"]
 
