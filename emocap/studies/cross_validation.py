@@ -1,7 +1,6 @@
 """Nested cross-validation of a teacher: every image is scored once, by a model that was neither trained nor chosen on
 it, nor on an image of its group."""
 
-import argparse
 import hashlib
 import itertools
 import json
@@ -13,7 +12,7 @@ import numpy as np
 import yaml
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
-from emocap.arguments import file_flags, parse_arguments, teacher_parser
+from emocap.arguments import parse_arguments, teacher_parser
 from emocap.data.pairs import label_matrix
 from emocap.data.schema import group_keys
 from emocap.data.storage import load_table, write_json
@@ -21,7 +20,6 @@ from emocap.data.truth import known_votes, read_truth, truth_column
 from emocap.evaluation.baselines import check_scikit_learn, regression_baselines
 from emocap.evaluation.controls import gains
 from emocap.evaluation.scoring import load_model, score_table
-from emocap.limits import check_numbers
 from emocap.metrics import (
     GREATER_IS_BETTER,
     chance_map_macro,
@@ -32,6 +30,7 @@ from emocap.metrics import (
     prior_threshold,
     resampled_metrics,
 )
+from emocap.studies.options import CrossValidationArguments
 from emocap.training.jobs import train_teacher
 
 __all__ = ["cross_validate", "fold_of"]
@@ -39,33 +38,18 @@ __all__ = ["cross_validate", "fold_of"]
 VALIDATION_SHARE = 0.1
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """What is this command's own; everything else is `train-teacher`'s."""
-    parser = argparse.ArgumentParser(prog="emocap cross-validate", add_help=False, allow_abbrev=False)
-    parser.add_argument(
-        "--num_folds", type=int, default=5, help="folds, by a hash of the image id or group (default: 5)"
-    )
-    parser.add_argument(
-        "--vary",
-        action="append",
-        default=[],
-        metavar="FLAG=VALUE,VALUE",
-        help="values to choose from, such as learning_rate=5e-5,1e-4 or label_column=labels,soft_labels; repeat it "
-        "for a grid. Without it one setting is measured.",
-    )
-    parser.add_argument("--num_seeds", type=int, default=1, help="models a fold and setting (default: 1)")
-    parser.add_argument("--choose_by", default="map_macro", help="metric on validation rows (default: map_macro)")
-    return parser
-
-
-def cross_validate(argv: list[str]) -> dict[str, object]:
-    """Runs `emocap cross-validate`: flags of `train-teacher` (or a YAML or JSON file, or a preset), and its own.
+def cross_validate(own: CrossValidationArguments, flags: list[str]) -> dict[str, object]:
+    """Runs `emocap cross-validate`.
 
     The images fall into folds by a hash of their id, or of their group. For each fold every setting trains on the
     others, a tenth of which is kept for early stopping, temperature, thresholds and the choice of the setting; the
     chosen one alone scores the fold, once. The controls train on the same rows and are chosen by the same tenth:
     prior, TF-IDF, lexica and the starting body, frozen, its best layers with logistic regression. A killed command
     goes on where it was.
+
+    Args:
+        own: the command's own options.
+        flags: those of `train-teacher`.
 
     Returns:
         What `OUTPUT_DIR/metrics.json` holds: means over the folds, 95 % bootstrap intervals (images, or groups, drawn
@@ -74,12 +58,6 @@ def cross_validate(argv: list[str]) -> dict[str, object]:
         `chance/map_macro`. `settings.json` has every setting's validation scores, `preset.yaml` the setting chosen
         most often.
     """
-    if "-h" in argv or "--help" in argv:
-        print_help()
-    own, flags = make_parser().parse_known_args(argv)
-    check_numbers(vars(own))
-    if flags and not flags[0].startswith("-"):
-        flags = [*file_flags(teacher_parser(), flags[0]), *flags[1:]]
     data_args, model_args, training_args = parse_arguments(teacher_parser(), flags)
     settings = [dict(chosen) for chosen in itertools.product(*map(parse_vary, own.vary))]
     check(own, settings, flags)
@@ -100,16 +78,6 @@ def cross_validate(argv: list[str]) -> dict[str, object]:
     return metrics
 
 
-def print_help() -> None:
-    """Every flag explained, this command's own first; exits."""
-    argparse.ArgumentParser(
-        prog="emocap cross-validate",
-        description="Choose a teacher's settings and measure them, by nested cross-validation.",
-        parents=[make_parser(), teacher_parser()],
-        conflict_handler="resolve",
-    ).parse_args(["--help"])
-
-
 def parse_vary(text: str) -> list[tuple[str, str]]:
     name, _, values = text.partition("=")
     if not name or not values:
@@ -117,7 +85,7 @@ def parse_vary(text: str) -> list[tuple[str, str]]:
     return [(name, value) for value in values.split(",")]
 
 
-def check(own: argparse.Namespace, settings: list[dict[str, str]], flags: list[str]) -> None:
+def check(own: CrossValidationArguments, settings: list[dict[str, str]], flags: list[str]) -> None:
     """Refuses bad settings before anything is loaded."""
     check_scikit_learn()
     check_metric(own.choose_by, "--choose_by")
@@ -310,15 +278,6 @@ def write_choice(output: Path, scored: list[dict], settings: list[dict[str, str]
     write_json(output / "settings.json", rows)
     best = settings[chosen.most_common(1)[0][0]]
     paths = ("dataset", "output_dir", "model_name_or_path")
-    given = given_arguments([*flags, *setting_flags(best)])
+    given = teacher_parser().given([*flags, *setting_flags(best)])
     preset = {name: value for name, value in given.items() if name not in paths}
     (output / "preset.yaml").write_text(yaml.safe_dump(preset, sort_keys=False), encoding="utf-8")
-
-
-def given_arguments(flags: list[str]) -> dict[str, object]:
-    """Names and values of the arguments that flags set, of each the last; none that they leave at its default."""
-    parser = teacher_parser()
-    for action in parser._actions:
-        action.default = argparse.SUPPRESS
-    parser._defaults.clear()  # else `set_defaults` would count as given
-    return vars(parser.parse_args(flags))

@@ -7,7 +7,7 @@ draw, so that gains over `scratch` are paired.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
 from datasets.utils.logging import tqdm
-from transformers import HfArgumentParser, set_seed
+from transformers import set_seed
 from transformers.utils import logging
 
 from emocap.arguments import StudentArguments
@@ -24,73 +24,17 @@ from emocap.data.pairs import label_matrix
 from emocap.data.schema import group_keys, label_names, split_of
 from emocap.data.storage import load_table, write_array, write_json
 from emocap.data.truth import truth_column
-from emocap.limits import check_numbers
 from emocap.metrics import break_ties, check_metric, compute_metrics, prior_probabilities
 from emocap.pseudo_labels.selection import select_pseudo_labels
+from emocap.studies.options import LabelStudyArguments
 from emocap.studies.runs import Part, Recipe, fit, part_probabilities
 from emocap.threads import one_thread
 from emocap.training.build import build_student
 from emocap.training.heads import head_of
 
-__all__ = ["LabelRun", "LabelStudy", "LabelStudyArguments", "label_study_parser"]
+__all__ = ["LabelRun", "LabelStudy"]
 
 TARGETS = {"soft": "emotion_scores", "hard": "emotions"}
-
-
-@dataclass
-class LabelStudyArguments:
-    """The tables, the student and how it trains."""
-
-    source_dataset: str = field(metadata={"help": "Folder or Hub id of what `emocap label` wrote."})
-    target_dataset: str = field(metadata={"help": "Folder or Hub id of a table with human labels."})
-    word_embeddings: str = field(
-        metadata={"help": "Folder or Hub id of the BERT checkpoint whose vocabulary the student takes."}
-    )
-    output_dir: str = field(metadata={"help": "Folder of the runs; a further call adds what is not yet there."})
-    source_split: str = field(default="train", metadata={"help": "Split of the source; a tenth of it validates."})
-    images_per_label: list[int] = field(
-        default_factory=lambda: [50, 200, 1000], metadata={"help": "P: best images an emotion. All images always run."}
-    )
-    selections: list[str] = field(
-        default_factory=lambda: ["selected", "random"],
-        metadata={"help": "The best images, or as many drawn at random.", "choices": ["selected", "random"]},
-    )
-    targets: list[str] = field(
-        default_factory=lambda: ["soft", "hard"],
-        metadata={"help": "What images teach: probabilities, or selected emotions.", "choices": ["soft", "hard"]},
-    )
-    num_target: int = field(default=300, metadata={"help": "Training rows of the target."})
-    num_seeds: int = field(default=3, metadata={"help": "Repetitions, from which the intervals come."})
-    freeze_word_embeddings: bool = field(default=True, metadata={"help": "Leave the word embeddings as they are."})
-    image_size: int = field(default=64, metadata={"help": "Side in pixels to which photos are resized."})
-    cnn_channels: list[int] = field(
-        default_factory=lambda: [16, 32, 64], metadata={"help": "Channels of the strided convolutions."}
-    )
-    hidden_size: int = field(default=64, metadata={"help": "Width of the GRU and of fc1."})
-    pretrain_steps: int = field(default=1500, metadata={"help": "Steps on the pseudo-labels at most."})
-    max_steps: int = field(default=300, metadata={"help": "Steps on the target at most."})
-    num_evaluations: int = field(default=10, metadata={"help": "Evaluations on validation rows at most."})
-    patience: int = field(default=4, metadata={"help": "Stop after so many evaluations without a better one."})
-    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of AdamW."})
-    batch_size: int = field(default=32, metadata={"help": "Pairs a step."})
-    weight_decay: float = field(default=0.01, metadata={"help": "Of weights; biases and norms have none."})
-    metric: str = field(default="map_macro", metadata={"help": "What the best state and the gains go by."})
-    max_eval_samples: int = field(default=500, metadata={"help": "Validation rows at most."})
-    readme: str | None = field(default=None, metadata={"help": "Put the table into this markdown file ..."})
-    block: str = field(default="label_study", metadata={"help": "... between its '<!-- BLOCK -->' comments."})
-
-    def __post_init__(self):
-        check_numbers(vars(self), max_steps=1, num_target=1)
-
-
-def label_study_parser() -> HfArgumentParser:
-    return HfArgumentParser(
-        LabelStudyArguments,
-        prog="emocap label-study",
-        allow_abbrev=False,
-        description="Whether pseudo-labels help: a student from scratch on the target beside students that learned "
-        "from them first. What is finished is not repeated.",
-    )
 
 
 class LabelRun(NamedTuple):

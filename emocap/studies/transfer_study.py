@@ -35,8 +35,8 @@ from emocap.data.storage import load_table, write_array, write_json
 from emocap.data.truth import truth_column
 from emocap.metrics import check_metric, compute_metrics, prior_probabilities
 from emocap.models import EmocapProcessor
+from emocap.studies.options import TransferArguments
 from emocap.studies.runs import Part, Recipe, fit, part_probabilities
-from emocap.studies.transfer_arguments import StudyArguments
 from emocap.threads import one_thread
 from emocap.training.build import build_student
 from emocap.training.surgery import MODELS, STRATEGIES, check_frozen, check_num_layers, transfer_model
@@ -112,7 +112,7 @@ class Study:
         ValueError: settings or tables that do not fit, before anything is trained.
     """
 
-    def __init__(self, arguments: StudyArguments):
+    def __init__(self, arguments: TransferArguments):
         check_metric(arguments.metric, "--metric", has_votes=False)  # the study measures against labels alone
         self.arguments = arguments
         self.output_dir = Path(arguments.output_dir)
@@ -366,7 +366,7 @@ def digest(settings: object) -> str:
 worker: Study | None = None
 
 
-def start_worker(arguments: StudyArguments) -> None:
+def start_worker(arguments: TransferArguments) -> None:
     """Loads the tables once in each process."""
     global worker
     quiet()

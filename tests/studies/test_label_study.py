@@ -13,7 +13,8 @@ from emocap.data.storage import load_table, save_table
 from emocap.pseudo_labels.labelling import label_tables
 from emocap.report.figures import gain_figure
 from emocap.studies.label_report import format_study, summarize_study
-from emocap.studies.label_study import LabelRun, LabelStudy, label_agreement, label_study_parser
+from emocap.studies.label_study import LabelRun, LabelStudy, label_agreement
+from emocap.studies.options import LabelStudyArguments
 
 HUMAN = ["labels", "soft_labels", "votes", "num_annotators"]
 
@@ -39,7 +40,7 @@ def flags(folder, tiny_table_dir, tiny_bert):
 
 
 def make_study(flags, output_dir) -> LabelStudy:
-    return LabelStudy(*label_study_parser().parse_args_into_dataclasses([*flags, "--output_dir", str(output_dir)]))
+    return LabelStudy(*LabelStudyArguments.parser().read([*flags, "--output_dir", str(output_dir)]))
 
 
 def test_the_command_runs_every_arm_once(tmp_path, flags, capsys, monkeypatch):

@@ -14,13 +14,14 @@ from scipy.stats import t as student_t
 from torch.nn.functional import binary_cross_entropy
 
 from emocap.cli import main
+from emocap.commands.studies import TransferStudy
 from emocap.data.storage import load_table
 from emocap.evaluation.scoring import load_model
 from emocap.metrics import compute_metrics, paired_gain, resampled_metrics
 from emocap.metrics.seeds import t_interval, t_quantile
 from emocap.studies import scenes_corpus as study_corpus
+from emocap.studies.options import TransferArguments
 from emocap.studies.runs import Part, Recipe, fit, part_probabilities
-from emocap.studies.transfer_arguments import StudyArguments, parse_study, study_parser
 from emocap.studies.transfer_report import BASES, gain, study_rows, study_table
 from emocap.studies.transfer_study import Run, Study, transfer_study
 
@@ -67,7 +68,7 @@ def test_a_study_from_the_command_line_resumes_and_grows(settings, tmp_path, cap
     readme = tmp_path / "readme.md"
     readme.write_text("before\n<!-- transfer -->\nold\n<!-- /transfer -->\nafter\n")
     main(["transfer-study", *flags(settings), "--readme", str(readme)])
-    study = Study(StudyArguments(**settings))
+    study = Study(TransferArguments(**settings))
     runs = [run for stage in study.stages() for run in stage]
     # two directions and seeds; at 20 rows all layers of 6 strategies, at 30 also one; a base network of A's and, at
     # each size, scratch and one of matched length
@@ -109,7 +110,7 @@ def test_a_study_from_the_command_line_resumes_and_grows(settings, tmp_path, cap
 
 
 def test_what_a_run_is(settings):
-    study = Study(StudyArguments(**settings))
+    study = Study(TransferArguments(**settings))
     study.prepare()
     base, scratch = Run("source", None, 1, "scratch", "0"), Run("target", 20, 1, "scratch", "0")
     for run in (base, scratch):
@@ -143,7 +144,7 @@ def test_the_matched_control_is_trained_as_long_as_a(settings, monkeypatch):
         "strategies": ["anb+", "bnb+", "bnb+ matched"],
         "num_layers": ["all"],
     }
-    study = Study(StudyArguments(**settings | long | chosen))
+    study = Study(TransferArguments(**settings | long | chosen))
     seen = {}
 
     def follow(model, train, validation, recipe, seed, steps=None):
@@ -185,7 +186,7 @@ def test_a_given_number_of_steps_is_taken_whatever_patience_says(tiny_table, tin
 
 @pytest.mark.parametrize("freeze", [True, False])
 def test_every_network_has_the_published_word_embeddings_frozen_or_its_own(settings, freeze, tiny_bert):
-    study = Study(StudyArguments(**settings | {"freeze_word_embeddings": freeze}))
+    study = Study(TransferArguments(**settings | {"freeze_word_embeddings": freeze}))
     study.prepare()
     runs = [Run("source", None, 0, "scratch", "0"), Run("target", 20, 0, "scratch", "0"),
             Run("target", 20, 0, "random", "1"), Run("target", 20, 0, "anb+", "5")]  # fmt: skip
@@ -204,7 +205,7 @@ def test_every_network_has_the_published_word_embeddings_frozen_or_its_own(setti
 
 
 def test_rows_are_nested_and_drawn_by_the_seed(settings, monkeypatch):
-    study, seen = Study(StudyArguments(**settings)), {}
+    study, seen = Study(TransferArguments(**settings)), {}
     study.prepare()
     of_rows = Part.of_rows
     monkeypatch.setattr(
@@ -220,7 +221,7 @@ def test_processes_give_what_one_gives(settings, tmp_path):
     one = settings | {"sizes": [20], "layer_sizes": [], "directions": ["source_to_target"], "strategies": ["anb+"]}
     rows = []
     for jobs in (1, 2):
-        study = Study(StudyArguments(**one | {"jobs": jobs, "output_dir": str(tmp_path / str(jobs))}))
+        study = Study(TransferArguments(**one | {"jobs": jobs, "output_dir": str(tmp_path / str(jobs))}))
         transfer_study(study)
         rows.append(study_rows(study))
     assert [row["values"] for row in rows[0]] == [row["values"] for row in rows[1]]
@@ -290,7 +291,7 @@ def test_gains_are_paired_by_seed_and_by_image():
 
 def test_every_comparison_of_a_study_is_paired(settings):
     """Differences of the same seed, and of the same resamples, for every pair of strategies that is compared."""
-    study = Study(StudyArguments(**settings | {"directions": ["source_to_target"], "sizes": [20], "num_seeds": 3}))
+    study = Study(TransferArguments(**settings | {"directions": ["source_to_target"], "sizes": [20], "num_seeds": 3}))
     transfer_study(study)
     rows = {(row["strategy"], row["num_layers"]): row for row in study_rows(study)}
     truth, draws = study.part("target", "test").truth, {}
@@ -350,7 +351,7 @@ def test_the_table_marks_gains_clear_of_zero():
 def test_settings_that_cannot_run(settings, changes, message, tiny_teacher):
     changes = {name: tiny_teacher if value == "a teacher" else value for name, value in changes.items()}
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        Study(StudyArguments(**settings | changes))
+        Study(TransferArguments(**settings | changes))
     assert not Path(settings["output_dir"]).exists()
 
 
@@ -360,17 +361,17 @@ def test_tables_of_other_emotions(settings, tiny_table_dir, tmp_path):
         path = tmp_path / "other" / split / "dataset_info.json"
         path.write_text(path.read_text().replace('"happy"', '"amused"'))
     with pytest.raises(ValueError, match="one set of emotions in one order: .* \\(happy, .* \\(amused, "):
-        Study(StudyArguments(**settings | {"target_dataset": str(tmp_path / "other")}))
+        Study(TransferArguments(**settings | {"target_dataset": str(tmp_path / "other")}))
 
 
 def test_presets_and_flags():
-    scenes, preset = parse_study(study_parser(), ["--preset", "scenes", "--output_dir", "x", "--num_seeds", "2"])
-    assert preset == "scenes" and scenes.num_seeds == 2 and scenes.sizes == [100, 300, 1000]
+    (scenes,) = TransferStudy.parser().read(["--preset", "scenes", "--output_dir", "x", "--num_seeds", "2"])
+    assert scenes.preset == "scenes" and scenes.num_seeds == 2 and scenes.sizes == [100, 300, 1000]
     assert not scenes.freeze_word_embeddings
-    with pytest.raises(SystemExit):
-        parse_study(study_parser(), ["--preset", "real", "--output_dir", "x"])
-    given = ["--source_dataset", "a", "--target_dataset", "b", "--word_embeddings", "c", "--output_dir", "x"]
-    assert parse_study(study_parser(), ["--preset", "real", *given])[0].freeze_word_embeddings
+    (real,) = TransferStudy.parser().read(["--preset", "real", "--output_dir", "x", "--target_dataset", "b"])
+    assert real.freeze_word_embeddings and real.hidden_size == 128
+    with pytest.raises(ValueError, match="needs --source_dataset, --word_embeddings, or --preset scenes"):
+        real.run()
 
 
 def test_the_built_in_corpus_is_made_once(tmp_path, monkeypatch):
@@ -385,7 +386,7 @@ def test_the_built_in_corpus_is_made_once(tmp_path, monkeypatch):
     given = study_corpus.scenes_corpus(tmp_path / "corpus")
     assert study_corpus.scenes_corpus(tmp_path / "corpus") == given and len(made) == 1
     assert made[0]["scenes"] == {"num_target": 4000, "num_source": 4000, "seed": 0}
-    arguments = StudyArguments(output_dir=str(tmp_path / "study"), sizes=[10], **given)
+    arguments = TransferArguments(output_dir=str(tmp_path / "study"), sizes=[10], **given)
     study = Study(arguments)
     assert study.sides["source"].label_column == "emotion_scores" and study.sides["target"].truth_column == "labels"
     splits = study.sides["source"].splits
@@ -393,7 +394,7 @@ def test_the_built_in_corpus_is_made_once(tmp_path, monkeypatch):
 
 
 def test_a_killed_study_leaves_no_half_run(settings, monkeypatch):
-    study = Study(StudyArguments(**settings))
+    study = Study(TransferArguments(**settings))
     study.prepare()
     run = Run("target", 20, 0, "scratch", "0")
 
