@@ -12,6 +12,7 @@ from transformers import AutoModel
 from emocap.cli import main
 from emocap.data.schema import region_columns
 from emocap.data.storage import load_table, save_table
+from emocap.hub.tables import table_configs, write_configs
 from emocap.models import EmocapProcessor
 from emocap.pseudo_labels import labelling
 
@@ -125,3 +126,15 @@ def test_a_new_selection_does_not_copy_what_was_copied_before(tmp_path, wide_dir
     label(wide_dir, text_teacher, tmp_path / "out", "--labels_per_image", "2")
     heavy = {path.stat().st_ino for path in (tmp_path / "out" / "heavy-columns").rglob("*.arrow")}
     assert len(heavy) == 3 and heavy <= copied
+
+
+def test_what_is_published_is_the_same_in_one_piece_and_apart(tmp_path, wide_dir, text_teacher):
+    label(wide_dir, text_teacher, tmp_path / "apart")
+    save_table(load_table(tmp_path / "apart"), tmp_path / "whole")
+    assert not (tmp_path / "whole" / "heavy-columns").exists() and (tmp_path / "apart" / "heavy-columns").exists()
+    cards = []
+    for name in ("apart", "whole"):
+        cards.append(write_configs(table_configs(load_table(tmp_path / name)), tmp_path / f"{name} for the Hub"))
+    published = content(tmp_path / "apart for the Hub")
+    assert {Path(name).parent.name for name in published} == {"labels", "captions", "regions", "photos"}
+    assert published == content(tmp_path / "whole for the Hub") and cards[0] == cards[1]
