@@ -4,12 +4,14 @@ Accounts, repositories, branches, commits (regular files and LFS), the pull requ
 downloads with ranges, the check of a card. No collections, no Xet.
 """
 
+import atexit
 import base64
-import fnmatch
 import hashlib
 import json
 import os
 import re
+import shutil
+import tempfile
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,12 +19,11 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
-__all__ = ["hub_environment", "start_fake_hub"]
+__all__ = ["hub_environment"]
 
 WRITES_UNDER = {"tester": ("tester", "acme"), "reader": ()}
 """Accounts and the names that they may write under; each has the token `hf_ACCOUNT`."""
 
-LARGE = ("*.safetensors", "*.bin", "*.parquet", "*.arrow", "*.onnx", "*.npy", "*.pt", "*.jpg", "*.png")
 FRONT_MATTER = re.compile(r"\s*---\r?\n(.*?)\r?\n---", re.DOTALL)
 
 
@@ -33,22 +34,19 @@ def hub_environment() -> dict[str, str]:
     """
     if os.environ.get("HF_ENDPOINT"):
         return {}
-    return {"HF_ENDPOINT": start_fake_hub(), "HF_TOKEN": "hf_tester", "HF_HUB_DISABLE_XET": "1"}
-
-
-def start_fake_hub() -> str:
-    """Starts an empty Hub in a thread; returns its address."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server, home = ThreadingHTTPServer(("127.0.0.1", 0), Handler), tempfile.mkdtemp(prefix="emocap-hub-")
     server.daemon_threads, server.repos, server.large, server.lock = True, {}, {}, threading.Lock()
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    return f"http://127.0.0.1:{server.server_port}"
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    return {"HF_ENDPOINT": endpoint, "HF_TOKEN": "hf_tester", "HF_HOME": home, "HF_HUB_DISABLE_XET": "1"}
 
 
 class HubError(Exception):
     """An answer that is no success; `code` tells huggingface_hub which exception to raise."""
 
-    def __init__(self, status: int, message: str, code: str = ""):
-        self.status, self.message, self.code = status, message, code
+    def __init__(self, status: int, message: str, code: str = "", **more: str):
+        self.status, self.message, self.code, self.more = status, message, code, more
 
 
 class File:
@@ -96,7 +94,7 @@ class Handler(BaseHTTPRequestHandler):
                         return answer(self, **found.groupdict())
             raise HubError(404 if self.account() else 401, "Repository not found", "RepoNotFound")
         except HubError as error:
-            self.send({"error": error.message}, error.status, Code=error.code, Message=error.message)
+            self.send({"error": error.message, **error.more}, error.status, Code=error.code, Message=error.message)
 
     do_GET = do_HEAD = do_POST = do_PUT = respond  # noqa: N815 (http.server's names)
 
@@ -155,8 +153,8 @@ class Handler(BaseHTTPRequestHandler):
         kind = f"{asked.get('type') or 'model'}s"
         name = f"{asked.get('organization') or self.account(is_needed=True)}/{asked['name']}"
         self.check_writer(name)
-        if (kind, name) in self.server.repos:
-            raise HubError(409, "You already created this repo")
+        if there := self.server.repos.get((kind, name)):
+            raise HubError(409, "You already created this repo", url=self.page(there))
         is_private = bool(asked.get("private")) or asked.get("visibility") == "private"
         repo = self.server.repos[kind, name] = Repo(kind, name, is_private)
         self.send({"url": self.page(repo), "name": name, "id": name})
@@ -227,12 +225,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def preupload(self, kind: str, name: str, revision: str) -> None:
         self.repo(kind, name, writes=True).at(revision)
-        found = []
-        for own in json.loads(self.body)["files"]:
-            is_large = b"\0" in base64.b64decode(own["sample"]) or any(fnmatch.fnmatch(own["path"], g) for g in LARGE)
-            mode = "lfs" if is_large else "regular"
-            found.append({"path": own["path"], "uploadMode": mode, "shouldIgnore": False})
-        self.send({"files": found})
+        files = [
+            {"path": own["path"], "uploadMode": "lfs" if b"\0" in base64.b64decode(own["sample"]) else "regular"}
+            for own in json.loads(self.body)["files"]
+        ]
+        self.send({"files": [{**own, "shouldIgnore": False} for own in files]})
 
     def lfs_batch(self, kind: str | None, name: str) -> None:
         self.repo(kind, name, writes=True)

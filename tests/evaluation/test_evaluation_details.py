@@ -127,7 +127,7 @@ def test_a_model_s_probabilities_of_any_reaction_are_compared_with_votes_as_one_
 
 
 def test_ceilings_of_vote_metrics_are_those_of_many_drawn_reactions(rng):
-    """The crowd of the built-in corpus is simulated: its reactions to each picture are drawn thousands of times."""
+    """The crowd of the built-in corpus is simulated: its reactions to each picture are drawn 20,000 times."""
     tables = scenes.load_scenes(num_target=240, num_source=0)
     table, (both, text, _) = tables["test"], scenes.label_probabilities()
     labels, votes = label_matrix(table, "labels"), np.array(table["votes"][:])
@@ -136,10 +136,11 @@ def test_ceilings_of_vote_metrics_are_those_of_many_drawn_reactions(rng):
     pictures = [((own - both[:, w]) ** 2).sum(-1).argmin()
                 for own, w in zip(np.array(table["bayes_probabilities"][:]), words, strict=True)]  # fmt: skip
     states = [(scenes.PICTURE_STATES[v], scenes.WORD_STATES[w]) for v, w in zip(pictures, words, strict=True)]
-    drawn = np.array([scenes.simulate_votes(*own, rng, 4000).mean(0) / scenes.NUM_REACTIONS for own in states])
+    drawn = np.array([scenes.simulate_votes(*own, rng, 20_000).mean(0) / scenes.NUM_REACTIONS for own in states])
     expected = compute_metrics(drawn, labels, votes)
     for key in VOTE_KEYS:
-        assert metrics[f"ceiling/{key}"] == pytest.approx(expected[key], abs=0.004), key
+        error = 0.008 if key == "entropy_correlation" else 0.001  # six standard deviations over drawn crowds
+        assert metrics[f"ceiling/{key}"] == pytest.approx(expected[key], abs=error), key
     exact = one_reaction(label_matrix(table, "bayes_probabilities").astype(float), np.full(len(table), 6))
     sure = exact > 0.7  # float32 cannot tell those chances of any of six from 1
     np.testing.assert_allclose(label_matrix(table, "bayes_shares")[~sure], exact[~sure], atol=1e-5)
