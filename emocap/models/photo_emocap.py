@@ -81,11 +81,11 @@ EmocapImageProcessor.register_for_auto_class("AutoImageProcessor")
 
 def as_list(images: object) -> list:
     """The photos of a batch: one that came alone, a sequence, or an array with an axis of photos before its three. A
-    sequence may hold each in a list of its own, as transformers groups the photos of each text."""
+    sequence may hold each in a list of its own, empty where there is none, as transformers groups photos by text."""
     is_array = isinstance(images, (np.ndarray, torch.Tensor))
     alone = images.ndim <= 3 if is_array else isinstance(images, (Image.Image, str, os.PathLike))
     photos = [images] if alone else list(images)
-    return [own[0] if isinstance(own, (list, tuple)) and len(own) == 1 else own for own in photos]
+    return [(own or [None])[0] if isinstance(own, (list, tuple)) and len(own) < 2 else own for own in photos]
 
 
 def open_photo(

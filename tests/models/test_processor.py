@@ -302,3 +302,9 @@ def test_the_pipeline_of_plain_texts(name, request):
     for rows, scores in zip(found, expected, strict=True):
         scores = dict(zip(model.config.id2label.values(), scores.tolist(), strict=True))
         assert {row["label"]: row["score"] for row in rows} == pytest.approx(scores, abs=1e-6)
+
+
+def test_photos_grouped_by_text(tokenizer):
+    processor, photo, texts = EmocapProcessor(tokenizer, image_size=6), Image.fromarray(noise()), ["a", "the"]
+    flat, grouped = processor(images=[None, photo], text=texts), processor(images=[[], [photo]], text=texts)
+    assert all(torch.equal(flat[name], grouped[name]) for name in flat) and flat["pixel_mask"].tolist() == [0, 1]

@@ -248,5 +248,6 @@ def test_a_torch_without_its_private_scan_loads_students(monkeypatch):
     name = "emocap.models.another_student"
     spec = importlib.util.spec_from_file_location(name, modeling_emocap_student.__file__)
     module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
     spec.loader.exec_module(module)
     assert module.CaptionGRU(4, 3, 1)(torch.randn(2, 5, 4), torch.tensor([5, 2])).shape == (2, 3)
