@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -12,7 +14,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from emocap.data.storage import parse_json, read_text
-from emocap.limits import check_numbers
+from emocap.limits import check_names, check_numbers
 
 __all__ = [
     "DataArguments",
@@ -23,7 +25,9 @@ __all__ = [
     "arguments_to_dict",
     "file_flags",
     "finetune_parser",
+    "make_arguments",
     "parse_arguments",
+    "parse_options",
     "settle_sampling",
     "student_parser",
     "teacher_parser",
@@ -32,9 +36,9 @@ __all__ = [
 
 @dataclass
 class DataArguments:
-    """Which rows, which labels."""
+    """Which rows, which labels. `dataset` is None where the tables came from memory."""
 
-    dataset: str = field(metadata={"help": "Folder of a table of pairs, or a Hub data set id."})
+    dataset: str | None = field(metadata={"help": "Folder of a table of pairs, or a Hub data set id."})
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     eval_split: str = field(
         default="validation",
@@ -394,15 +398,44 @@ def parse_arguments(parser: HfArgumentParser, argv: list[str] | None = None) -> 
     Raises:
         SystemExit: with a usage message, on an unknown flag or key.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    return make_arguments(parser, parse_options(parser, list(sys.argv[1:] if argv is None else argv)))
+
+
+def parse_options(parser: HfArgumentParser, argv: list[str]) -> dict[str, object]:
+    """Every option of a command by its name, from flags as in `parse_arguments`."""
     if argv and not argv[0].startswith("-"):
         argv = [*file_flags(parser, argv[0]), *argv[1:]]
-    data_args, job_args, training_args = parser.parse_args_into_dataclasses(argv)
+    options = vars(parser.parse_args(argv))
+    if not options["output_dir"]:
+        parser.error("the following arguments are required: --output_dir")
+    return options
+
+
+def make_arguments(parser: HfArgumentParser, options: Mapping[str, object]) -> tuple:
+    """Dataclasses from options by the names of the command's flags; what is left out is the command's own default.
+
+    Raises:
+        TypeError: an option that the command does not have; names the nearest.
+        ValueError: a value that the option may not have.
+    """
+    kinds = parser.dataclass_types
+    known = {own.name: own for kind in kinds for own in dataclasses.fields(kind) if own.init}
+    check_names(options, known, f"`{parser.prog}`")
+    for name, value in options.items():
+        choices = known[name].metadata.get("choices")
+        for own in value if isinstance(value, (list, tuple)) else [value]:
+            if choices and own is not None and own not in choices:
+                raise ValueError(f"{name} is '{own}'; expected one of {', '.join(map(str, choices))}.")
+    values = {name: value for name, value in parser._defaults.items() if name in known} | {
+        name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in options.items()
+    }
+    data_args, job_args, training_args = (
+        kind(**{own.name: values[own.name] for own in dataclasses.fields(kind) if own.name in values})
+        for kind in kinds
+    )
     for own in (data_args, job_args):
         check_numbers(vars(own))
     settle_sampling(data_args, training_args.loss)
-    if not training_args.output_dir:
-        parser.error("the following arguments are required: --output_dir")
     return data_args, job_args, training_args
 
 

@@ -28,26 +28,28 @@ __all__ = [
 
 
 def run_training(name: str, argv: list[str]) -> None:
-    from emocap import arguments
-    from emocap.hub.finishing import train_and_publish
-    from emocap.training import jobs
+    from accelerate import PartialState
 
-    job = {
-        "train-teacher": (arguments.teacher_parser, jobs.train_teacher),
-        "train-student": (arguments.student_parser, jobs.train_student),
-        "finetune": (arguments.finetune_parser, jobs.finetune),
+    from emocap import arguments, steps
+    from emocap.report.summary import print_result
+
+    step = {
+        "train-teacher": (arguments.teacher_parser, steps.train_teacher),
+        "train-student": (arguments.student_parser, steps.train_student),
+        "finetune": (arguments.finetune_parser, steps.finetune),
     }
-    parser, function = job[name]
-    data_args, job_args, training_args = arguments.parse_arguments(parser(), argv)
-    metrics = train_and_publish(function, data_args, job_args, training_args)
-    if training_args.should_log:
-        print_metrics(metrics)
+    parser, function = step[name]
+    options = arguments.parse_options(parser(), argv)
+    result = function(options.pop("dataset"), **options)
+    if PartialState().is_main_process:
+        print_result(result)
 
 
 def run_cross_validate(argv: list[str]) -> None:
+    from emocap.report.summary import print_result
     from emocap.studies.cross_validation import cross_validate
 
-    print_metrics(cross_validate(argv))
+    print_result(cross_validate(argv))
 
 
 def run_study(argv: list[str]) -> None:
@@ -55,15 +57,15 @@ def run_study(argv: list[str]) -> None:
 
     arguments, preset = parse_study(study_parser(), argv)
     from emocap.studies.transfer_report import study_table, write_study
-    from emocap.studies.transfer_study import Study, transfer_study
+    from emocap.studies.transfer_study import TransferStudy
 
     if preset == "scenes" and arguments.source_dataset is None:
         from emocap.studies.scenes_corpus import scenes_corpus
 
         for name, path in scenes_corpus(Path(arguments.output_dir, "corpus")).items():
             setattr(arguments, name, path)
-    study = Study(arguments)
-    transfer_study(study)
+    study = TransferStudy(arguments)
+    study.perform_all()
     print(study_table(write_study(study), arguments.metric))
     print(f"Table and figure: {study.output_dir}")
 
@@ -146,61 +148,32 @@ def run_regions(arguments: argparse.Namespace) -> None:
 
 
 def run_label(arguments: argparse.Namespace) -> None:
-    from datasets import DatasetDict
+    from emocap.steps import label
 
-    from emocap.data.storage import load_table
-    from emocap.pseudo_labels.labelling import label_tables
-
-    tables = load_table(arguments.dataset)
-    for name in arguments.split or []:
-        if name not in tables:
-            raise ValueError(f"'{arguments.dataset}' has no split '{name}' (splits: {', '.join(tables)}).")
-    from emocap.data.ranks import launched_ranks
-    from emocap.report.labels_page import write_label_page
-
-    label_tables(
-        DatasetDict({name: tables[name] for name in arguments.split or tables}),
-        arguments.teacher,
-        arguments.output_dir,
-        labels_per_image=arguments.labels_per_image,
-        images_per_label=arguments.images_per_label,
-        threshold=arguments.threshold,
-        label_shares=arguments.label_shares,
-        min_confidence=arguments.min_confidence,
-        max_disagreement=arguments.max_disagreement,
-        batch_size=arguments.batch_size,
-        bf16=arguments.bf16,
-    )
-    if launched_ranks().is_first:
-        write_label_page(arguments.output_dir)
+    label(**options_of(arguments, "dataset"), tables=arguments.dataset)
 
 
 def run_evaluate(arguments: argparse.Namespace) -> None:
     if arguments.valence_norms:
         return run_valence(arguments)
-    from emocap.data.storage import load_table
-    from emocap.evaluation.evaluate import evaluate_checkpoint
+    from emocap.report.summary import print_result
+    from emocap.steps import evaluate
 
-    metrics = evaluate_checkpoint(
-        arguments.model,
-        load_table(arguments.dataset),
-        arguments.split,
-        label_column=arguments.label_column,
-        batch_size=arguments.batch_size,
-        modalities=arguments.modalities,
-        num_resamples=arguments.num_resamples,
-        output=arguments.output,
-        controls=arguments.controls,
-        encoder=arguments.encoder,
-    )
-    print_metrics(metrics)
+    print_result(evaluate(**options_of(arguments, "dataset", "valence_norms"), tables=arguments.dataset))
+
+
+def options_of(arguments: argparse.Namespace, *others: str) -> dict[str, object]:
+    """The flags that are arguments of the command's function by the same name."""
+    known = ("run", "command", *others)
+    return {name: value for name, value in vars(arguments).items() if name not in known}
 
 
 def run_valence(arguments: argparse.Namespace) -> None:
     from emocap.data.storage import load_table, write_json
     from emocap.evaluation.valence import evaluate_valence
+    from emocap.report.summary import print_valence
 
-    metrics = evaluate_valence(
+    result = evaluate_valence(
         arguments.model,
         load_table(arguments.dataset),
         arguments.valence_norms,
@@ -210,14 +183,8 @@ def run_valence(arguments: argparse.Namespace) -> None:
     )
     if arguments.output:
         Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
-        write_json(arguments.output, metrics)
-    for key, value in metrics.items():
-        if key.startswith("spearman/") and not key.endswith(("_low", "_high")):
-            bounds = [metrics[f"{key}_low"], metrics[f"{key}_high"]]
-            interval = "" if None in bounds else " ({:.3f} to {:.3f})".format(*bounds)
-            print(f"{key.removeprefix('spearman/'):16}" + ("     -" if value is None else f"{value:6.3f}") + interval)
-    print(f"Spearman with people's mean valence, {metrics['num_examples']} photos, split '{metrics['split']}'")
-    print_units(metrics)
+        write_json(arguments.output, result.metrics)
+    print_valence(result)
 
 
 def run_calibrate(arguments: argparse.Namespace) -> None:
@@ -335,57 +302,3 @@ def print_publication(publication, dry_run: bool) -> None:
     else:
         print(f"{len(publication.added)} files added, {len(publication.deleted)} deleted: {publication.commit}")
     print(publication.address, flush=True)
-
-
-def print_metrics(metrics: dict[str, object]) -> None:
-    """One line a metric, beside it the prior, ceiling and people, where known, and its interval."""
-    from emocap.metrics import METRIC_KEYS
-
-    known = ("prior", "chance", "tfidf", "lexicon", "encoder", "ceiling", "human", "as_human")
-    shown = [name for name in known if any(f"{name}/{key}" in metrics for key in METRIC_KEYS)]
-    print(f"{'':20}{'model':>9}" + "".join(f"{name:>9}" for name in shown))
-    for name in METRIC_KEYS:
-        if isinstance(value := metrics.get(name), float):
-            row = [value, *(metrics.get(f"{prefix}/{name}") for prefix in shown)]
-            bounds = [metrics.get(f"{name}_low"), metrics.get(f"{name}_high")]
-            interval = "" if None in bounds else "   {:.4f} to {:.4f}".format(*bounds)
-            print(f"{name:20}" + "".join("        -" if cell is None else f"{cell:9.4f}" for cell in row) + interval)
-    print(f"{metrics['num_examples']} images, split '{metrics['split']}', truth '{metrics['truth']}'", end="; ")
-    print(f"decisions at {metrics['decisions']} thresholds; to the right 95 % intervals")
-    print_units(metrics)
-    if "as_human" in shown:
-        print(
-            "human: one annotator against the others; as_human: the model on the same answers, naming as many emotions"
-        )
-    print_controls(metrics)
-
-
-def print_units(metrics: dict[str, object]) -> None:
-    """What intervals were drawn over, where that is not the images, and whether it is little."""
-    from emocap.metrics import FEW_UNITS
-
-    groups = metrics.get("num_groups")
-    what, units = ("images", metrics["num_examples"]) if groups is None else ("groups of images", groups)
-    if groups is not None:
-        print(f"Intervals are over {units} {what}, each drawn whole.")
-    if units < FEW_UNITS:
-        print(f"{units} {what} are few: intervals from fewer than {FEW_UNITS} are too narrow.")
-
-
-def print_controls(metrics: dict[str, object]) -> None:
-    """One line a control: its map_macro with its interval, and by how much the model is ahead of it."""
-    from emocap.records import CONTROLS, GAIN_KEYS
-
-    def figure(key: str, form: str) -> str:
-        value, low, high = (metrics.get(f"{key}{end}") for end in ("", "_low", "_high"))
-        text = "" if None in (value, low, high) else f"{value:{form}} ({low:{form}} to {high:{form}})"
-        return text.ljust(30)
-
-    names = [name for name in ("prior", *CONTROLS) if f"{name}/map_macro_gain" in metrics or name in CONTROLS]
-    names = [name for name in names if f"{name}/map_macro_low" in metrics]
-    if names:
-        ahead = "".join(f"ahead in {key}".ljust(30) for key in GAIN_KEYS)
-        print(f"{'control':20}{'map_macro':30}{ahead}".rstrip())
-    for name in names:
-        cells = [figure(f"{name}/map_macro", ".4f"), *(figure(f"{name}/{key}_gain", "+.4f") for key in GAIN_KEYS)]
-        print(f"{name:20}{''.join(cells)}{CONTROLS.get(name, 'the constant answer')}")

@@ -1,9 +1,10 @@
 """What every number of every command may be, checked before any work starts."""
 
+import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["ABOVE_ZERO", "ANY", "AT_LEAST", "SHARES", "check_numbers"]
+__all__ = ["ABOVE_ZERO", "ANY", "AT_LEAST", "SHARES", "check_names", "check_numbers"]
 
 AT_LEAST = {
     "adam_epsilon": 0,
@@ -81,6 +82,19 @@ SHARES = {
 
 ANY = {"local_rank": "launchers set it: -1 where one process runs, a rank where several do"}
 """Flags that may be any finite number, and why."""
+
+
+def check_names(names: Iterable[str], known: Iterable[str], where: str) -> None:
+    """Refuses an option that does not exist.
+
+    Raises:
+        TypeError: names the nearest that does.
+    """
+    known = list(known)
+    for name in names:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, 1, 0)[0]
+            raise TypeError(f"{where} has no option '{name}'. Did you mean '{nearest}'?")
 
 
 def check_numbers(values: Mapping[str, object], **at_least: int) -> None:

@@ -2,17 +2,18 @@
 far each metric would move with others.
 
 A resample is a vector of multiplicities, so nothing is measured again: every metric is a function of weighted sums,
-and scores are sorted once. Two models scored with one `seed` meet the same resamples: subtract what they give, and
-the differences are paired.
+and scores are sorted once. Two models scored with one `Bootstrap` meet the same resamples: subtract what they
+give, and the differences are paired.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from emocap.metrics import metrics as single
 
-__all__ = ["FEW_UNITS", "intervals", "paired_gain", "resample_weights", "resampled_metrics"]
+__all__ = ["FEW_UNITS", "Bootstrap", "intervals", "resampled_metrics"]
 
 CHUNK = 2**22
 """Numbers in flight: entries that share a label (or all of them, for `map_micro`) times resamples."""
@@ -21,16 +22,43 @@ FEW_UNITS = 50
 """Images, or groups of them, below which an interval by resampling them is too narrow to be taken at its word."""
 
 
+@dataclass(frozen=True)
+class Bootstrap:
+    """What is drawn anew: `num_resamples` times as many images, or groups, as there are.
+
+    Attributes:
+        num_resamples: draws.
+        seed: of the draws; equal seeds and groups (or numbers of images) give equal draws.
+        groups: int `(N,)`, the group of each image, drawn whole; None: each image is its own.
+    """
+
+    num_resamples: int = 1000
+    seed: int = 0
+    groups: np.ndarray | None = None
+
+    def weights(self, num_rows: int) -> Iterator[np.ndarray]:
+        """Multiplicities of the rows, float64 `(num_rows, resamples)`, a chunk of resamples at a time; rows of one
+        group have one multiplicity."""
+        rng = np.random.default_rng(self.seed)
+        member = np.arange(num_rows) if self.groups is None else np.unique(self.groups, return_inverse=True)[1]
+        units = member.max() + 1
+        size = max(1, min(self.num_resamples, CHUNK // num_rows))
+        for start in range(0, self.num_resamples, size):
+            number = min(size, self.num_resamples - start)
+            weights = np.empty((num_rows, number))
+            for column in range(number):
+                weights[:, column] = np.bincount(rng.integers(units, size=units), minlength=units)[member]
+            yield weights
+
+
 def resampled_metrics(
     probabilities: np.ndarray,
     labels: np.ndarray,
     votes: np.ndarray | None = None,
     thresholds: np.ndarray | float | None = None,
-    *,
-    groups: np.ndarray | None = None,
     num_annotators: np.ndarray | None = None,
-    num_resamples: int = 1000,
-    seed: int = 0,
+    *,
+    bootstrap: Bootstrap = Bootstrap(),
     keys: tuple[str, ...] | None = None,
     centred: bool = True,
 ) -> dict[str, np.ndarray]:
@@ -42,14 +70,12 @@ def resampled_metrics(
 
     Args:
         probabilities, labels, votes, thresholds, num_annotators: as in `compute_metrics`.
-        groups: int `(N,)`, the group of each image, drawn whole; None: each image is its own.
-        num_resamples: draws of as many images, or groups, as there are.
-        seed: of the draws; equal seeds and groups (or numbers of images) give equal draws.
+        bootstrap: the draws.
         keys: the metrics wanted, all by default. `map_micro` sorts all N * L entries and takes most of the time.
         centred: False leaves the draws as they fell.
 
     Returns:
-        float64 `(num_resamples,)` for each key, NaN in resamples that leave it undefined.
+        float64 `(bootstrap.num_resamples,)` for each key, NaN in resamples that leave it undefined.
     """
     probabilities = single._checked(probabilities, "probabilities", upper=1.0)
     labels = single._checked(labels, "labels", upper=1.0, shape=probabilities.shape)
@@ -68,7 +94,7 @@ def resampled_metrics(
     rankings = _rankings(probabilities, true) if "map_macro" in wanted else []
     micro = _Ranking(probabilities.reshape(-1), true.reshape(-1), true.shape[1]) if "map_micro" in wanted else None
     parts = []
-    for weights in resample_weights(len(true), num_resamples, seed, groups):
+    for weights in bootstrap.weights(len(true)):
         weighted = {name: np.tensordot(weights, values, axes=(0, 0)) for name, values in sums.items()}
         part = _ratios(weighted, true.shape[1])
         if rankings:
@@ -78,7 +104,7 @@ def resampled_metrics(
         if micro is not None:
             part["map_micro"] = micro.average_precision(weights)
         parts.append(part)
-    nothing = np.full(num_resamples, np.nan)  # map_macro where no label has a positive at all
+    nothing = np.full(bootstrap.num_resamples, np.nan)  # map_macro where no label has a positive at all
     drawn = {key: np.concatenate([part[key] for part in parts]) if key in parts[0] else nothing for key in wanted}
     if not centred:
         return drawn
@@ -115,31 +141,6 @@ def intervals(
             low, high = np.fmin(low, estimate), np.fmax(high, estimate)
         bounds |= {f"{key}_low": float(low), f"{key}_high": float(high)}
     return bounds
-
-
-def paired_gain(
-    better: dict[str, np.ndarray], other: dict[str, np.ndarray], key: str, confidence: float = 0.95
-) -> tuple[float, float]:
-    """Percentile interval of `better` minus `other` on the same resamples; clear of 0, it is no chance."""
-    bounds = intervals({key: better[key] - other[key]}, confidence=confidence)
-    return bounds[f"{key}_low"], bounds[f"{key}_high"]
-
-
-def resample_weights(
-    num_rows: int, num_resamples: int, seed: int, groups: np.ndarray | None = None
-) -> Iterator[np.ndarray]:
-    """Multiplicities of the rows, float64 `(num_rows, resamples)`, a chunk of resamples at a time; rows of one of the
-    `groups` (`(num_rows,)`) have one multiplicity."""
-    rng = np.random.default_rng(seed)
-    member = np.arange(num_rows) if groups is None else np.unique(groups, return_inverse=True)[1]
-    units = member.max() + 1
-    size = max(1, min(num_resamples, CHUNK // num_rows))
-    for start in range(0, num_resamples, size):
-        number = min(size, num_resamples - start)
-        weights = np.empty((num_rows, number))
-        for column in range(number):
-            weights[:, column] = np.bincount(rng.integers(units, size=units), minlength=units)[member]
-        yield weights
 
 
 def _per_row(probabilities, labels, true, predicted, votes, shares) -> dict[str, np.ndarray]:

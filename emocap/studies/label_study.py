@@ -5,40 +5,33 @@ at random, soft targets against hard ones. A seed fixes the target's rows, the s
 draw, so that gains over `scratch` are paired.
 """
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
-import datasets
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
-from datasets.utils.logging import tqdm
 from transformers import HfArgumentParser, set_seed
-from transformers.utils import logging
 
-from emocap.arguments import StudentArguments
 from emocap.data.pairs import label_matrix
 from emocap.data.schema import group_keys, label_names, split_of
-from emocap.data.storage import load_table, write_array, write_json
+from emocap.data.storage import load_table
 from emocap.data.truth import truth_column
 from emocap.limits import check_numbers
-from emocap.metrics import break_ties, check_metric, compute_metrics, prior_probabilities
+from emocap.metrics import break_ties, compute_metrics, prior_probabilities
 from emocap.pseudo_labels.selection import select_pseudo_labels
-from emocap.studies.runs import Part, Recipe, fit, part_probabilities
-from emocap.threads import one_thread
-from emocap.training.heads import head_of
-from emocap.training.jobs import build_student
+from emocap.studies.runs import Part, fit, part_probabilities
+from emocap.studies.skeleton import Study, StudyArguments
+from emocap.training.build import build_student
+from emocap.training.heads import start_at_prior
 
 __all__ = ["LabelRun", "LabelStudy", "LabelStudyArguments", "label_study_parser"]
 
 TARGETS = {"soft": "emotion_scores", "hard": "emotions"}
 
 
-@dataclass
-class LabelStudyArguments:
+@dataclass(kw_only=True)
+class LabelStudyArguments(StudyArguments):
     """The tables, the student and how it trains."""
 
     source_dataset: str = field(metadata={"help": "Folder or Hub id of what `emocap label` wrote."})
@@ -46,7 +39,6 @@ class LabelStudyArguments:
     word_embeddings: str = field(
         metadata={"help": "Folder or Hub id of the BERT checkpoint whose vocabulary the student takes."}
     )
-    output_dir: str = field(metadata={"help": "Folder of the runs; a further call adds what is not yet there."})
     source_split: str = field(default="train", metadata={"help": "Split of the source; a tenth of it validates."})
     images_per_label: list[int] = field(
         default_factory=lambda: [50, 200, 1000], metadata={"help": "P: best images an emotion. All images always run."}
@@ -60,23 +52,8 @@ class LabelStudyArguments:
         metadata={"help": "What images teach: probabilities, or selected emotions.", "choices": ["soft", "hard"]},
     )
     num_target: int = field(default=300, metadata={"help": "Training rows of the target."})
-    num_seeds: int = field(default=3, metadata={"help": "Repetitions, from which the intervals come."})
-    freeze_word_embeddings: bool = field(default=True, metadata={"help": "Leave the word embeddings as they are."})
-    image_size: int = field(default=64, metadata={"help": "Side in pixels to which photos are resized."})
-    cnn_channels: list[int] = field(
-        default_factory=lambda: [16, 32, 64], metadata={"help": "Channels of the strided convolutions."}
-    )
-    hidden_size: int = field(default=64, metadata={"help": "Width of the GRU and of fc1."})
     pretrain_steps: int = field(default=1500, metadata={"help": "Steps on the pseudo-labels at most."})
-    max_steps: int = field(default=300, metadata={"help": "Steps on the target at most."})
-    num_evaluations: int = field(default=10, metadata={"help": "Evaluations on validation rows at most."})
-    patience: int = field(default=4, metadata={"help": "Stop after so many evaluations without a better one."})
-    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of AdamW."})
-    batch_size: int = field(default=32, metadata={"help": "Pairs a step."})
-    weight_decay: float = field(default=0.01, metadata={"help": "Of weights; biases and norms have none."})
-    metric: str = field(default="map_macro", metadata={"help": "What the best state and the gains go by."})
     max_eval_samples: int = field(default=500, metadata={"help": "Validation rows at most."})
-    readme: str | None = field(default=None, metadata={"help": "Put the table into this markdown file ..."})
     block: str = field(default="label_study", metadata={"help": "... between its '<!-- BLOCK -->' comments."})
 
     def __post_init__(self):
@@ -102,18 +79,15 @@ class LabelRun(NamedTuple):
     seed: int
 
 
-class LabelStudy:
-    """Tables, runs and folder of one study.
+class LabelStudy(Study):
+    """Tables and students of one study.
 
     Raises:
         ValueError: tables or settings that do not fit, before anything is trained.
     """
 
     def __init__(self, arguments: LabelStudyArguments):
-        check_metric(arguments.metric, "--metric", has_votes=False)  # the study measures against labels alone
-        self.arguments = arguments
-        self.output_dir = Path(arguments.output_dir)
-        self.runs_dir = self.output_dir / "runs"
+        super().__init__(arguments)
         self.target = load_table(arguments.target_dataset)
         source = load_table(arguments.source_dataset)
         check_tables(arguments, source, self.target)
@@ -123,12 +97,11 @@ class LabelStudy:
         self.taught = np.flatnonzero(~held_out)
         if not len(self.held_out) or not len(self.taught):
             raise ValueError(f"The source has {len(self.source)} rows, too few to keep a tenth for validation.")
-        self.parts: dict[str, Part] = {}
 
-    def runs(self) -> list[LabelRun]:
-        """Every student; one seed after the other, so that a study cut short has whole seeds."""
+    def stages(self) -> list[list[LabelRun]]:
+        """Every student, one seed after the other, so that a study cut short has whole seeds."""
         arguments = self.arguments
-        return [
+        runs = [
             run
             for seed in range(arguments.num_seeds)
             for run in [
@@ -142,44 +115,32 @@ class LabelStudy:
                 ),
             ]
         ]
+        return [runs]
 
-    @one_thread()
-    def perform_all(self) -> None:
-        """Trains the students that are not there yet."""
-        logging.disable_progress_bar()
-        datasets.disable_progress_bars()
-        self.runs_dir.mkdir(parents=True, exist_ok=True)
-        for run in tqdm(self.runs(), desc="Label study", unit="run", disable=False):
-            if not self.path(run).is_file():
-                self.perform(run)
-
-    def perform(self, run: LabelRun) -> None:
-        """Trains and measures one student and writes its files, the JSON last."""
+    def train(self, run: LabelRun) -> tuple[dict[str, object], np.ndarray]:
         arguments = self.arguments
         set_seed(run.seed)
-        model, processor, _ = build_student(self.student(), self.target)
+        model, processor, _ = build_student(arguments.student(), label_names(self.target))
         train, validation, test = (self.part(name, processor) for name in ("train", "validation", "test"))
         chosen = np.random.default_rng(run.seed).permutation(len(train.truth.labels))[: arguments.num_target]
         train = train.of_rows(chosen)
         model.to("cuda" if torch.cuda.is_available() else "cpu")
-        content = {"run": run._asdict(), "settings": self.settings(), "images": 0}
+        content = {"run": run._asdict(), "settings": self.common_settings(), "images": 0}
         if run.selection == "scratch":
-            set_bias(model, prior_probabilities(train.targets))
+            start_at_prior(model, prior_probabilities(train.targets))
         else:
             rows = self.source_rows(run)
             taught = self.part(run.targets, processor).of_rows(rows)
-            set_bias(model, prior_probabilities(taught.targets))
+            start_at_prior(model, prior_probabilities(taught.targets))
             checked = self.part("held_out", processor)
             content |= {
                 "images": len(rows),
-                "pretraining": fit(model, taught, checked, self.recipe(arguments.pretrain_steps), run.seed),
+                "pretraining": fit(model, taught, checked, arguments.recipe(arguments.pretrain_steps), run.seed),
                 "metrics_before": compute_metrics(part_probabilities(model, test), test.truth.labels),
             }
-        content["finetuning"] = fit(model, train, validation, self.recipe(arguments.max_steps), run.seed)
+        content["finetuning"] = fit(model, train, validation, arguments.recipe(arguments.max_steps), run.seed)
         probabilities = part_probabilities(model, test)
-        content["metrics"] = compute_metrics(probabilities, test.truth.labels)
-        write_array(self.path(run).with_suffix(".npy"), probabilities.astype(np.float32))
-        write_json(self.path(run), content)
+        return content | {"metrics": compute_metrics(probabilities, test.truth.labels)}, probabilities
 
     def source_rows(self, run: LabelRun) -> np.ndarray:
         """Rows of the source that the run learns from, ascending."""
@@ -213,39 +174,15 @@ class LabelStudy:
                 self.parts[name] = Part(split, processor, "labels", "labels")
         return self.parts[name]
 
-    def recipe(self, steps: int) -> Recipe:
-        arguments = self.arguments
-        return Recipe(
-            max_steps=steps,
-            eval_steps=max(1, -(-steps // arguments.num_evaluations)),
-            patience=arguments.patience,
-            learning_rate=arguments.learning_rate,
-            batch_size=arguments.batch_size,
-            weight_decay=arguments.weight_decay,
-            metric=arguments.metric,
-        )
+    def settings(self, run: LabelRun) -> list[dict[str, object]]:
+        return [run._asdict(), self.common_settings()]
 
-    def student(self) -> StudentArguments:
-        arguments = self.arguments
-        return StudentArguments(
-            word_embeddings=arguments.word_embeddings,
-            freeze_word_embeddings=arguments.freeze_word_embeddings,
-            image_size=arguments.image_size,
-            cnn_channels=arguments.cnn_channels,
-            gru_hidden_size=arguments.hidden_size,
-            fc_hidden_size=arguments.hidden_size,
-        )
-
-    def settings(self) -> dict[str, object]:
-        """What every run depends on beside its own axes: further P, seeds or arms add to the folder."""
-        free = ("output_dir", "images_per_label", "selections", "targets", "num_seeds", "readme", "block")
+    def common_settings(self) -> dict[str, object]:
+        """What every run depends on beside its own axes."""
+        free = ("output_dir", "images_per_label", "selections", "targets", "num_seeds", "jobs", "readme", "block")
         tables = [self.source, *(self.target[name] for name in ("train", "validation", "test"))]
         own = {name: value for name, value in asdict(self.arguments).items() if name not in free}
         return own | {"rows": [table._fingerprint for table in tables]}
-
-    def path(self, run: LabelRun) -> Path:
-        text = json.dumps([run._asdict(), self.settings()], sort_keys=True)
-        return self.runs_dir / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
 
 
 def check_tables(arguments: LabelStudyArguments, source: DatasetDict, target: DatasetDict) -> None:
@@ -267,12 +204,6 @@ def check_tables(arguments: LabelStudyArguments, source: DatasetDict, target: Da
         )
     if len(target["train"]) < arguments.num_target:
         raise ValueError(f"--num_target is {arguments.num_target}; the target has {len(target['train'])} rows.")
-
-
-def set_bias(model: torch.nn.Module, prior: np.ndarray) -> None:
-    """Starts the head from the constant predictor's logits."""
-    with torch.no_grad():
-        head_of(model).bias.copy_(torch.logit(torch.from_numpy(prior).float(), eps=1e-3))
 
 
 def label_agreement(source: Dataset) -> dict[str, object]:

@@ -6,24 +6,21 @@ from transformers import HfArgumentParser
 
 from emocap.arguments import file_flags
 from emocap.limits import check_numbers
+from emocap.studies.skeleton import StudyArguments
 
-__all__ = ["StudyArguments", "parse_study", "study_parser"]
+__all__ = ["TransferArguments", "parse_study", "study_parser"]
 
 
-@dataclass
-class StudyArguments:
+@dataclass(kw_only=True)
+class TransferArguments(StudyArguments):
     """The transfer study: two tables, a student's architecture, and which networks to train."""
 
-    output_dir: str = field(metadata={"help": "Folder of the runs; a further call adds what is not yet there."})
     source_dataset: str | None = field(
         default=None,
         metadata={"help": "A: folder or Hub id of a table with labels or pseudo-labels. Preset scenes makes its own."},
     )
     target_dataset: str | None = field(
         default=None, metadata={"help": "B: folder or Hub id of a table with human labels."}
-    )
-    word_embeddings: str | None = field(
-        default=None, metadata={"help": "Folder or Hub id of the BERT checkpoint whose vocabulary the student takes."}
     )
     freeze_word_embeddings: bool = field(
         default=True,
@@ -32,11 +29,6 @@ class StudyArguments:
             "which are learned and pass like any other layer."
         },
     )
-    image_size: int = field(default=64, metadata={"help": "Side in pixels to which photos are resized."})
-    cnn_channels: list[int] = field(
-        default_factory=lambda: [16, 32, 64], metadata={"help": "Channels of the strided convolutions."}
-    )
-    hidden_size: int = field(default=64, metadata={"help": "Width of the GRU and of fc1."})
     max_length: int | None = field(default=None, metadata={"help": "Tokens kept of a caption: 32 as in the study."})
     source_label_column: str | None = field(
         default=None, metadata={"help": "What the source teaches: emotion_scores where it has pseudo-labels."}
@@ -64,17 +56,7 @@ class StudyArguments:
         default_factory=list, metadata={"help": "Sizes at which num_layers counts; at the others all pass. None: all."}
     )
     num_seeds: int = field(default=4, metadata={"help": "Draws of rows, base networks and fresh layers."})
-    max_steps: int = field(default=300, metadata={"help": "Training steps at most."})
-    base_steps: int = field(default=1500, metadata={"help": "The same for networks trained on all rows of A."})
-    num_evaluations: int = field(default=10, metadata={"help": "Evaluations on the validation rows at most."})
-    patience: int = field(default=4, metadata={"help": "Stop after so many evaluations without a better one."})
-    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of AdamW."})
-    batch_size: int = field(default=32, metadata={"help": "Pairs a step."})
-    weight_decay: float = field(default=0.01, metadata={"help": "Of weights; biases and norms have none."})
-    metric: str = field(default="map_macro", metadata={"help": "What the best state, table and figure go by."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Keep the first N validation rows."})
-    jobs: int = field(default=1, metadata={"help": "Processes that train, one thread each."})
-    readme: str | None = field(default=None, metadata={"help": "Put the table into this markdown file ..."})
+    base_steps: int = field(default=1500, metadata={"help": "Steps at most of networks trained on all rows of A."})
     block: str = field(default="transfer", metadata={"help": "... between its '<!-- BLOCK -->' comments."})
 
     def __post_init__(self):
@@ -83,7 +65,7 @@ class StudyArguments:
 
 def study_parser() -> HfArgumentParser:
     parser = HfArgumentParser(
-        StudyArguments,
+        TransferArguments,
         prog="emocap transfer-study",
         allow_abbrev=False,
         description="Every strategy, number of layers, size and seed in one table and one figure. What is finished is "
@@ -97,7 +79,7 @@ def study_parser() -> HfArgumentParser:
     return parser
 
 
-def parse_study(parser: HfArgumentParser, argv: list[str]) -> tuple[StudyArguments, str | None]:
+def parse_study(parser: HfArgumentParser, argv: list[str]) -> tuple[TransferArguments, str | None]:
     """The study's settings, a preset's overridden by flags, and the preset's name."""
     preset = parser.parse_known_args(argv)[0].preset
     flags = file_flags(parser, f"transfer_{preset}") if preset else []

@@ -16,7 +16,7 @@ from emocap.evaluation.scoring import check_features, load_config
 from emocap.models import EmocapProcessor, EmocapStudentForMultiLabelClassification
 from emocap.models.modeling_emocap_teacher import EmocapTeacherForMultiLabelClassification
 from emocap.records import recorded_arguments
-from emocap.training.heads import collapsed_head, head_of, ridge_head
+from emocap.training.heads import collapsed_head, head_of, ridge_head, start_at_prior
 
 __all__ = ["STRATEGIES", "blocks_of", "check_frozen", "check_transfer", "load_source", "transfer_model"]
 
@@ -95,9 +95,8 @@ def transfer_model(
         copy_tensors(model, load, plan.base if plan.across else plan.source, passing, record)
     if copy_word_embeddings:
         pass_word_embeddings(model, load(student), student, record)
+    start_at_prior(model, prior)
     head = head_of(model)
-    with torch.no_grad():
-        head.bias.copy_(torch.logit(torch.from_numpy(prior).float(), eps=1e-3))
     if plan.head_init is not None:
         start_head(model, processor, load(plan.source), plan, source_table)
         for name, value in model.named_parameters():

@@ -440,9 +440,9 @@ def test_a_finished_run_says_that_frozen_tensors_stood_still(checkpoints, tiny_t
     assert all(torch.equal(saved[name], given[name]) for name in frozen)
     assert not torch.equal(saved["fc1.weight"], given["fc1.weight"])
 
-    def meddle(model, *rest):
+    def meddle(start, *rest):
         with torch.no_grad():
-            model.gru.weight_ih_l0[0, 0] += 1e-3
+            start.model.gru.weight_ih_l0[0, 0] += 1e-3
         return {}
 
     monkeypatch.setattr("emocap.training.jobs.run", meddle)

@@ -1,0 +1,67 @@
+"""One result as text, for a terminal."""
+
+from emocap.metrics import FEW_UNITS, METRIC_KEYS
+from emocap.records import CONTROLS, GAIN_KEYS, Gain, Result
+
+__all__ = ["print_result", "print_valence"]
+
+REFERENCES = ("prior", "chance", "tfidf", "lexicon", "encoder", "ceiling", "human", "as_human")
+
+
+def print_result(result: Result) -> None:
+    """One line a metric, beside it the prior, ceiling and people, where known, and its interval; then the controls."""
+    shown = [name for name in REFERENCES if any(f"{name}/{key}" in result for key in METRIC_KEYS)]
+    print(f"{'':20}{'model':>9}" + "".join(f"{name:>9}" for name in shown))
+    for key in METRIC_KEYS:
+        if (value := result.figure(key)) is not None:
+            row = [value, *(result.figure(f"{name}/{key}") for name in shown)]
+            bounds = result.interval(key)
+            interval = "" if bounds is None else "   {:.4f} to {:.4f}".format(*bounds)
+            print(f"{key:20}" + "".join("        -" if cell is None else f"{cell:9.4f}" for cell in row) + interval)
+    print(f"{result['num_examples']} images, split '{result['split']}', truth '{result['truth']}'", end="; ")
+    print(f"decisions at {result['decisions']} thresholds; to the right 95 % intervals")
+    print_units(result)
+    if "as_human" in shown:
+        print(
+            "human: one annotator against the others; as_human: the model on the same answers, naming as many emotions"
+        )
+    print_controls(result)
+
+
+def print_valence(result: Result) -> None:
+    """One line a correlation with people's valence."""
+    for key, value in result.items():
+        if key.startswith("spearman/") and not key.endswith(("_low", "_high")):
+            bounds = result.interval(key)
+            interval = "" if bounds is None else " ({:.3f} to {:.3f})".format(*bounds)
+            print(f"{key.removeprefix('spearman/'):16}" + ("     -" if value is None else f"{value:6.3f}") + interval)
+    print(f"Spearman with people's mean valence, {result['num_examples']} photos, split '{result['split']}'")
+    print_units(result)
+
+
+def print_units(result: Result) -> None:
+    """What intervals were drawn over, where that is not the images, and whether it is little."""
+    what = "groups of images" if "num_groups" in result else "images"
+    if "num_groups" in result:
+        print(f"Intervals are over {result.num_units} {what}, each drawn whole.")
+    if result.is_few:
+        print(f"{result.num_units} {what} are few: intervals from fewer than {FEW_UNITS} are too narrow.")
+
+
+def print_controls(result: Result) -> None:
+    """One line a control: its map_macro with its interval, and by how much the model is ahead of it."""
+
+    def cell(gain: Gain | None, form: str) -> str:
+        known = gain is not None and gain.low is not None
+        return (f"{gain.value:{form}} ({gain.low:{form}} to {gain.high:{form}})" if known else "").ljust(30)
+
+    names = ["prior"] * ("prior/map_macro_gain" in result) + result.controls
+    names = [name for name in names if result.interval(f"{name}/map_macro")]
+    if names:
+        ahead = "".join(f"ahead in {key}".ljust(30) for key in GAIN_KEYS)
+        print(f"{'control':20}{'map_macro':30}{ahead}".rstrip())
+    for name in names:
+        own = f"{name}/map_macro"
+        cells = [cell(Gain(result.figure(own), *result.interval(own)), ".4f")]
+        cells += [cell(result.gain(name, key), "+.4f") for key in GAIN_KEYS]
+        print(f"{name:20}{''.join(cells)}{CONTROLS.get(name, 'the constant answer')}")
