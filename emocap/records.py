@@ -25,6 +25,7 @@ __all__ = [
     "Gain",
     "Result",
     "details_path",
+    "finite",
     "read_json",
     "recorded_arguments",
     "records_folder",
@@ -119,8 +120,7 @@ class Result(Mapping):
 
     def figure(self, key: str) -> float | None:
         """A metric, or None where it is unknown or not finite."""
-        value = self.get(key)
-        return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+        return finite(self.get(key))
 
     def prior(self, key: str) -> float | None:
         """The same metric of the constant predictor fitted on the training split."""
@@ -173,6 +173,11 @@ class Result(Mapping):
         from emocap.models import EmocapProcessor
 
         return EmocapProcessor.from_pretrained(os.fspath(self))
+
+
+def finite(value: object) -> float | None:
+    """The number, or None for what is none or not finite."""
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
 def read_json(path: Path, what: str) -> dict:
