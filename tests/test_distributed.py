@@ -12,7 +12,7 @@ import pytest
 
 from emocap.cli import main
 from emocap.data.storage import load_table
-from emocap.studies.quickstart import make_body
+from emocap.scenes.body import make_body
 
 ROOT = Path(__file__).parents[1]
 BATCH = 3
