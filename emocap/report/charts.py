@@ -2,8 +2,9 @@
 
 import math
 
+from emocap.records import finite
 from emocap.report.axes import axis_ticks, tick_labels
-from emocap.report.tables import finite, value_text
+from emocap.report.tables import value_text
 
 __all__ = ["confusions", "curve", "loss_charts", "precision_charts", "ranking_chart", "reliability_chart"]
 
