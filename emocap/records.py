@@ -79,7 +79,7 @@ class Gain(NamedTuple):
     high: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Result(Mapping):
     """What was measured of a model: a mapping of the keys of metrics.json, and what they mean together.
 
@@ -112,6 +112,9 @@ class Result(Mapping):
 
     def __len__(self) -> int:
         return len(self.metrics)
+
+    def __repr__(self) -> str:
+        return f"Result({len(self)} figures, map_macro {self.get('map_macro')}, folder {str(self.folder)!r})"
 
     def __fspath__(self) -> str:
         if self.folder is None:

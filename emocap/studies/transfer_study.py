@@ -28,7 +28,7 @@ from emocap.studies.runs import Part, Recipe, fit, part_probabilities
 from emocap.studies.skeleton import Study, digest
 from emocap.studies.transfer_arguments import TransferArguments
 from emocap.training.build import build_student
-from emocap.training.surgery import MODELS, STRATEGIES, check_frozen, check_num_layers, transfer_model
+from emocap.training.surgery import MODELS, STRATEGIES, check_frozen, check_num_layers, check_transfer, transfer_model
 
 __all__ = ["Run", "TransferStudy"]
 
@@ -217,14 +217,14 @@ class TransferStudy(Study):
         seed, start_run = run.seed + FRESH_SEED * (not run.is_base), self.start_of(run)
         set_seed(seed)
         is_anb, is_bnb = run.strategy.startswith("anb"), run.strategy.startswith("bnb")
-        model, processor, surgery = transfer_model(
+        plan = check_transfer(
             student=self.checkpoint(start_run) if is_anb else str(self.architecture),
             teacher=self.checkpoint(start_run) if is_bnb else None,
             strategy=run.strategy.removesuffix(MATCHED),
             num_layers=run.num_layers,
             freeze_word_embeddings=self.arguments.freeze_word_embeddings or None,
-            prior=prior_probabilities(train.targets),
         )
+        model, processor, surgery = transfer_model(plan, prior_probabilities(train.targets))
         model.to("cuda" if torch.cuda.is_available() else "cpu")
         steps = self.steps_of(self.base_of(run)) if run.strategy == f"scratch{MATCHED}" else None
         history = fit(model, train, self.part(run.side, "validation"), self.recipe(run), seed, steps)

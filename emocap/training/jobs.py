@@ -116,9 +116,11 @@ def start_finetuning(model_args: FinetuneArguments, rows: TrainingRows, seed: in
         check_labels(config, rows.names, checkpoint)
         check_features(config, rows.splits["train"], checkpoint)
     flags = dict(vars(model_args))
-    source_table = load_source(flags.pop("source_dataset"), check_transfer(**flags))
+    named = flags.pop("source_dataset")
+    plan = check_transfer(**flags)
+    source_table = load_source(named, plan)
     set_seed(seed)
-    model, processor, surgery = transfer_model(**flags, prior=rows.prior, source_table=source_table)
+    model, processor, surgery = transfer_model(plan, rows.prior, source_table)
     return Start(model, processor, surgery=surgery)
 
 
