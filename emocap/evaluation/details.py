@@ -7,7 +7,7 @@ from datasets import Dataset
 
 from emocap.data.schema import label_names
 from emocap.metrics import compute_metrics
-from emocap.metrics.metrics import BCE_CLIP, ECE_BINS, THRESHOLD, row_ranking_precisions
+from emocap.metrics.metrics import ECE_BINS, THRESHOLD, cross_entropies, row_ranking_precisions
 
 __all__ = ["average_precisions", "describe", "human_metrics"]
 
@@ -125,8 +125,7 @@ def _examples(
     probabilities: np.ndarray, labels: np.ndarray, names: Sequence[str], image_ids: Sequence[str]
 ) -> list[dict[str, object]]:
     true = labels >= THRESHOLD
-    clipped = np.clip(probabilities, BCE_CLIP, 1 - BCE_CLIP)
-    entropy = -(labels * np.log(clipped) + (1 - labels) * np.log1p(-clipped)).mean(axis=1)
+    entropy = cross_entropies(probabilities, labels).mean(axis=1)
     rows = np.flatnonzero(true.any(axis=1))
     ranked = rows[np.lexsort((entropy[rows], -row_ranking_precisions(probabilities, true)[rows]))]
     number = min(NUM_EXAMPLES, len(ranked) // 2)

@@ -77,20 +77,13 @@ def resampled_metrics(
     Returns:
         float64 `(bootstrap.num_resamples,)` for each key, NaN in resamples that leave it undefined.
     """
-    probabilities = single._checked(probabilities, "probabilities", upper=1.0)
-    labels = single._checked(labels, "labels", upper=1.0, shape=probabilities.shape)
+    probabilities, labels, votes = single.checked_arrays(probabilities, labels, votes)
     true = labels >= single.THRESHOLD
-    predicted = probabilities >= single._checked_thresholds(thresholds, true.shape[1])
     wanted = [key for key in single.METRIC_KEYS if keys is None or key in keys]
     if votes is None:
         wanted = [key for key in wanted if key not in single.VOTE_KEYS]
-    else:
-        votes = single._checked(votes, "votes", upper=np.iinfo(np.int32).max, shape=probabilities.shape)
-    shares = probabilities
-    if votes is not None and num_annotators is not None:
-        shares = single.one_reaction(probabilities, num_annotators)
-    per_row = _per_row(probabilities, labels, true, predicted, votes, shares)
-    sums = {name: values for name, values in per_row.items() if _needed(name, wanted)}
+    rows = single.row_values(probabilities, labels, votes, thresholds, num_annotators)
+    sums = {name: values for name, values in _summands(rows, probabilities, labels).items() if _needed(name, wanted)}
     rankings = _rankings(probabilities, true) if "map_macro" in wanted else []
     micro = _Ranking(probabilities.reshape(-1), true.reshape(-1), true.shape[1]) if "map_micro" in wanted else None
     parts = []
@@ -143,41 +136,23 @@ def intervals(
     return bounds
 
 
-def _per_row(probabilities, labels, true, predicted, votes, shares) -> dict[str, np.ndarray]:
-    """What each row adds to the sums that the metrics are made of, `(N,)` or `(N, k)`; `shares` are compared with the
-    votes."""
-    has_label = true.any(axis=1)
-    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :3]
-    hits = np.take_along_axis(true, best, axis=1) & has_label[:, None]
-    num_true = true.sum(axis=1)
-    clipped = np.clip(probabilities, single.BCE_CLIP, 1 - single.BCE_CLIP)
-    both, either = (predicted & true).sum(axis=1), (predicted | true).sum(axis=1)
-    rows = {
-        "rows": np.ones(len(true)),
-        "has_label": has_label.astype(float),
-        **{f"top{k}_accuracy": hits[:, :k].any(axis=1).astype(float) for k in (1, 2, 3)},
-        "precision_at_3": hits.sum(axis=1) / best.shape[1],
-        "recall_at_3": hits.sum(axis=1) / np.maximum(num_true, 1),
-        "lrap": single.row_ranking_precisions(probabilities, true),
-        "jaccard": both / np.maximum(either, 1),
+def _summands(rows: dict[str, np.ndarray], probabilities: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """What each row adds to the sums that the metrics are made of, float64 `(N,)` or `(N, k)`."""
+    sums = {name: values.astype(np.float64) for name, values in rows.items() if not name.endswith("_entropy")}
+    for key in single.LABELLED_KEYS:
+        sums[key] *= sums["has_label"]
+    sums |= {
+        "rows": np.ones(len(labels)),
         "brier": ((probabilities - labels) ** 2).mean(axis=1),
-        "bce": -(labels * np.log(clipped) + (1 - labels) * np.log1p(-clipped)).mean(axis=1),
-        "f1_hits": (predicted & true).astype(float),
-        "f1_total": predicted.astype(float) + true,
-        "ece": _bin_gaps(probabilities, labels),
+        "bce": single.cross_entropies(probabilities, labels).mean(axis=1),
+        "ece": single.bin_gaps(probabilities, labels, by_example=True),
     }
-    if votes is not None:
-        p, q = single._distributions(votes), single._distributions(shares)
-        voted = votes.any(axis=1).astype(float)
-        a, b = single._entropy(p), single._entropy(q)
-        rows["voted"] = voted
-        rows["jsd"] = single._jensen_shannon_divergence(p, q, a + b) * voted
-        rows["soft_f1"] = np.minimum(p, q).sum(axis=1) * voted
-        some = voted.astype(bool)
+    if "voted" in rows:
+        some, (a, b) = rows["voted"], (rows["crowd_entropy"], rows["model_entropy"])
         # centred first: differences of large sums would lose the small variances
         a, b = a - (a[some].mean() if some.any() else 0), b - (b[some].mean() if some.any() else 0)
-        rows["entropy_correlation"] = np.stack([a, b, a * a, b * b, a * b], axis=1) * voted[:, None]
-    return rows
+        sums["entropy_correlation"] = np.stack([a, b, a * a, b * b, a * b], axis=1) * sums["voted"][:, None]
+    return sums
 
 
 def _needed(name: str, wanted: list[str]) -> bool:
@@ -187,18 +162,10 @@ def _needed(name: str, wanted: list[str]) -> bool:
     )
 
 
-def _bin_gaps(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Sum of probability minus label over the entries of each row and bin, `(N, ECE_BINS)`."""
-    bins = np.maximum(np.ceil(probabilities * single.ECE_BINS).astype(np.intp) - 1, 0)
-    places = bins + single.ECE_BINS * np.arange(len(bins))[:, None]
-    gaps = np.bincount(places.ravel(), weights=(probabilities - labels).ravel(), minlength=len(bins) * single.ECE_BINS)
-    return gaps.reshape(len(bins), single.ECE_BINS)
-
-
 def _ratios(sums: dict[str, np.ndarray], num_labels: int) -> dict[str, np.ndarray]:
     """Metrics of each resample from its weighted sums, `(resamples,)` each."""
     part = {}
-    for key in ("top1_accuracy", "top2_accuracy", "top3_accuracy", "precision_at_3", "recall_at_3"):
+    for key in single.LABELLED_KEYS:
         if key in sums:
             part[key] = _divide(sums[key], sums["has_label"])
     for key in ("lrap", "jaccard", "brier", "bce"):
