@@ -112,10 +112,9 @@ def test_the_label_study_keeps_groups_apart_and_draws_them_whole(rng, label_stud
     check_apart(label_study.source.select(label_study.taught), label_study.source.select(label_study.held_out))
     truth = read_truth(label_study.target["test"])
     label_study.runs_dir.mkdir(parents=True)
-    run = label_study.stages()[0][0]
+    label_study.arguments.metric, run = "bce", label_study.stages()[0][0]
     probabilities = rng.random(truth.labels.shape)
     np.save(label_study.path(run).with_suffix(".npy"), probabilities)
-    label_study.arguments.metric = "bce"
     found = label_study.resampled(run, truth, 1000)
     check_drawn(found, probabilities, truth.labels, truth.groups)
 
