@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from datasets import DatasetDict
-from transformers import HfArgumentParser
 
 from emocap.arguments import finetune_parser, make_arguments, student_parser, teacher_parser
 from emocap.cards.models import write_model_card
@@ -16,6 +15,7 @@ from emocap.data.ranks import launched_ranks
 from emocap.data.storage import load_table
 from emocap.evaluation.evaluate import evaluate
 from emocap.hub.publishing import check_login, publish
+from emocap.options import OptionsParser
 from emocap.pseudo_labels.labelling import label_tables
 from emocap.records import Result
 from emocap.report.labels_page import write_label_page
@@ -97,7 +97,7 @@ def load_tables(tables: Tables) -> DatasetDict:
 
 
 def run_step(
-    kind: str, parser: Callable[[], HfArgumentParser], tables: Tables, output_dir: str | os.PathLike, **options: object
+    kind: str, parser: Callable[[], OptionsParser], tables: Tables, output_dir: str | os.PathLike, **options: object
 ) -> Result:
     """A training with its card and, with `push_to_hub`, its publication as `emocap publish` would do it; `Trainer`
     itself pushes nothing. Whether the Hub takes the token is asked before the training, not after hours."""

@@ -1,11 +1,18 @@
 """Fixtures shared by the whole suite."""
 
+import os
+
+from tests.fake_hub import hub_environment
+
+os.environ.update(hub_environment())  # before anything reads it at import
+
 import io
 import json
-import os
+import random
 import subprocess
 import sys
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +32,37 @@ from emocap.models import (
 )
 
 torch.set_num_threads(1)  # several test processes share few cores
+
+SEED = int(os.environ.get("EMOCAP_TEST_SEED", 0))
+"""Of every random draw in the suite: another number draws other inputs."""
+
+
+def pytest_report_header() -> str:
+    return f"emocap: random inputs of EMOCAP_TEST_SEED={SEED}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """A failing test says which inputs it had."""
+    report = yield
+    if report.failed:
+        report.sections.append(("Random inputs", f"EMOCAP_TEST_SEED={SEED} draws them again"))
+    return report
+
+
+@pytest.fixture(autouse=True)
+def rng(request) -> np.random.Generator:
+    """A test's own random numbers, of `SEED` and its name alone. Those of Python, NumPy and torch start there too."""
+    generator = np.random.default_rng([SEED, zlib.crc32(request.node.nodeid.encode())])
+    random.seed(int(generator.integers(2**32)))
+    np.random.seed(int(generator.integers(2**32)))
+    torch.manual_seed(int(generator.integers(2**32)))
+    return generator
+
+
+def fresh_rng() -> np.random.Generator:
+    """Another generator at each call, of the running test's seed: for helpers that no fixture reaches."""
+    return np.random.default_rng(np.random.randint(2**32, dtype=np.uint32))
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """The command line: bad input ends with one sentence before any model is loaded, and help explains everything."""
 
-import argparse
 import json
 import re
 import shutil
@@ -13,8 +12,8 @@ from PIL import Image
 from transformers import PreTrainedModel
 
 from emocap import BottomUpConfig, export
-from emocap.arguments import finetune_parser, student_parser, teacher_parser
-from emocap.cli import main, make_parser
+from emocap.cli import command_parser, main
+from emocap.commands import COMMANDS
 from emocap.data.schema import pair_features
 
 
@@ -374,36 +373,28 @@ def test_data_socratis_and_publish_of_nothing(refused, tmp_path, capsys):
     assert "is neither a finished run" in refused("publish", tmp_path, "--repo_id", "me/nothing")
 
 
-def parsers(parser: argparse.ArgumentParser, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], object]:
-    found = {path: parser}
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for name, child in action.choices.items():
-                found |= parsers(child, (*path, name))
-    return found
-
-
-def all_parsers() -> dict[tuple[str, ...], argparse.ArgumentParser]:
-    training = {"train-teacher": teacher_parser, "train-student": student_parser, "finetune": finetune_parser}
-    return parsers(make_parser()) | {(name,): make() for name, make in training.items()}
-
-
-@pytest.mark.parametrize("path", all_parsers())
-def test_help_lists_and_explains_every_option(path, capsys):
-    parser = all_parsers()[path]
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_lists_and_explains_every_option(name, capsys):
     with pytest.raises(SystemExit) as stop:
-        main([*path, "--help"])
+        main([*name.split(), "--help"])
     assert stop.value.code == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert printed.startswith("usage: emocap " + " ".join(path))
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for choice in action._choices_actions:
-                assert choice.help and choice.dest in printed
-            continue
+    assert printed.startswith(f"usage: emocap {name} ")
+    for action in command_parser(name)._actions:
         assert action.help and action.help.strip(), f"{action.option_strings or action.dest} has no help text"
         for option in action.option_strings or [action.metavar]:
             assert option in printed
+
+
+def test_help_lists_every_command(capsys):
+    printed = ""
+    for words in ([], ["data"]):
+        with pytest.raises(SystemExit) as stop:
+            main([*words, "--help"])
+        assert stop.value.code == 0
+        printed += " ".join(capsys.readouterr().out.split())
+    for name, command in COMMANDS.items():
+        assert f"{name.split()[-1]} {command.__doc__}" in printed, name
 
 
 def test_the_scripts_share_the_parsers():

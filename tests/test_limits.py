@@ -1,6 +1,5 @@
-"""Every number of every command has a limit, and a number outside it ends the command before anything is loaded."""
+"""Every number of every command has an interval, and one outside it ends the command before anything is loaded."""
 
-import argparse
 import dataclasses
 import math
 import typing
@@ -8,108 +7,97 @@ import typing
 import pytest
 from transformers import PreTrainedModel
 
-from emocap import commands
-from emocap.arguments import EmocapTrainingArguments, finetune_parser, student_parser, teacher_parser
-from emocap.cli import main, make_parser
+from emocap import arguments
+from emocap.arguments import EmocapTrainingArguments, StudentArguments
+from emocap.cli import command_parser, main
+from emocap.commands import COMMANDS
+from emocap.commands.data import Table
 from emocap.data import storage
-from emocap.limits import ABOVE_ZERO, ANY, AT_LEAST, SHARES, check_numbers
+from emocap.options import Options, OptionsParser, check_options, interval_of, option, option_fields
 from emocap.studies import cross_validation
-from emocap.studies.label_study import label_study_parser
-from emocap.studies.transfer_arguments import study_parser
 
-OWN_PARSERS = {
-    "train-teacher": teacher_parser,
-    "train-student": student_parser,
-    "finetune": finetune_parser,
-    "transfer-study": study_parser,
-    "label-study": label_study_parser,
-    "cross-validate": cross_validation.make_parser,
-}
-"""Commands whose flags `make_parser` does not know."""
+ANY = {"local_rank"}
+"""Numbers that may be any finite one."""
 
-NO_NUMBERS = {"str", "bool", "string_to_bool", "NoneType", "dict", "DebugOption", "ParallelismConfig", "<lambda>"}
-"""Types of flags that take no number; the last is what transformers makes for choices."""
+PARSERS = {name: command_parser(name) for name in COMMANDS}
 
 
-def parsers(parser: argparse.ArgumentParser, words: tuple[str, ...] = ()) -> typing.Iterator[tuple]:
-    """Every command's words and parser."""
-    nested = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-    if not nested:
-        yield words, OWN_PARSERS[words[0]]() if words[0] in OWN_PARSERS else parser
-    for action in nested:
-        for name, own in action.choices.items():
-            yield from parsers(own, (*words, name))
+def numbers(parser: OptionsParser) -> list[tuple[dataclasses.Field, str | None]]:
+    """A command's options that are numbers, and what each says that it may be."""
+    names = {action.dest for action in parser._actions if action.type in (int, float)}
+    return [(own, interval_of(part, own)) for part in parser.parts for own in option_fields(part) if own.name in names]
 
 
-COMMANDS = dict(parsers(make_parser()))
+NUMBERS = {name: numbers(parser) for name, parser in PARSERS.items()}
 
 
-def numeric(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    """The flags that take numbers; a type that this test does not know fails it."""
-    found = []
-    for action in parser._actions:
-        if action.type in (int, float):
-            found.append(action)
-        elif action.type is not None:
-            assert action.type.__name__ in NO_NUMBERS, (action.dest, action.type)
-    return found
-
-
-FLAGS = [(words, action) for words, parser in COMMANDS.items() for action in numeric(parser)]
-
-
-def test_every_command_is_walked():
-    assert set(OWN_PARSERS) <= {words[0] for words in COMMANDS} and ("data", "scenes") in COMMANDS
-    assert len(FLAGS) > 150
-
-
-def test_every_number_has_one_limit_and_every_limit_a_number():
-    tables = [set(AT_LEAST), set(ABOVE_ZERO), set(SHARES), set(ANY)]
-    for place, own in enumerate(tables):
-        assert not any(own & other for other in tables[place + 1 :])
-    names = {action.dest for _, action in FLAGS}
-    known = set().union(*tables)
-    assert names - known == set() and known - names == set()
-    assert all(reason for reason in ANY.values())
+def test_every_number_has_an_interval_and_every_interval_a_number():
+    assert sum(map(len, NUMBERS.values())) > 150
+    for name, found in NUMBERS.items():
+        for own, interval in found:
+            assert interval, f"{name} --{own.name} says nothing of what it may be"
+            low, high = map(float, interval[1:-1].split(", "))
+            assert interval[0] in "[(" and interval[-1] in ")]" and low < high
+            assert (interval == "(-inf, inf)") == (own.name in ANY)
+    told = [own for names in EmocapTrainingArguments.intervals.values() for own in names]
+    assert len(told) == len(set(told)) and set(told) <= {own.name for own, _ in NUMBERS["train-teacher"]}
+    for part in PARSERS["train-teacher"].parts:
+        for own in option_fields(part):
+            is_number = any(own is each for each, _ in NUMBERS["train-teacher"])
+            assert is_number or not interval_of(part, own), own.name
 
 
 def test_numbers_of_the_training_arguments_are_all_flags():
     """Fields that hold numbers as their type hints say it: none escapes by another way of parsing."""
-    known = {*AT_LEAST, *ABOVE_ZERO, *SHARES, *ANY}
     hints = typing.get_type_hints(EmocapTrainingArguments)
+    known = {own.name for own, _ in NUMBERS["train-teacher"]}
     for own in dataclasses.fields(EmocapTrainingArguments):
         types = {hints[own.name], *typing.get_args(hints[own.name])}
         if own.init and types & {int, float} and bool not in types and str not in types:
             assert own.name in known, own.name
 
 
-def test_defaults_and_what_stands_at_the_limits_pass():
-    for words, action in FLAGS:
-        check_numbers({action.dest: action.default})
-        check_numbers(vars(COMMANDS[words].parse_args([])) if not required(COMMANDS[words]) else {})
-    check_numbers(AT_LEAST)
-    check_numbers(dict.fromkeys(ABOVE_ZERO, 1e-9) | {"cnn_channels": [1, 2], "loss": "nan", "flag": True})
-    check_numbers({name: 0 if low else 1e-9 for name, (low, _) in SHARES.items()})
-    check_numbers({name: 1 if high else 1 - 1e-9 for name, (_, high) in SHARES.items()})
+class Made(Options):
+    share: typing.Annotated[float, "(0, 1]"] = option("", 1.0)
+    open_share: typing.Annotated[float, "[0, 1)"] | None = option("")
+    steps: typing.Annotated[float, "(0, inf)"] = option("", 1)
+    counts: list[typing.Annotated[int, "[1, inf)"]] = option("", [1])
+    rank: typing.Annotated[int, "(-inf, inf)"] = option("", -1, flag="place")
+    kinds: list[typing.Literal["a", "b"]] = option("", ["a"])
 
 
-def required(parser: argparse.ArgumentParser) -> bool:
-    return any(action.required for action in parser._actions)
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"share": 0}, r"--share is 0; it must lie from 0 \(without it\) to 1\.$"),
+        ({"share": 1.001}, "--share is 1.001"),
+        ({"open_share": 1}, r"--open_share is 1; it must lie from 0 to 1 \(without it\)\.$"),
+        ({"steps": 0.0}, "--steps is 0.0; it must be above 0"),
+        ({"counts": [16, 0, 32]}, "--counts is 0; it must be 1 or more"),
+        ({"counts": (50, -3)}, "--counts is -3; it must be 1 or more"),
+        ({"rank": math.nan}, "--place is nan; it must be a finite number"),
+        ({"steps": math.inf}, "--steps is inf; it must be above 0"),
+        ({"kinds": ["a", "c"]}, "--kinds is 'c'; it must be one of a, b"),
+    ],
+)
+def test_values_from_python_are_checked_too(values, message):
+    check_options(Made(share=1, open_share=0, steps=1e-9, counts=(1, 5), rank=-3, kinds=["b", "a"]))
+    assert Made().open_share is None and Made().counts is not Made().counts
+    with pytest.raises(ValueError, match=message):
+        Made(**values)
+    with pytest.raises(ValueError, match="--gru_num_layers is 0"):
+        StudentArguments(gru_num_layers=0)
 
 
-def bad_values(words: tuple[str, ...], action: argparse.Action) -> list[str]:
+def bad_values(own: dataclasses.Field, interval: str, kind: type) -> list[str]:
     """Numbers that the flag may not be, as a user would type them."""
-    name, bad = action.dest, ["nan"]
-    if action.type is float:
-        bad += ["inf", "-inf"]
-    if name in AT_LEAST:
-        bad.append(str(AT_LEAST[name] - 1))
-    if name in ABOVE_ZERO:
-        bad += ["0", "-1"]
-    if name in SHARES:
-        low, high = SHARES[name]
-        bad += ["-0.001", "1.001", *([] if low else ["0"]), *([] if high else ["1"])]
-    return bad + (["0"] if name == "max_steps" and words[0] in ("transfer-study", "label-study") else [])
+    low, high = map(float, interval[1:-1].split(", "))
+    bad = ["nan", *(["inf", "-inf"] if kind is float else [])]
+    if math.isfinite(low):
+        bad.append(f"{low - 1:g}" if interval[0] == "[" else f"{low:g}")
+    if math.isfinite(high):
+        bad.append(f"{high + 1:g}" if interval[-1] == "]" else f"{high:g}")
+    return bad
 
 
 @pytest.fixture
@@ -121,47 +109,28 @@ def nothing_is_loaded(monkeypatch, tmp_path):
     monkeypatch.setattr(storage, "read_text", loading)
     for module in (storage, cross_validation):
         monkeypatch.setattr(module, "load_table", loading)
-    for name in ("save_built", "run_scenes"):
-        monkeypatch.setattr(commands, name, loading)
+    monkeypatch.setattr(Table, "run", loading)
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_a_bad_number_ends_with_one_sentence_that_names_the_flag(words, nothing_is_loaded, capsys, tmp_path):
-    parser = COMMANDS[words]
-    given = []
-    for action in parser._actions:  # what the command cannot do without; --import is one of two
-        if action.option_strings and (action.required or action.dest == "extractor"):
-            given += [action.option_strings[0], "x"]
-        elif not action.option_strings:
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_bad_number_ends_with_one_sentence_that_names_the_flag(name, nothing_is_loaded, capsys, tmp_path):
+    given, actions = [], PARSERS[name]._actions
+    for action in actions:  # what the command cannot do without
+        if not action.option_strings:
             given.append("x=x")
-    if words[0] in OWN_PARSERS:
-        given += ["--output_dir", "out"]
-    if words[0] == "transfer-study":
-        given += ["--source_dataset", "x", "--target_dataset", "x", "--word_embeddings", "x"]
-    if words[0] == "cross-validate":
-        given += ["--dataset", "x", "--model_name_or_path", "x"]
-    for action in numeric(parser):
-        flag = action.option_strings[0]
-        for value in bad_values(words, action):
+        elif action.required:
+            given += [action.option_strings[0], "x"]
+    for own, interval in NUMBERS[name]:
+        kind = next(action.type for action in actions if action.dest == own.name)
+        for value in bad_values(own, interval, kind):
             capsys.readouterr()
             with pytest.raises(SystemExit) as stop:
-                main([*words, *given, f"{flag}={value}"])
+                main([*name.split(), *given, f"--{own.name}={value}"])
             errors = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
-            assert stop.value.code == 2 and len(errors) == 1, (flag, value, errors)
-            assert flag in errors[0], (flag, value, errors)
+            assert stop.value.code == 2 and len(errors) == 1, (own.name, value, errors)
+            assert f"--{own.name}" in errors[0], (own.name, value, errors)
     assert not list(tmp_path.iterdir())
-
-
-def test_each_of_several_numbers_counts():
-    with pytest.raises(ValueError, match="--cnn_channels is 0; it must be 1 or more"):
-        check_numbers({"cnn_channels": [16, 0, 32]})
-    with pytest.raises(ValueError, match=r"--images_per_label is -3; it must be 1 or more"):
-        check_numbers({"images_per_label": (50, -3)})
-    with pytest.raises(ValueError, match="--local_rank is nan; it must be a finite number"):
-        check_numbers({"local_rank": math.nan})
-    with pytest.raises(ValueError, match="--max_steps is 0; it must be 1 or more"):
-        check_numbers({"max_steps": 0}, max_steps=1)
 
 
 def test_values_to_vary_are_checked_too(nothing_is_loaded, capsys):
@@ -176,3 +145,13 @@ def test_numbers_of_a_run_file_are_checked_too(nothing_is_loaded, capsys, tmp_pa
     with pytest.raises(SystemExit) as stop:
         main(["train-teacher", "run.yaml"])
     assert stop.value.code == 2 and "--max_train_samples is 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "make_parser", [arguments.teacher_parser, arguments.student_parser, arguments.finetune_parser]
+)
+def test_defaults_of_every_job_lie_in_their_intervals(make_parser, tmp_path):
+    parser = make_parser()
+    paths = {"dataset": "x", "output_dir": str(tmp_path), "model_name_or_path": "x"}
+    training_args = parser.make(paths)[-1]
+    assert training_args.learning_rate == parser.get_default("learning_rate")

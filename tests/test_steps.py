@@ -66,7 +66,7 @@ def test_every_step_takes_the_results_before_it(trained, tiny_bert, tiny_table, 
     ("options", "error", "message"),
     [
         ({"learning_rat": 0.1}, TypeError, "`emocap train-teacher` has no option 'learning_rat'. .* 'learning_rate'"),
-        ({"fusion": "earley"}, ValueError, "fusion is 'earley'; expected one of early, late"),
+        ({"fusion": "earley"}, ValueError, "--fusion is 'earley'; it must be one of early, late"),
         ({"max_train_samples": 0}, ValueError, "--max_train_samples is 0; it must be 1 or more"),
         ({"train_split": "trian"}, ValueError, r"The data set has no split 'trian' \(splits: train, validation, test"),
     ],

@@ -18,7 +18,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
 from PIL import Image, UnidentifiedImageError
 
-from emocap.data.heavy_columns import PHOTOS_CONFIG, REGIONS_CONFIG, join_regions
+from emocap.data.heavy_columns import PHOTOS_CONFIG, REGIONS_CONFIG, join_regions, read_folder, save_apart
 from emocap.data.licenses import card_license, set_license
 
 __all__ = [
@@ -178,8 +178,8 @@ def csv_rows(text: str, path: str | os.PathLike, columns: Sequence[str]) -> Iter
 
 
 def load_table(source: str | os.PathLike) -> DatasetDict:
-    """A table of pairs from a folder written by `save_to_disk`, or from a Hub data set id, with the region features
-    and photos of its configurations "regions" and "photos" where it has them.
+    """A table of pairs from a folder written by `save_to_disk`, with the columns of its `heavy-columns`, or from a Hub
+    data set id, with those of its configurations "regions" and "photos".
 
     Raises:
         FileNotFoundError: neither a folder nor a data set on the Hub.
@@ -189,8 +189,9 @@ def load_table(source: str | os.PathLike) -> DatasetDict:
         for state in Path(source).glob("*/state.json"):
             if not json.loads(state.read_text("utf-8"))["_data_files"]:
                 raise ValueError(f"The {state.parent.name} split of '{source}' is empty; add rows or leave it out.")
-        table = load_from_disk(str(source))
-    elif "/" in str(source) and not str(source).startswith((".", "/", "~")) and str(source).count("/") == 1:
+        is_dict = Path(source, "dataset_dict.json").is_file()
+        table = read_folder(Path(source)) if is_dict else load_from_disk(str(source))
+    elif HUB_ID.fullmatch(str(source)):
         table = load_published(str(source))
     else:
         raise FileNotFoundError(
@@ -245,11 +246,13 @@ def save_table(
     output_dir: str | os.PathLike,
     report: DataReport | None = None,
     files: dict[str, str] | None = None,
+    stored: DatasetDict | None = None,
 ) -> None:
     """Writes the table to a temporary folder and renames it, so that `output_dir` is whole or as it was before.
 
     Splits without rows are left out: `datasets` would write them and not read them back. `files` are texts by name
-    that belong beside the table.
+    that belong beside the table. `stored` is a table of the same rows, whose photos and region features are linked
+    rather than written again: see `save_apart`.
     """
     folder = check_output_dir(output_dir)
     for name, split in table.items():
@@ -258,7 +261,11 @@ def save_table(
     temporary = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        DatasetDict({name: split for name, split in table.items() if len(split)}).save_to_disk(str(temporary))
+        filled = DatasetDict({name: split for name, split in table.items() if len(split)})
+        if stored is None:
+            filled.save_to_disk(str(temporary))
+        else:
+            save_apart(filled, temporary, stored)
         if report is not None:
             write_json(temporary / "data_report.json", report.to_dict())
         for name, text in (files or {}).items():

@@ -17,22 +17,23 @@ from .configuration_emocap_regions import EmocapRegionConfig
 from .configuration_emocap_student import EmocapStudentConfig
 from .configuration_emocap_teacher import EmocapTeacherConfig
 from .image_processing_bottom_up import BottomUpImageProcessor
-from .image_processing_emocap_regions import EmocapRegionImageProcessor
 from .modeling_bottom_up import BottomUpDetector
-from .modeling_emocap_regions import EmocapRegionExtractor, RegionOutput
+from .modeling_emocap_regions import EmocapRegionExtractor
 from .modeling_emocap_student import EmocapStudentForMultiLabelClassification
 from .modeling_emocap_teacher import EmocapTeacherForMultiLabelClassification
+from .photo_emocap import EmocapImageProcessor
 from .pipeline_emocap import EmotionRecognitionPipeline
 from .processing_emocap import EmocapProcessor
+from .region_output_emocap import RegionOutput
 
 __all__ = [
     "BottomUpConfig",
     "BottomUpDetector",
     "BottomUpImageProcessor",
+    "EmocapImageProcessor",
     "EmocapProcessor",
     "EmocapRegionConfig",
     "EmocapRegionExtractor",
-    "EmocapRegionImageProcessor",
     "EmocapStudentConfig",
     "EmocapStudentForMultiLabelClassification",
     "EmocapTeacherConfig",
@@ -50,12 +51,15 @@ for config_class, model_class in (
     AutoModelForSequenceClassification.register(config_class, model_class, exist_ok=True)
     AutoProcessor.register(config_class, EmocapProcessor, exist_ok=True)
 for config_class, model_class, processor_class in (
-    (EmocapRegionConfig, EmocapRegionExtractor, EmocapRegionImageProcessor),
+    (EmocapRegionConfig, EmocapRegionExtractor, EmocapImageProcessor),
     (BottomUpConfig, BottomUpDetector, BottomUpImageProcessor),
 ):
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     AutoModel.register(config_class, model_class, exist_ok=True)
     AutoImageProcessor.register(config_class, image_processor_classes={"torchvision": processor_class}, exist_ok=True)
+AutoImageProcessor.register(
+    EmocapStudentConfig, image_processor_classes={"torchvision": EmocapImageProcessor}, exist_ok=True
+)
 if "emotion-recognition" not in PIPELINE_REGISTRY.supported_tasks:
     PIPELINE_REGISTRY.register_pipeline(
         "emotion-recognition", pipeline_class=EmotionRecognitionPipeline, pt_model=AutoModel, type="multimodal"

@@ -8,7 +8,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.utils import cached_file
 
-from .remote_code_emocap import CodeCarryingConfig
+from .common_emocap import CodeCarryingConfig
 
 __all__ = ["BottomUpConfig"]
 
@@ -23,7 +23,7 @@ class BottomUpConfig(CodeCarryingConfig, PreTrainedConfig):
         shortest_edge: short side in pixels to which photos are resized.
         longest_edge: long side in pixels at most.
         image_mean: means of the blue, green and red channel, 0..255.
-        image_std: divisors of the blue, green and red channel.
+        image_std: divisors of the blue, green and red channel, or one of all.
         depths: bottleneck blocks of the stages res2, res3, res4 and res5.
         stem_channels: channels of the first convolution.
         bottleneck_channels: width of the 3x3 convolutions in res2, doubled from stage to stage.
@@ -60,7 +60,7 @@ class BottomUpConfig(CodeCarryingConfig, PreTrainedConfig):
     shortest_edge: int = 800
     longest_edge: int = 1333
     image_mean: list[float] | tuple[float, ...] = (102.9801, 115.9465, 122.7717)
-    image_std: list[float] | tuple[float, ...] = (1.0, 1.0, 1.0)
+    image_std: list[float] | tuple[float, ...] | float = (1.0, 1.0, 1.0)
     depths: list[int] | tuple[int, ...] = (3, 4, 23, 3)
     stem_channels: int = 64
     bottleneck_channels: int = 64

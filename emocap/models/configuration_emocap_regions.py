@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .remote_code_emocap import CodeCarryingConfig
+from .common_emocap import CodeCarryingConfig
 
 __all__ = ["ARCHITECTURES", "EmocapRegionConfig"]
 
@@ -63,7 +63,7 @@ class EmocapRegionConfig(CodeCarryingConfig, PreTrainedConfig):
     auto_classes: ClassVar[dict[str, str]] = {
         "AutoConfig": "configuration_emocap_regions.EmocapRegionConfig",
         "AutoModel": "modeling_emocap_regions.EmocapRegionExtractor",
-        "AutoImageProcessor": "image_processing_emocap_regions.EmocapRegionImageProcessor",
+        "AutoImageProcessor": "photo_emocap.EmocapImageProcessor",
     }
 
     architecture: Literal[tuple(ARCHITECTURES)] = "small"

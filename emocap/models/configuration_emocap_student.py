@@ -5,8 +5,7 @@ from typing import ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import BertConfig, PreTrainedConfig
 
-from .losses_emocap import check_loss
-from .remote_code_emocap import EMOTION_RECOGNITION, CodeCarryingConfig
+from .common_emocap import EMOTION_RECOGNITION, CodeCarryingConfig, check_loss
 
 __all__ = ["EmocapStudentConfig"]
 
@@ -54,7 +53,8 @@ class EmocapStudentConfig(CodeCarryingConfig, PreTrainedConfig):
         image_mean, image_std: of the three channels of photos scaled to 0..1.
         fc_hidden_size: width of fc1.
         dropout: before fc1 and before fc2.
-        initializer_range: standard deviation of new embeddings.
+        initializer_range: standard deviation of new embeddings; new linear layers have Xavier's range at the default
+            0.02, and scale with it.
         modalities: what the weights were trained to read: "both", "text", "image", or None before any training.
             Scoring leaves out what the model never learned to read.
         label_prevalence: share of the training images that carry each emotion, in the order of `id2label`, or None
@@ -89,7 +89,7 @@ class EmocapStudentConfig(CodeCarryingConfig, PreTrainedConfig):
     cnn_channels: list[int] | tuple[int, ...] = (32, 64, 128, 256)
     image_size: int = 224
     image_mean: list[float] | tuple[float, ...] = (0.485, 0.456, 0.406)
-    image_std: list[float] | tuple[float, ...] = (0.229, 0.224, 0.225)
+    image_std: list[float] | tuple[float, ...] | float = (0.229, 0.224, 0.225)
     fc_hidden_size: int = 256
     dropout: float | int = 0.1
     initializer_range: float = 0.02

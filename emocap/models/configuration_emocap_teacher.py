@@ -5,8 +5,7 @@ from typing import ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import VisualBertConfig
 
-from .losses_emocap import check_loss
-from .remote_code_emocap import EMOTION_RECOGNITION, CodeCarryingConfig
+from .common_emocap import EMOTION_RECOGNITION, CodeCarryingConfig, check_loss
 
 __all__ = ["EmocapTeacherConfig"]
 

@@ -59,7 +59,7 @@ class BottomUpImageProcessor(TorchvisionBackend):
         new_size = resized_size(*image.shape[1:], size.shortest_edge, size.longest_edge)
         pixels = image.flip(0).float().unsqueeze(0)
         pixels = F.interpolate(pixels, new_size, mode="bilinear", align_corners=False, antialias=False)[0]
-        mean, std = (pixels.new_tensor(values).view(3, 1, 1) for values in (image_mean, image_std))
+        mean, std = (pixels.new_tensor(values).view(-1, 1, 1) for values in (image_mean, image_std))
         return (pixels - mean) / std
 
 

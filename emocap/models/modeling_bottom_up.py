@@ -19,7 +19,7 @@ from transformers import initialization as init
 
 from .configuration_bottom_up import BottomUpConfig
 from .image_processing_bottom_up import BottomUpImageProcessor
-from .modeling_emocap_regions import RegionOutput, pad_rows
+from .region_output_emocap import RegionOutput, as_output, pad_rows
 
 __all__ = ["BottomUpDetector"]
 
@@ -36,8 +36,9 @@ MAX_LOG_SCALE = math.log(1000 / 16)
 class BottomUpDetector(PreTrainedModel):
     """Finds a photo's most salient objects: boxes, classes, attributes and the features that VisualBERT reads.
 
-    Only for inference: batch norms always use their running statistics, and no gradients are kept. Runs in the
-    weights' own dtype or in that of `torch.autocast`; RoIPool, the means over its grid and all boxes stay in float32.
+    Only for inference: batch norms always use their running statistics, and no gradients are kept. The convolutions
+    run in the weights' own dtype or in that of `torch.autocast`. Whatever makes boxes is float32 with weights of any
+    dtype: anchors, deltas, scores, NMS, RoIPool and the means over its grid.
     """
 
     config: BottomUpConfig
@@ -93,13 +94,28 @@ class BottomUpDetector(PreTrainedModel):
         super().save_pretrained(save_directory, **kwargs)
         self.image_processor().save_pretrained(save_directory)
 
+    def get_input_embeddings(self) -> nn.Module:
+        """What reads the pixels: the first convolution."""
+        return self.backbone.stem.conv1
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.backbone.stem.conv1 = value
+
     @torch.no_grad()
-    def forward(self, pixel_values: torch.Tensor, image_sizes: torch.LongTensor | None = None) -> RegionOutput:
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        image_sizes: torch.LongTensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> RegionOutput | tuple[torch.Tensor, ...]:
         """Regions of normalised photos. Photos of one size run as one batch and padding is cut off.
 
         Args:
             pixel_values: float `(batch, 3, height, width)` of [`BottomUpImageProcessor`].
             image_sizes: int64 `(batch, 2)`, height and width before padding; without it nothing is padding.
+            output_hidden_states: return the map that the regions are cut from, see [`RegionOutput`].
+            return_dict: as everywhere in transformers.
         """
         device, batch = pixel_values.device.type, len(pixel_values)
         sizes = (
@@ -107,7 +123,7 @@ class BottomUpDetector(PreTrainedModel):
         )
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.dtype
         picking_dtype = getattr(torch, self.config.selection_dtype) if self.config.selection_dtype else dtype
-        photos = [None] * batch
+        photos, hidden_states = [None] * batch, [None] * batch
         with torch.autocast(device, enabled=False):
             backbone = folded(self.backbone, dtype)
             rpn_head = folded(self.proposal_generator.rpn_head, dtype)
@@ -121,7 +137,8 @@ class BottomUpDetector(PreTrainedModel):
                 maps = maps.float().contiguous()
                 for index, row in enumerate(rows):
                     photos[row] = self.roi_heads(maps[index : index + 1], proposals[index], size, picking_res5, res5)
-        return RegionOutput(*map(torch.stack, zip(*photos, strict=True)))
+                    hidden_states[row] = (maps[index],)
+        return as_output(self.config, photos, hidden_states, output_hidden_states, return_dict)
 
 
 class Backbone(nn.Module):
@@ -227,9 +244,10 @@ class RPNHead(nn.Module):
         self.anchor_deltas = nn.Conv2d(config.rpn_channels, num_anchors * 4, 1)
 
     def forward(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        hidden = F.relu_(self.conv(maps))
-        logits, deltas = (head(hidden).permute(0, 2, 3, 1) for head in (self.objectness_logits, self.anchor_deltas))
-        return logits.flatten(1).float(), deltas.reshape(len(maps), -1, 4).float()
+        hidden = F.relu_(self.conv(maps)).float()
+        heads = (self.objectness_logits, self.anchor_deltas)
+        logits, deltas = (F.conv2d(hidden, *in_float32(head)).permute(0, 2, 3, 1) for head in heads)
+        return logits.flatten(1), deltas.reshape(len(maps), -1, 4)
 
 
 class AnchorGenerator(nn.Module):
@@ -245,15 +263,23 @@ class AnchorGenerator(nn.Module):
         y, x = (torch.arange(0, side * STRIDE, STRIDE, device=cell_anchors.device) for side in (height, width))
         y, x = torch.meshgrid(y, x, indexing="ij")
         corners = torch.stack((x, y, x, y), dim=-1).reshape(-1, 1, 4)
-        return (corners + cell_anchors.float()).reshape(-1, 4)
+        return (corners + cell_anchors).reshape(-1, 4)
 
 
 class CellAnchors(nn.Module):
-    """Holds the anchors of one cell under their published name."""
+    """Holds the anchors of one cell under their published name, in float32 whatever dtype the model is cast to."""
 
     def __init__(self, config: BottomUpConfig):
         super().__init__()
         self.register_buffer("0", make_cell_anchors(config))
+
+    def _apply(self, fn, recurse: bool = True) -> "CellAnchors":
+        exact = self.get_buffer("0")
+        super()._apply(fn, recurse)
+        moved = self.get_buffer("0")
+        if moved.dtype != exact.dtype:
+            self.register_buffer("0", exact.to(moved.device))
+        return self
 
 
 def make_cell_anchors(config: BottomUpConfig) -> torch.Tensor:
@@ -347,21 +373,25 @@ class BoxPredictor(nn.Module):
 
     def __init__(self, config: BottomUpConfig):
         super().__init__()
-        dim, embedding_dim = config.feature_dim, config.feature_dim // 8
-        self.cls_score = nn.Linear(dim, config.num_classes + 1)
-        self.bbox_pred = nn.Linear(dim, config.num_classes * 4)
-        self.cls_embedding = nn.Embedding(config.num_classes + 1, embedding_dim)
-        self.fc_attr = nn.Linear(dim + embedding_dim, dim // 4)
-        self.attr_score = nn.Linear(dim // 4, config.num_attributes + 1)
+        dim, embedding_dim, exact = config.feature_dim, config.feature_dim // 8, {"dtype": torch.float32}
+        self.cls_score = nn.Linear(dim, config.num_classes + 1, **exact)
+        self.bbox_pred = nn.Linear(dim, config.num_classes * 4, **exact)
+        self.cls_embedding = nn.Embedding(config.num_classes + 1, embedding_dim, **exact)
+        self.fc_attr = nn.Linear(dim + embedding_dim, dim // 4, **exact)
+        self.attr_score = nn.Linear(dim // 4, config.num_attributes + 1, **exact)
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Float32 `(regions, classes + 1)`, `(regions, classes, 4)` and `(regions, attributes + 1)`."""
-        features = features.to(self.cls_score.weight.dtype)
-        logits = self.cls_score(features)
-        deltas = self.bbox_pred(features).unflatten(1, (-1, 4))
-        embedded = self.cls_embedding(logits.argmax(-1))  # background included
-        hidden = F.relu(self.fc_attr(torch.cat((features, embedded), dim=1)))
-        return logits.float(), deltas.float(), self.attr_score(hidden).float()
+        logits = F.linear(features, *in_float32(self.cls_score))
+        deltas = F.linear(features, *in_float32(self.bbox_pred)).unflatten(1, (-1, 4))
+        embedded = self.cls_embedding(logits.argmax(-1)).float()  # background included
+        hidden = F.relu(F.linear(torch.cat((features, embedded), dim=1), *in_float32(self.fc_attr)))
+        return logits, deltas, F.linear(hidden, *in_float32(self.attr_score))
+
+
+def in_float32(layer: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias of a layer for sums in float32."""
+    return layer.weight.float(), layer.bias.float()
 
 
 def decode_boxes(deltas: torch.Tensor, boxes: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:

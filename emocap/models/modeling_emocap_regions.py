@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,12 +17,12 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import MultiScaleRoIAlign, nms
 from transformers import PreTrainedModel
 from transformers.modeling_utils import load_state_dict
-from transformers.utils import ModelOutput
 
 from .configuration_emocap_regions import ARCHITECTURES, EmocapRegionConfig
-from .image_processing_emocap_regions import EmocapRegionImageProcessor
+from .photo_emocap import EmocapImageProcessor
+from .region_output_emocap import RegionOutput, as_output, pad_rows
 
-__all__ = ["EmocapRegionExtractor", "RegionOutput", "pad_rows"]
+__all__ = ["EmocapRegionExtractor"]
 
 CLASS_LOGITS = "roi_heads.box_predictor.cls_score.weight"
 """The tensor that every torchvision checkpoint with a box head has: `(classes + 1, feature_dim)`."""
@@ -36,30 +35,6 @@ EPS_OF_PUBLISHED = {"fasterrcnn_resnet50_fpn_coco-258fb6c6.pth": 0.0}
 
 WHOLE_PHOTO_SCORE = 2.0
 """Above every probability: the whole photo comes first in the NMS."""
-
-
-@dataclass
-class RegionOutput(ModelOutput):
-    """Regions of a batch of photos, best first, zeros after the last.
-
-    Args:
-        region_features: float `(batch, num_regions, feature_dim)`.
-        region_boxes: float `(batch, num_regions, 4)`, x1 y1 x2 y2 relative to the photo's width and height.
-        num_regions: int64 `(batch,)`, regions that were found.
-        scores: float `(batch, num_regions)`, probability of the best class.
-        class_ids: int64 `(batch, num_regions)`, the best class, -1 after the last region.
-        attribute_ids: int64 `(batch, num_regions)`, the best attribute, -1 after the last region; None where the
-            detector knows none.
-        attribute_scores: float `(batch, num_regions)`, its probability.
-    """
-
-    region_features: torch.FloatTensor | None = None
-    region_boxes: torch.FloatTensor | None = None
-    num_regions: torch.LongTensor | None = None
-    scores: torch.FloatTensor | None = None
-    class_ids: torch.LongTensor | None = None
-    attribute_ids: torch.LongTensor | None = None
-    attribute_scores: torch.FloatTensor | None = None
 
 
 class EmocapRegionExtractor(PreTrainedModel):
@@ -85,6 +60,7 @@ class EmocapRegionExtractor(PreTrainedModel):
         anchors = self.detector.rpn.anchor_generator
         self.detector.rpn.anchor_generator = RebuiltAnchorGenerator(anchors.sizes, anchors.aspect_ratios)
         self.detector.rpn.head.register_forward_hook(in_float32)
+        self.detector.roi_heads.box_predictor.float()  # whatever dtype the rest is built in
         self.post_init()
 
     @classmethod
@@ -141,32 +117,53 @@ class EmocapRegionExtractor(PreTrainedModel):
             outputs.append(self([photo.to(device) for photo in pixel_values]).to_tuple())
         return RegionOutput(*map(torch.cat, zip(*outputs, strict=True)))
 
-    def image_processor(self) -> EmocapRegionImageProcessor:
+    def image_processor(self) -> EmocapImageProcessor:
         """What makes this extractor's inputs of photos; saved with it."""
-        return EmocapRegionImageProcessor(size=self.config.image_size if self.config.architecture == "small" else None)
+        return EmocapImageProcessor(size=self.config.image_size if self.config.architecture == "small" else None)
 
     def save_pretrained(self, save_directory, **kwargs) -> None:
         """As everywhere in transformers, and the image processor beside it."""
         super().save_pretrained(save_directory, **kwargs)
         self.image_processor().save_pretrained(save_directory)
 
+    def get_input_embeddings(self) -> nn.Module:
+        """What reads the pixels: the first convolution."""
+        return self.detector.backbone.get_submodule(self.first_convolution())
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.detector.backbone.set_submodule(self.first_convolution(), value)
+
+    def first_convolution(self) -> str:
+        """Its name within the backbone."""
+        small = self.config.architecture == "small"
+        return "0.0" if small else "body.conv1" if hasattr(self.detector.backbone.body, "conv1") else "body.0.0"
+
     @torch.no_grad()
-    def forward(self, pixel_values: Sequence[torch.Tensor] | torch.Tensor) -> RegionOutput:
+    def forward(
+        self,
+        pixel_values: Sequence[torch.Tensor] | torch.Tensor,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> RegionOutput | tuple[torch.Tensor, ...]:
         """Regions of photos. Those that are padded to one shape anyway run as one batch, so that none depends on the
         others.
 
         Args:
-            pixel_values: one photo an entry, uint8 `(3, height, width)`, RGB, on the model's device.
+            pixel_values: one photo an entry, uint8 0..255 or float 0..1, `(3, height, width)`, RGB, on the model's
+                device.
+            output_hidden_states: return the maps that the regions are cut from, see [`RegionOutput`].
+            return_dict: as everywhere in transformers.
         """
         images = [self.resize(photo) for photo in pixel_values]
         divisor = self.detector.transform.size_divisible
         shapes = [tuple(-(-side // divisor) for side in image.shape[1:]) for image in images]
-        photos = [None] * len(images)
+        photos, hidden_states = [None] * len(images), [None] * len(images)
         for shape in dict.fromkeys(shapes):
             rows = [row for row, own in enumerate(shapes) if own == shape]
-            for row, photo in zip(rows, self.find_regions([images[row] for row in rows]), strict=True):
-                photos[row] = photo
-        return RegionOutput(*map(torch.stack, zip(*photos, strict=True)))
+            found, maps = self.find_regions([images[row] for row in rows])
+            for index, row in enumerate(rows):
+                photos[row], hidden_states[row] = found[index], tuple(level[index] for level in maps)
+        return as_output(self.config, photos, hidden_states, output_hidden_states, return_dict)
 
     def resize(self, photo: torch.Tensor) -> torch.Tensor:
         """Normalised float32 `(3, new height, new width)`, torchvision's rule; no side vanishes."""
@@ -174,11 +171,11 @@ class EmocapRegionExtractor(PreTrainedModel):
         height, width = photo.shape[1:]
         scale = min(transform.min_size[-1] / min(height, width), transform.max_size / max(height, width))
         size = max(1, int(height * scale)), max(1, int(width * scale))
-        pixels = transform.normalize(photo.float() / 255)
+        pixels = transform.normalize(photo.float() / (1 if photo.is_floating_point() else 255))
         return F.interpolate(pixels[None], size, mode="bilinear", align_corners=False)[0]
 
-    def find_regions(self, images: list[torch.Tensor]) -> list[tuple[torch.Tensor, ...]]:
-        """The fields of [`RegionOutput`] of each photo.
+    def find_regions(self, images: list[torch.Tensor]) -> tuple[list[tuple[torch.Tensor, ...]], list[torch.Tensor]]:
+        """The fields of [`RegionOutput`] of each photo, and the maps of all, float32.
 
         Args:
             images: float32 `(3, height, width)` of [`resize`], of one shape when padded.
@@ -206,7 +203,7 @@ class EmocapRegionExtractor(PreTrainedModel):
         boxes = heads.box_coder.decode_single(own_deltas, torch.cat(proposals))
         counts = list(map(len, proposals))
         parts = zip(*(values.split(counts) for values in (features.float(), boxes, scores, class_ids)), strict=True)
-        return [self.pick(*part, size) for part, size in zip(parts, sizes, strict=True)]
+        return [self.pick(*part, size) for part, size in zip(parts, sizes, strict=True)], list(maps.values())
 
     def pick(
         self,
@@ -317,11 +314,6 @@ def fill(detector: FasterRCNN, state_dict: Mapping[str, torch.Tensor], complaint
 def in_float32(head: nn.Module, inputs: tuple, output: tuple) -> tuple[list[torch.Tensor], ...]:
     """Objectness and deltas of every map in float32: boxes are not to be computed in fewer bits."""
     return tuple([level.float() for level in levels] for levels in output)
-
-
-def pad_rows(values: torch.Tensor, rows: int) -> torch.Tensor:
-    """`values` followed by zeros up to `rows` rows."""
-    return torch.cat((values, values.new_zeros(rows - len(values), *values.shape[1:])))
 
 
 class RebuiltAnchorGenerator(AnchorGenerator):

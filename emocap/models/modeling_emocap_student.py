@@ -1,5 +1,8 @@
 """The student: word embeddings and a GRU beside a small CNN, or a BERT and a ResNet, joined by two linear layers."""
 
+import os
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -7,16 +10,17 @@ from transformers import AutoModel, BertModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.modeling_utils import load_state_dict
 
-from .backbones_emocap import resnet_stages
+from .common_emocap import keep_frozen_in_eval, multi_label_loss
 from .configuration_emocap_student import EmocapStudentConfig
-from .freezing_emocap import keep_frozen_in_eval
-from .losses_emocap import multi_label_loss
-from .recurrence_emocap import CaptionGRU
 
-__all__ = ["EmocapStudentForMultiLabelClassification"]
+__all__ = ["CaptionGRU", "EmocapStudentForMultiLabelClassification", "resnet_stages"]
 
 NORM_GROUPS = 8
+
+USUAL_RANGE = 0.02
+"""The `initializer_range` at which linear layers start as Xavier has them."""
 
 
 class EmocapStudentForMultiLabelClassification(PreTrainedModel):
@@ -55,8 +59,8 @@ class EmocapStudentForMultiLabelClassification(PreTrainedModel):
             )
         else:
             self.cnn, self.photo_width = resnet_stages(config.image_backbone)
-        self.register_buffer("image_mean", torch.tensor(config.image_mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("image_std", torch.tensor(config.image_std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("image_mean", of_channels(config.image_mean), persistent=False)
+        self.register_buffer("image_std", of_channels(config.image_std), persistent=False)
         self.dropout = nn.Dropout(config.dropout)
         self.fc1 = nn.Linear(text_width + self.photo_width, config.fc_hidden_size)
         self.fc2 = nn.Linear(config.fc_hidden_size, config.num_labels)
@@ -70,11 +74,11 @@ class EmocapStudentForMultiLabelClassification(PreTrainedModel):
         elif isinstance(module, nn.Conv2d):
             init.kaiming_normal_(module.weight, nonlinearity="relu")
         elif isinstance(module, nn.Linear):
-            init.xavier_uniform_(module.weight)
+            init.xavier_uniform_(module.weight, gain=self.config.initializer_range / USUAL_RANGE)
             init.zeros_(module.bias)
         elif isinstance(module, EmocapStudentForMultiLabelClassification):
-            init.copy_(module.image_mean, torch.tensor(self.config.image_mean).view(1, 3, 1, 1))
-            init.copy_(module.image_std, torch.tensor(self.config.image_std).view(1, 3, 1, 1))
+            init.copy_(module.image_mean, of_channels(self.config.image_mean))
+            init.copy_(module.image_std, of_channels(self.config.image_std))
         else:
             super()._init_weights(module)
 
@@ -117,6 +121,7 @@ class EmocapStudentForMultiLabelClassification(PreTrainedModel):
         pixel_mask: torch.LongTensor | None = None,
         labels: torch.FloatTensor | None = None,
         pooled_output: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -130,8 +135,11 @@ class EmocapStudentForMultiLabelClassification(PreTrainedModel):
             pixel_mask: int64 `(batch,)`, 1 where the row has a photo; all by default.
             labels: float `(batch, num_labels)`, multi-hot or shares in 0..1.
             pooled_output: what `pooled_outputs` gave for the batch, instead of the inputs above.
+            token_type_ids: int64 `(batch, words)`, which BERT's tokenizers give along; a caption is one segment, so
+                nothing is read from them.
             output_attentions: refused, since there is no attention.
-            output_hidden_states: return what the GRU, the CNN and fc1 give, see `encode_pairs`.
+            output_hidden_states: return what the GRU, the CNN and fc1 give, see `encode_pairs`: one vector a pair
+                each, since there is no stack of layers whose states have one shape.
             return_dict: as everywhere in transformers.
 
         Returns:
@@ -190,6 +198,8 @@ class EmocapStudentForMultiLabelClassification(PreTrainedModel):
             return weight.new_zeros(batch, self.photo_width)
         unit = 1 if pixel_values.is_floating_point() else 255
         pixels = (pixel_values.to(weight.dtype) - self.image_mean * unit) / (self.image_std * unit)
+        if self.cnn.training and getattr(self.cnn[0], "gradient_checkpointing", False):
+            pixels.requires_grad_()  # a reentrant checkpoint gives no gradients below inputs that want none
         if self.cnn.training and self.config.image_backbone is not None and pixel_mask is not None:
             return self.encode_present(pixels, pixel_mask.bool())
         features = self.cnn(pixels).mean((2, 3))  # adaptive average pool to 1x1
@@ -233,6 +243,11 @@ class EmocapStudentForMultiLabelClassification(PreTrainedModel):
         self.config.given_word_embeddings = not giver.config.model_type.startswith("emocap")
 
 
+def of_channels(values: Sequence[float] | float) -> torch.Tensor:
+    """`(1, 3, 1, 1)` of three numbers, or of one for all channels."""
+    return torch.tensor(values).expand(3).reshape(1, 3, 1, 1)
+
+
 class ConvolutionStage(GradientCheckpointingLayer, nn.Sequential):
     """3x3 convolution of stride 2. Group norm, so that rows without a photo do not touch the others' statistics."""
 
@@ -245,3 +260,95 @@ class ConvolutionStage(GradientCheckpointingLayer, nn.Sequential):
                 nn.ReLU(),
             ]
         )
+
+
+class CaptionGRU(nn.RNNBase):
+    """`nn.GRU`'s parameters, read as the state of the last layer at each caption's last word.
+
+    Run as it is, captions are packed, so that padding costs nothing. Under `torch.compile` and `torch.export`, which
+    know neither `nn.GRU` nor packed sequences, the same sums are one `scan`: one graph for every batch and length.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, num_layers: int):
+        super().__init__("GRU", input_size, hidden_size, num_layers, batch_first=True)
+
+    def forward(self, embeddings: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """State float `(batch, hidden_size)` after the first `lengths` words; 0 where there are none.
+
+        Args:
+            embeddings: float `(batch, words, input_size)`, padded on the right.
+            lengths: int64 `(batch,)`.
+        """
+        if torch.compiler.is_compiling():
+            return self.scan_words(embeddings, lengths)
+        packed = nn.utils.rnn.pack_padded_sequence(
+            embeddings, lengths.clamp_min(1).cpu(), batch_first=True, enforce_sorted=False
+        )
+        start = embeddings.new_zeros(self.num_layers, len(lengths), self.hidden_size)
+        weights = self._flat_weights
+        _, hidden = torch.gru(
+            packed.data, packed.batch_sizes, start, weights, True, self.num_layers, 0.0, self.training, False
+        )
+        return hidden[-1][packed.unsorted_indices] * (lengths > 0).to(hidden.dtype).unsqueeze(1)
+
+    def scan_words(self, embeddings: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """`forward` as a scan over the words: a caption that has ended keeps its state."""
+        from torch._higher_order_ops.scan import scan  # private: another torch may lack it, and only this needs it
+
+        states = embeddings.transpose(0, 1)
+        positions = torch.arange(embeddings.shape[1], device=lengths.device)
+        inside = (positions.unsqueeze(1) < lengths).unsqueeze(-1)
+        for layer in range(self.num_layers):
+            weight_ih, weight_hh, bias_ih, bias_hh = (
+                getattr(self, f"{name}_l{layer}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            )
+
+            def step(hidden, word, weight_hh=weight_hh, bias_hh=bias_hh):
+                gates, here = word
+                reset_in, update_in, new_in = gates.chunk(3, -1)
+                reset_own, update_own, new_own = F.linear(hidden, weight_hh, bias_hh).chunk(3, -1)
+                update = torch.sigmoid(update_in + update_own)
+                new = torch.tanh(new_in + torch.sigmoid(reset_in + reset_own) * new_own)
+                hidden = torch.where(here, new + update * (hidden - new), hidden)
+                return hidden, hidden.clone()  # a scan's carry and output may not be one tensor
+
+            gates = F.linear(states, weight_ih, bias_ih)
+            hidden, states = scan(step, gates.new_zeros(gates.shape[1], self.hidden_size), (gates, inside))
+        return hidden * inside[0]  # a product: the scan's backward wants a gradient of its own layout
+
+
+def resnet_stages(name: str, weights: str | os.PathLike | None = None) -> tuple[nn.Sequential, int]:
+    """A torchvision ResNet without its classifier, as five stages (stem and four groups of blocks), and its width.
+
+    Args:
+        name: torchvision's, such as `resnet50`.
+        weights: None: random; the path of a .safetensors file that holds the network's state dict, with or without
+            the classifier; or torchvision's name of trained weights, such as `DEFAULT`, which it downloads once.
+
+    Raises:
+        ImportError: torchvision is not installed.
+        ValueError: no such weights, or those of another network.
+    """
+    try:  # code that travels with a checkpoint: torchvision is asked for where it is used alone
+        import torchvision
+    except ImportError as error:
+        raise ImportError(f"The student reads photos with torchvision's {name}: pip install torchvision.") from error
+    is_file = weights is not None and str(weights).endswith(".safetensors")
+    if weights is not None and not is_file:
+        known = [own.name for own in torchvision.models.get_model_weights(name)]
+        if weights not in ("DEFAULT", *known):
+            raise ValueError(
+                f"torchvision has no weights '{weights}' of {name}; expected DEFAULT, {', '.join(known)}, or the path "
+                "of a .safetensors file."
+            )
+    network = torchvision.models.get_model(name, weights=None if is_file else weights)
+    if is_file:
+        found = network.load_state_dict(load_state_dict(weights), strict=False)
+        missing = [own for own in found.missing_keys if not own.startswith("fc.")]
+        if missing or found.unexpected_keys:
+            raise ValueError(
+                f"'{weights}' is no state dict of {name}: missing {missing[:3]}, unexpected "
+                f"{found.unexpected_keys[:3]}."
+            )
+    stem = nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool)
+    return nn.Sequential(stem, network.layer1, network.layer2, network.layer3, network.layer4), network.fc.in_features

@@ -11,28 +11,101 @@ import urllib.request
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from transformers import BatchFeature
+from transformers.image_processing_backends import TorchvisionBackend
+from transformers.image_utils import SizeDict
 
-__all__ = ["open_photo", "resize_to_array", "to_rgb"]
+__all__ = ["EmocapImageProcessor", "as_list", "open_photo", "resize_to_array", "to_rgb"]
 
 FETCH_SECONDS = 20.0
 MAX_FETCHED_BYTES = 50 * 2**20
 
 
-def open_photo(photo: Image.Image | str | os.PathLike | np.ndarray | torch.Tensor) -> Image.Image:
+class EmocapImageProcessor(TorchvisionBackend):
+    """RGB pixels of photos of every kind: see `open_photo` for what comes in, and `to_rgb` for what is made of it.
+
+    `pixel_values` is uint8 0..255 `(batch, 3, height, width)`, or without `size`, where the photos differ in theirs, a
+    list of one `(3, height, width)` a photo. Normalising is part of the networks that read them.
+
+    Args:
+        do_convert_rgb: False keeps an array's or tensor's own channels and values.
+        size: one side in pixels, or `height` and `width`, to which photos are squeezed; None leaves each at its own.
+        do_rescale: multiply by `rescale_factor`, which makes floats: 0..1 with its default, which the networks read
+            as well.
+    """
+
+    do_rescale = False
+    do_convert_rgb = True
+    model_input_names = ["pixel_values"]
+
+    def _prepare_images_structure(self, images: object, expected_ndims: int = 3) -> list:
+        return as_list(images)
+
+    def process_image(
+        self,
+        image: object,
+        size: SizeDict | None = None,
+        input_data_format: str | None = None,
+        do_convert_rgb: bool = True,
+        device: str | torch.device | None = None,
+        **kwargs,
+    ) -> torch.Tensor:
+        """`(3, height, width)` uint8 of one photo at its final size; with `do_convert_rgb=False` its own channels."""
+        if not do_convert_rgb:
+            pixels = super().process_image(image, False, input_data_format, device)
+            return pixels if size is None else self.resize(pixels, size)
+        photo = open_photo(image, input_data_format)
+        if size is None:
+            pixels = np.asarray(to_rgb(photo)).transpose(2, 0, 1)
+        else:
+            pixels = resize_to_array(photo, (size.height, size.width))
+        return torch.tensor(pixels, device=device)
+
+    def _preprocess(
+        self,
+        images: list[torch.Tensor],
+        do_rescale: bool,
+        rescale_factor: float,
+        return_tensors: str | None = None,
+        **kwargs,
+    ) -> BatchFeature:
+        if do_rescale:
+            images = [image * rescale_factor for image in images]
+        if len({image.shape for image in images}) > 1:
+            return BatchFeature({"pixel_values": images})
+        return BatchFeature({"pixel_values": torch.stack(images)}, tensor_type=return_tensors)
+
+
+EmocapImageProcessor.register_for_auto_class("AutoImageProcessor")
+
+
+def as_list(images: object) -> list:
+    """The photos of a batch: one that came alone, a sequence, or an array with an axis of photos before its three. A
+    sequence may hold each in a list of its own, empty where there is none, as transformers groups photos by text."""
+    is_array = isinstance(images, (np.ndarray, torch.Tensor))
+    alone = images.ndim <= 3 if is_array else isinstance(images, (Image.Image, str, os.PathLike))
+    photos = [images] if alone else list(images)
+    return [(own or [None])[0] if isinstance(own, (list, tuple)) and len(own) < 2 else own for own in photos]
+
+
+def open_photo(
+    photo: Image.Image | str | os.PathLike | np.ndarray | torch.Tensor, input_data_format: str | None = None
+) -> Image.Image:
     """A decoded PIL image.
 
     Args:
         photo: a PIL image; a path; an http(s) URL, read within 20 s and 50 MiB; an array or tensor with 1, 3 or 4
             channels or none, uint8 or other integers 0..255, bool, or floats 0..1. Where both its first and its last
             axis could be the channels, an array is `(height, width, channels)` and a tensor
-            `(channels, height, width)`.
+            `(channels, height, width)`, unless `input_data_format` says otherwise.
+        input_data_format: "channels_first" or "channels_last", for arrays and tensors of three axes.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it cannot be fetched or decoded, or is none of these.
     """
     if isinstance(photo, (np.ndarray, torch.Tensor)):
-        return photo_of_array(photo)
+        return photo_of_array(photo, input_data_format)
     if isinstance(photo, Image.Image):
         return decoded(photo, getattr(photo, "filename", "") or "PIL image")
     if isinstance(photo, str) and "://" in photo:
@@ -56,10 +129,11 @@ def decoded(source: Image.Image | str | os.PathLike | io.BytesIO, name: str | os
     return photo
 
 
-def photo_of_array(values: np.ndarray | torch.Tensor) -> Image.Image:
+def photo_of_array(values: np.ndarray | torch.Tensor, input_data_format: str | None = None) -> Image.Image:
     """See `open_photo`."""
     shape, is_tensor = tuple(values.shape), isinstance(values, torch.Tensor)
-    channel_axes = [axis for axis in (0, 2) if len(shape) == 3 and shape[axis] in (1, 3, 4)]
+    allowed = {"channels_first": (0,), "channels_last": (2,), None: (0, 2)}[input_data_format]
+    channel_axes = [axis for axis in allowed if len(shape) == 3 and shape[axis] in (1, 3, 4)]
     if 0 in shape or not (len(shape) == 2 or channel_axes):
         raise ValueError(
             f"An array of shape {shape} came as a photo; expected (height, width, channels), (channels, height, "
@@ -150,11 +224,13 @@ def to_rgb(photo: Image.Image) -> Image.Image:
     return photo.convert("RGB")
 
 
-def resize_to_array(photo: Image.Image, size: int) -> np.ndarray:
-    """Square uint8 array `(3, size, size)` of a photo, resized bilinearly without keeping the aspect ratio.
+def resize_to_array(photo: Image.Image, size: int | tuple[int, int]) -> np.ndarray:
+    """uint8 array `(3, height, width)` of a photo, resized bilinearly without keeping the aspect ratio.
 
-    A JPEG that was not read yet is decoded at the smallest scale that still covers `size`.
+    A JPEG that was not read yet is decoded at the smallest scale that still covers `size`, one side of a square or
+    height and width.
     """
-    photo.draft("RGB", (size, size))
-    resized = to_rgb(photo).resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    height, width = (size, size) if isinstance(size, int) else size
+    photo.draft("RGB", (width, height))
+    resized = to_rgb(photo).resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
     return np.asarray(resized).transpose(2, 0, 1)

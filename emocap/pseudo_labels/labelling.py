@@ -28,11 +28,12 @@ from emocap.evaluation.scoring import (
     predict_probabilities,
     prepare_table,
 )
-from emocap.limits import check_names
 from emocap.models import EmocapProcessor
+from emocap.options import check_names
 from emocap.pseudo_labels.selection import PseudoLabels, Selection
 from emocap.pseudo_labels.statistics import label_statistics
 from emocap.records import STATISTICS_FILE
+from emocap.regions.extraction import is_result_of
 
 __all__ = ["label_tables", "score_columns"]
 
@@ -95,9 +96,10 @@ def label_tables(
     fingerprint = job_fingerprint(settings, tables.values(), sorted(tables))
     columns = score_columns(config.num_labels)
     if ranks.first_decides([holds_scores(output, fingerprint)])[0]:
-        earlier = load_table(output)
-        scored = {name: earlier[name].select_columns(list(columns)) for name in earlier}
+        stored = load_table(output)
+        scored = {name: stored[name].select_columns(list(columns)) for name in stored}
     else:
+        stored = tables
         score = scorer(model, processor, teacher, batch_size, bf16)
         scored = {
             name: map_in_shards(split, partial(in_turn, score, name), columns, work_dir / name, settings, ranks=ranks)
@@ -110,7 +112,7 @@ def label_tables(
             "modalities": config.modalities,
             "temperature": config.temperature,
         }
-        save_labelled(tables, scored, config, origin, selection, output_dir, fingerprint)
+        save_labelled(tables, stored, scored, config, origin, selection, output_dir, fingerprint)
         shutil.rmtree(work_dir, ignore_errors=True)
     ranks.wait_for_all()
     return load_table(output_dir)
@@ -118,6 +120,7 @@ def label_tables(
 
 def save_labelled(
     tables: DatasetDict,
+    stored: DatasetDict,
     scored: dict[str, Dataset],
     config: PreTrainedConfig,
     origin: dict[str, object],
@@ -125,7 +128,8 @@ def save_labelled(
     output_dir: str,
     fingerprint: str,
 ) -> None:
-    """Selects within each split and writes the finished table and its statistics."""
+    """Selects within each split and writes the finished table and its statistics; photos and region features
+    stay where `stored` has them."""
     labelled, report, recorded = DatasetDict(), DataReport(), asdict(selection)
     for name, whole in tables.items():
         if not len(whole):
@@ -148,17 +152,15 @@ def save_labelled(
     report.extra |= {"selection": origin | recorded, "fingerprint": fingerprint}
     statistics = label_statistics(labelled, origin | recorded, config.label_prevalence)
     files = {STATISTICS_FILE: json.dumps(statistics, indent=2, ensure_ascii=False) + "\n"}
-    save_table(labelled, output_dir, report, files)
+    save_table(labelled, output_dir, report, files, stored)
 
 
 def holds_scores(output: Path, fingerprint: str) -> bool:
     """Whether the folder holds a table of these very rows scored by this very teacher: then only the selection is
     new. Not where rows were left out, whose scores it lacks."""
-    path = output / "data_report.json"
-    if not path.is_file():
+    if not is_result_of(output, fingerprint):
         return False
-    report = json.loads(path.read_text("utf-8"))
-    return report.get("fingerprint") == fingerprint and not report["problems"]
+    return not json.loads((output / "data_report.json").read_text("utf-8"))["problems"]
 
 
 def in_turn(score: Callable[[Dataset], pa.Table], name: str, shards: list[Dataset]) -> Iterator[pa.Table]:

@@ -1,18 +1,25 @@
 """The HTML report of finished runs, from their metrics.json, its details and trainer_state.json."""
 
-import base64
-import io
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from datasets import DatasetDict
 from PIL import Image
 
-from emocap.data.storage import read_text, write_text
+from emocap.data.storage import write_text
 from emocap.models.photo_emocap import to_rgb
-from emocap.records import GAIN_KEYS, details_path
-from emocap.report.charts import confusions, loss_charts, precision_charts, ranking_chart, reliability_chart
-from emocap.report.png import write_figures
-from emocap.report.render import render_page
+from emocap.records import GAIN_KEYS, details_path, finite, read_json
+from emocap.report.drawing import save_figure
+from emocap.report.figures import (
+    confusion_figure,
+    loss_figure,
+    precision_figures,
+    ranking_figure,
+    reliability_figure,
+    transfer_figure,
+)
+from emocap.report.render import jpeg_uri, render_page
 from emocap.report.tables import (
     COLUMNS,
     LOWER_IS_BETTER,
@@ -26,13 +33,15 @@ from emocap.report.tables import (
     markdown_table,
     name_text,
     notes,
-    read_json,
     read_metrics,
     results_rows,
     setting_text,
     update_block,
     value_text,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["COLUMNS", "format_table", "markdown_table", "results_rows", "update_block", "write_report"]
 
@@ -63,22 +72,24 @@ def write_report(
             shown as a grid of pictures.
         tables: the table of pairs that the runs were measured on: with it, the best and the worst examples are shown.
         study: folder of a finished transfer study, for its curves.
-        figures: folder for the charts as PNG files as well.
+        figures: folder for the figures as PNG and PDF files as well.
 
     Raises:
-        FileNotFoundError: a run without metrics.json, or a study without its figure.
+        FileNotFoundError: a run without metrics.json, or a study without its study.json.
         ValueError: no runs, or a file of a run that is no JSON object.
     """
     rows = results_rows(runs)
     first = {name: folders_of(runs, name)[0] for name in runs}
-    histories = {name: _history(folder) for name, folder in first.items()}
     metrics = {name: read_metrics(name, runs) for name in runs}
     details = _comparable_details(first, metrics)
     controls = {name: control_rows(own) for name, own in metrics.items()}
-    losses, ranking = loss_charts(histories), ranking_chart(histories)
-    precisions, reliability = _precisions(details, list(runs)), reliability_chart(details)
+    precisions = _precision_rows(details)
+    has_prior = any(row["prevalence"] for row in precisions)
+    mistakes = {name: found for name, own in details.items() if (found := _mistakes(own))}
+    drawn = _figures(first, details, precisions, mistakes, study)
     page = render_page(
         "report.html.j2",
+        drawn,
         title=title,
         columns=COLUMNS,
         lower_is_better=LOWER_IS_BETTER,
@@ -87,27 +98,52 @@ def write_report(
         setting_text=setting_text,
         name_text=name_text,
         cell_text=cell_text,
-        value_text=value_text,
         controls={name: own for name, own in controls.items() if own},
         gain_keys=GAIN_KEYS,
-        losses=losses,
-        ranking=ranking,
-        precisions=precisions,
-        reliability=reliability,
-        mistakes={name: found for name, own in details.items() if (found := confusions(own))},
-        pictures=[_picture(example) for example in examples or []],
+        runs=list(runs),
+        precision_columns=["emotion", *["prior"] * has_prior, *details],
+        precisions=[
+            (row["emotion"], [value_text(value) for value in [row["prevalence"]] * has_prior + row["scores"]])
+            for row in precisions
+        ],
+        mistakes=mistakes,
+        examples=[_picture(example) for example in examples or []],
         extremes=_extremes(details, tables) if tables is not None else {},
-        study=None if study is None else _study_figure(Path(study)),
     )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, page, errors="replace")  # captions may hold halves of surrogate pairs
     if figures is not None:
-        charts = {f"loss_{panel['name']}": panel["chart"] for panel in losses} | {"ranking": ranking}
-        charts |= {"reliability": reliability}
-        for part, chart in enumerate(precisions["charts"] if precisions else [], start=1):
-            charts[f"average_precision_{part}"] = chart
-        write_figures(Path(figures), {name: chart for name, chart in charts.items() if chart})
+        Path(figures).mkdir(parents=True, exist_ok=True)
+        for name, figure in drawn.items():
+            for ending in ("png", "pdf") if figure else ():
+                save_figure(figure, Path(figures) / f"{re.sub(r'[^A-Za-z0-9+._-]', '_', name)}.{ending}")
+
+
+def _figures(
+    folders: dict[str, Path],
+    details: dict[str, dict],
+    precisions: list[dict],
+    mistakes: dict[str, list[dict]],
+    study: Path | None,
+) -> dict[str, "Figure | None"]:
+    """All figures of the page by name; None where a run left nothing to draw."""
+    histories = {name: _history(folder) for name, folder in folders.items()}
+    figures = {f"loss_{name}": loss_figure(name, history) for name, history in histories.items()}
+    figures["ranking"] = ranking_figure(histories)
+    places = {name: place for place, name in enumerate(folders) if name in details}  # one run, one colour
+    figures["reliability"] = reliability_figure(
+        {name: details.get(name, {}).get("reliability", []) for name in folders}
+    )
+    for part, figure in enumerate(precision_figures(precisions, places), start=1):
+        figures[f"average_precision_{part}"] = figure
+    for name, found in mistakes.items():
+        figures[f"mistakes_{name}"] = confusion_figure(name, details[name]["emotions"], found)
+    figures["transfer_study"] = None
+    if study is not None:
+        content = read_json(Path(study) / "study.json", "what emocap transfer-study leaves in its folder")
+        figures["transfer_study"] = transfer_figure(content["rows"], content["metric"])
+    return figures
 
 
 def _comparable_details(folders: dict[str, Path], metrics: dict[str, dict]) -> dict[str, dict]:
@@ -124,12 +160,31 @@ def _comparable_details(folders: dict[str, Path], metrics: dict[str, dict]) -> d
     return {name: own for name, own in found.items() if settings[name] == wanted}
 
 
-def _precisions(details: dict[str, dict], runs: list[str]) -> dict | None:
+def _precision_rows(details: dict[str, dict]) -> list[dict[str, object]]:
+    """Of each emotion, from the most to the least frequent, `prevalence` and every run's average precision as
+    `scores`; None where unknown."""
     per_label, prevalence = {}, {}
     for name, own in details.items():
         per_label[name] = dict(zip(own["emotions"], own["average_precision"], strict=True))
         prevalence |= dict(zip(own["emotions"], own["prevalence"], strict=True))
-    return precision_charts(per_label, prevalence, runs)
+    return [
+        {
+            "emotion": emotion,
+            "prevalence": finite(prevalence[emotion]),
+            "scores": [finite(own.get(emotion)) for own in per_label.values()],
+        }
+        for emotion in sorted(prevalence, key=lambda emotion: -(finite(prevalence[emotion]) or 0.0))
+    ]
+
+
+def _mistakes(details: dict) -> list[dict[str, object]]:
+    """The mistakes of one run, the most frequent first: what people `said` and the model missed, what it said
+    `instead`, their `count`, and how many pictures `missed` the emotion."""
+    names, counts, missed = (details.get(key) or [] for key in ("emotions", "confusion", "missed"))
+    pairs = [(-count, a, b) for a, row in enumerate(counts) for b, count in enumerate(row) if count]
+    return [
+        {"said": names[a], "instead": names[b], "count": -count, "missed": missed[a]} for count, a, b in sorted(pairs)
+    ]
 
 
 def _extremes(details: dict[str, dict], tables: DatasetDict) -> dict[str, dict[str, list[dict]]]:
@@ -153,12 +208,6 @@ def _extremes(details: dict[str, dict], tables: DatasetDict) -> dict[str, dict[s
     return found
 
 
-def _study_figure(folder: Path) -> str:
-    """A transfer study's curves as a data URI: as an image, nothing in it can run."""
-    figure = read_text(folder / "figure.svg", "the figure that emocap transfer-study leaves in its folder")
-    return "data:image/svg+xml;base64," + base64.b64encode(figure.encode("utf-8")).decode("ascii")
-
-
 def _history(folder: Path) -> list[dict]:
     """What the trainer logged; nothing where a run left no trainer_state.json."""
     path = Path(folder) / "trainer_state.json"
@@ -177,6 +226,4 @@ def _data_uri(photo: Image.Image | None) -> str | None:
         return None
     photo = to_rgb(photo)
     photo.thumbnail((THUMBNAIL, THUMBNAIL))
-    jpeg = io.BytesIO()
-    photo.save(jpeg, format="JPEG", quality=82, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg.getvalue()).decode("ascii")
+    return jpeg_uri(photo)

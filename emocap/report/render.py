@@ -1,12 +1,24 @@
-"""Pages from the package's templates."""
+"""Pages from the package's templates, with their figures and pictures inside."""
+
+import base64
+import io
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import jinja2
+from markupsafe import Markup
+from PIL import Image
 
-__all__ = ["render_page"]
+from emocap.report.drawing import svg_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["jpeg_uri", "render_page"]
 
 
-def render_page(template: str, **values: object) -> str:
-    """A page of this package's templates; every value is escaped."""
+def render_page(template: str, figures: Mapping[str, "Figure | None"], **values: object) -> str:
+    """A page of this package's templates; every value is escaped, and each figure an SVG under its name."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("emocap", "templates"),
         autoescape=True,
@@ -14,4 +26,14 @@ def render_page(template: str, **values: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(template).render(**values)
+    drawn = {
+        name: figure and Markup(svg_text(figure, f"figure-{place}"))
+        for place, (name, figure) in enumerate(figures.items(), start=1)
+    }
+    return environment.get_template(template).render(figures=drawn, **values)
+
+
+def jpeg_uri(image: Image.Image) -> str:
+    jpeg = io.BytesIO()
+    image.save(jpeg, format="JPEG", quality=85, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg.getvalue()).decode("ascii")

@@ -6,11 +6,12 @@ from statistics import fmean, stdev
 
 from emocap.data.storage import write_text
 from emocap.metrics import GREATER_IS_BETTER
-from emocap.records import CONTROLS, GAIN_KEYS, Gain, Result, read_json
+from emocap.records import CONTROLS, GAIN_KEYS, Gain, Result
 
 __all__ = [
     "COLUMNS",
     "LOWER_IS_BETTER",
+    "around",
     "cell_text",
     "control_rows",
     "format_table",
@@ -18,7 +19,6 @@ __all__ = [
     "markdown_table",
     "name_text",
     "notes",
-    "read_json",
     "results_rows",
     "setting_text",
     "update_block",
@@ -274,6 +274,11 @@ def name_text(row: dict[str, object]) -> str:
 
 def value_text(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
+
+
+def around(interval: dict[str, float | None]) -> str:
+    """Half the width of a symmetric interval, with its sign; nothing where there is none."""
+    return "" if interval["low"] is None else f" ± {interval['high'] - interval['mean']:.3f}"
 
 
 def _marked_values(row: dict[str, object], best: str, other: str) -> list[str]:

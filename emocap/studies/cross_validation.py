@@ -1,7 +1,6 @@
 """Nested cross-validation of a teacher: every image is scored once, by a model that was neither trained nor chosen on
 it, nor on an image of its group."""
 
-import argparse
 import hashlib
 import itertools
 import json
@@ -14,7 +13,7 @@ import numpy as np
 import yaml
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
-from emocap.arguments import file_flags, make_arguments, parse_options, teacher_parser
+from emocap.arguments import make_arguments, teacher_parser
 from emocap.data.pairs import label_matrix
 from emocap.data.schema import group_keys
 from emocap.data.storage import load_table, write_json
@@ -22,7 +21,6 @@ from emocap.data.truth import known_votes, read_truth, truth_column
 from emocap.evaluation.baselines import check_scikit_learn, regression_baselines
 from emocap.evaluation.controls import gains
 from emocap.evaluation.scoring import load_model, score_table
-from emocap.limits import check_numbers
 from emocap.metrics import (
     GREATER_IS_BETTER,
     Bootstrap,
@@ -36,6 +34,7 @@ from emocap.metrics import (
 )
 from emocap.records import Result
 from emocap.steps import train_teacher
+from emocap.studies.options import CrossValidationArguments
 from emocap.studies.skeleton import remember_plan
 
 __all__ = ["cross_validate", "fold_of"]
@@ -52,33 +51,18 @@ class Fold(NamedTuple):
     scores: dict[str, tuple[np.ndarray, np.ndarray]]
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """What is this command's own; everything else is `train-teacher`'s."""
-    parser = argparse.ArgumentParser(prog="emocap cross-validate", add_help=False, allow_abbrev=False)
-    parser.add_argument(
-        "--num_folds", type=int, default=5, help="folds, by a hash of the image id or group (default: 5)"
-    )
-    parser.add_argument(
-        "--vary",
-        action="append",
-        default=[],
-        metavar="FLAG=VALUE,VALUE",
-        help="values to choose from, such as learning_rate=5e-5,1e-4 or label_column=labels,soft_labels; repeat it "
-        "for a grid. Without it one setting is measured.",
-    )
-    parser.add_argument("--num_seeds", type=int, default=1, help="models a fold and setting (default: 1)")
-    parser.add_argument("--choose_by", default="map_macro", help="metric on validation rows (default: map_macro)")
-    return parser
-
-
-def cross_validate(argv: list[str]) -> Result:
-    """Runs `emocap cross-validate`: flags of `train-teacher` (or a YAML or JSON file, or a preset), and its own.
+def cross_validate(own: CrossValidationArguments, flags: list[str]) -> Result:
+    """Runs `emocap cross-validate`.
 
     The images fall into folds by a hash of their id, or of their group. For each fold every setting trains on the
     others, a tenth of which is kept for early stopping, temperature, thresholds and the choice of the setting; the
     chosen one alone scores the fold, once. The controls train on the same rows and are chosen by the same tenth:
     prior, TF-IDF, lexica and the starting body, frozen, its best layers with logistic regression. A killed command
     goes on where it was.
+
+    Args:
+        own: the command's own options.
+        flags: those of `train-teacher`.
 
     Returns:
         What `OUTPUT_DIR/metrics.json` holds: means over the folds, 95 % bootstrap intervals (images, or groups, drawn
@@ -87,22 +71,16 @@ def cross_validate(argv: list[str]) -> Result:
         `chance/map_macro`. `settings.json` has every setting's validation scores, `preset.yaml` the setting chosen
         most often.
     """
-    if "-h" in argv or "--help" in argv:
-        print_help()
-    own, flags = make_parser().parse_known_args(argv)
-    check_numbers(vars(own))
     check_scikit_learn()
     check_metric(own.choose_by, "--choose_by")
-    if flags and not flags[0].startswith("-"):
-        flags = [*file_flags(teacher_parser(), flags[0]), *flags[1:]]
     settings = [dict(chosen) for chosen in itertools.product(*map(parse_vary, own.vary))]
-    options = [parse_options(teacher_parser(), [*flags, *setting_flags(setting)]) for setting in settings]
+    options = [teacher_parser().given([*flags, *setting_flags(setting)]) for setting in settings]
     for each in options:
         make_arguments(teacher_parser(), each)  # an unknown flag or value ends here
     output, table = Path(options[0]["output_dir"]), labelled_rows(load_table(options[0]["dataset"]))
     check_metric(own.choose_by, "--choose_by", has_votes=known_votes(table) is not None)
     folds = make_folds(table, own.num_folds)
-    remember_plan(output, vars(own) | {"flags": flags})
+    remember_plan(output, own.but() | {"flags": flags})
     finished = []
     for fold in range(own.num_folds):
         tables = fold_tables(table, folds, fold)
@@ -112,16 +90,6 @@ def cross_validate(argv: list[str]) -> Result:
     write_json(output / "metrics.json", metrics)
     write_choice(output, finished, settings, flags)
     return Result(metrics)
-
-
-def print_help() -> None:
-    """Every flag explained, this command's own first; exits."""
-    argparse.ArgumentParser(
-        prog="emocap cross-validate",
-        description="Choose a teacher's settings and measure them, by nested cross-validation.",
-        parents=[make_parser(), teacher_parser()],
-        conflict_handler="resolve",
-    ).parse_args(["--help"])
 
 
 def parse_vary(text: str) -> list[tuple[str, str]]:
@@ -186,7 +154,7 @@ def fold_tables(table: Dataset, folds: np.ndarray, fold: int) -> DatasetDict:
 
 
 def run_fold(
-    folder: Path, tables: DatasetDict, settings: list[dict], options: list[dict], own: argparse.Namespace
+    folder: Path, tables: DatasetDict, settings: list[dict], options: list[dict], own: CrossValidationArguments
 ) -> Fold:
     """Trains every setting on the other folds, chooses on their validation rows and scores this fold once."""
     test = tables.pop("test")  # no training sees it
@@ -300,15 +268,6 @@ def write_choice(output: Path, finished: list[Fold], settings: list[dict[str, st
     write_json(output / "settings.json", rows)
     best = settings[chosen.most_common(1)[0][0]]
     paths = ("dataset", "output_dir", "model_name_or_path")
-    given = given_arguments([*flags, *setting_flags(best)])
+    given = teacher_parser().given([*flags, *setting_flags(best)])
     preset = {name: value for name, value in given.items() if name not in paths}
     (output / "preset.yaml").write_text(yaml.safe_dump(preset, sort_keys=False), encoding="utf-8")
-
-
-def given_arguments(flags: list[str]) -> dict[str, object]:
-    """Names and values of the arguments that flags set, of each the last; none that they leave at its default."""
-    parser = teacher_parser()
-    for action in parser._actions:
-        action.default = argparse.SUPPRESS
-    parser._defaults.clear()  # else `set_defaults` would count as given
-    return vars(parser.parse_args(flags))

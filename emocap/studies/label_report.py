@@ -6,7 +6,7 @@ import numpy as np
 
 from emocap.data.storage import write_json
 from emocap.data.truth import read_truth
-from emocap.report.axes import axis_ticks, tick_labels
+from emocap.report.figures import gain_figure
 from emocap.report.render import render_page
 from emocap.studies.label_study import LabelRun, LabelStudy, label_agreement
 from emocap.studies.skeleton import markdown, paired_gain
@@ -22,7 +22,11 @@ def write_study(study: LabelStudy) -> dict[str, object]:
     summary = summarize_study(study)
     write_json(study.output_dir / "label_study.json", summary)
     page = render_page(
-        "label_study.html.j2", title="What the pseudo-labels are worth", summary=summary, chart=gain_chart(summary)
+        "label_study.html.j2",
+        {"gain": gain_figure(summary["arms"])},
+        title="What the pseudo-labels are worth",
+        summary=summary,
+        arms=[[*(cells := arm_cells(arm))[:3], arm["seeds"], *cells[3:]] for arm in summary["arms"]],
     )
     study.write({"report.html": page}, format_study(summary))
     return summary
@@ -99,20 +103,21 @@ def format_study(summary: dict[str, object]) -> str:
         f"{summary['num_target']:,} training rows, {seeds} seeds, 95 % intervals of the gain{prior}:"
     )
     columns = ("P", "images", summary["metric"], "before fine-tuning", "gain", "over seeds", "over images")
-    rows = [
-        [
-            arm_name(arm),
-            figure(arm["images_per_label"], ","),
-            f"{arm['images']:,.0f}",
-            f"{arm['mean']:.3f}" + ("" if arm["sd"] is None else f" ± {arm['sd']:.3f}"),
-            figure(arm.get("before")),
-            figure(arm.get("gain"), "+.3f"),
-            interval(arm.get("gain_low"), arm.get("gain_high")),
-            interval(arm.get("images_low"), arm.get("images_high")),
-        ]
-        for arm in summary["arms"]
-    ]
+    rows = [arm_cells(arm) for arm in summary["arms"]]
     return "\n".join([head, "", *markdown({"pseudo-labels": "---", **dict.fromkeys(columns, "--:")}, rows)])
+
+
+def arm_cells(arm: dict[str, object]) -> list[str]:
+    return [
+        arm_name(arm),
+        "–" if arm["images_per_label"] is None else f"{arm['images_per_label']:,}",
+        f"{arm['images']:,.0f}",
+        f"{arm['mean']:.3f}" + ("" if arm["sd"] is None else f" ± {arm['sd']:.3f}"),
+        figure(arm.get("before")),
+        figure(arm.get("gain"), "+.3f"),
+        interval(arm.get("gain_low"), arm.get("gain_high")),
+        interval(arm.get("images_low"), arm.get("images_high")),
+    ]
 
 
 def arm_name(arm: dict[str, object]) -> str:
@@ -125,56 +130,3 @@ def figure(value: float | None, form: str = ".3f") -> str:
 
 def interval(low: float | None, high: float | None) -> str:
     return "–" if low is None else f"{low:+.3f} to {high:+.3f}"
-
-
-def gain_chart(summary: dict[str, object]) -> dict[str, object] | None:
-    """Geometry of the gains over the number of images, on a logarithmic axis, one line for each kind of arm.
-
-    Every line ends in the arm that learned from all images.
-    """
-    everything = {arm["targets"]: arm for arm in summary["arms"] if arm["selection"] == "all"}
-    lines = {}
-    for arm in summary["arms"]:
-        if arm["selection"] not in ("scratch", "all") and arm["gain"] is not None:
-            lines.setdefault((arm["selection"], arm["targets"]), []).append(arm)
-    for (_, targets), arms in lines.items():
-        if targets in everything and everything[targets]["gain"] is not None:
-            arms.append(everything[targets])
-        arms.sort(key=lambda arm: arm["images"])
-    points = [arm for arms in lines.values() for arm in arms]
-    if not points:
-        return None
-    bounds = [
-        value for arm in points for value in (arm["gain"], arm["gain_low"], arm["gain_high"]) if value is not None
-    ]
-    width, height, left, bottom = 560, 300, 56, 40
-    y_ticks = axis_ticks(min(0.0, *bounds), max(0.0, *bounds))
-    sizes = sorted({arm["images"] for arm in points})
-    first, last = np.log(sizes[0]), np.log(sizes[-1]) + 1e-9
-
-    def x_of(images: float) -> float:
-        return round(left + 8 + (np.log(images) - first) / (last - first) * (width - left - 40), 1)
-
-    def y_of(gain: float) -> float:
-        return round(10 + (y_ticks[-1] - gain) / (y_ticks[-1] - y_ticks[0]) * (height - 10 - bottom), 1)
-
-    curves = []
-    for index, (kind, arms) in enumerate(lines.items()):
-        known = [arm for arm in arms if arm["gain_low"] is not None]
-        low = [(x_of(arm["images"]), y_of(arm["gain_low"])) for arm in known]
-        high = [(x_of(arm["images"]), y_of(arm["gain_high"])) for arm in known]
-        text = "; ".join(f"{arm['images']:.0f} images {arm['gain']:+.3f}" for arm in arms)
-        places = [(x_of(arm["images"]), y_of(arm["gain"])) for arm in arms]
-        name = ", ".join(kind)
-        curves.append({"name": name, "colour": index, "points": places, "band": [*low, *high[::-1]], "text": text})
-    return {
-        "width": width,
-        "height": height,
-        "left": left,
-        "right": width - 24,
-        "base": height - bottom,
-        "zero": y_of(0.0),
-        "x_ticks": [(x_of(size), f"{size:,.0f}") for size in sizes],
-        "y_ticks": list(zip(map(y_of, y_ticks), tick_labels(y_ticks), strict=True)),
-        "curves": curves,
-    }

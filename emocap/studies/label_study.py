@@ -5,69 +5,29 @@ at random, soft targets against hard ones. A seed fixes the target's rows, the s
 draw, so that gains over `scratch` are paired.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
-from transformers import HfArgumentParser, set_seed
+from transformers import set_seed
 
 from emocap.data.pairs import label_matrix
 from emocap.data.schema import group_keys, label_names, split_of
 from emocap.data.storage import load_table
 from emocap.data.truth import truth_column
-from emocap.limits import check_numbers
 from emocap.metrics import break_ties, compute_metrics, prior_probabilities
 from emocap.pseudo_labels.selection import select_pseudo_labels
+from emocap.studies.options import LabelStudyArguments
 from emocap.studies.runs import Part, fit, part_probabilities
-from emocap.studies.skeleton import Study, StudyArguments
+from emocap.studies.skeleton import Study
 from emocap.training.build import build_student
 from emocap.training.heads import start_at_prior
 
-__all__ = ["LabelRun", "LabelStudy", "LabelStudyArguments", "label_study_parser"]
+__all__ = ["LabelRun", "LabelStudy"]
 
 TARGETS = {"soft": "emotion_scores", "hard": "emotions"}
-
-
-@dataclass(kw_only=True)
-class LabelStudyArguments(StudyArguments):
-    """The tables, the student and how it trains."""
-
-    source_dataset: str = field(metadata={"help": "Folder or Hub id of what `emocap label` wrote."})
-    target_dataset: str = field(metadata={"help": "Folder or Hub id of a table with human labels."})
-    word_embeddings: str = field(
-        metadata={"help": "Folder or Hub id of the BERT checkpoint whose vocabulary the student takes."}
-    )
-    source_split: str = field(default="train", metadata={"help": "Split of the source; a tenth of it validates."})
-    images_per_label: list[int] = field(
-        default_factory=lambda: [50, 200, 1000], metadata={"help": "P: best images an emotion. All images always run."}
-    )
-    selections: list[str] = field(
-        default_factory=lambda: ["selected", "random"],
-        metadata={"help": "The best images, or as many drawn at random.", "choices": ["selected", "random"]},
-    )
-    targets: list[str] = field(
-        default_factory=lambda: ["soft", "hard"],
-        metadata={"help": "What images teach: probabilities, or selected emotions.", "choices": ["soft", "hard"]},
-    )
-    num_target: int = field(default=300, metadata={"help": "Training rows of the target."})
-    pretrain_steps: int = field(default=1500, metadata={"help": "Steps on the pseudo-labels at most."})
-    max_eval_samples: int = field(default=500, metadata={"help": "Validation rows at most."})
-    block: str = field(default="label_study", metadata={"help": "... between its '<!-- BLOCK -->' comments."})
-
-    def __post_init__(self):
-        check_numbers(vars(self), max_steps=1, num_target=1)
-
-
-def label_study_parser() -> HfArgumentParser:
-    return HfArgumentParser(
-        LabelStudyArguments,
-        prog="emocap label-study",
-        allow_abbrev=False,
-        description="Whether pseudo-labels help: a student from scratch on the target beside students that learned "
-        "from them first. What is finished is not repeated.",
-    )
 
 
 class LabelRun(NamedTuple):
@@ -120,7 +80,7 @@ class LabelStudy(Study):
     def train(self, run: LabelRun) -> tuple[dict[str, object], np.ndarray]:
         arguments = self.arguments
         set_seed(run.seed)
-        model, processor, _ = build_student(arguments.student(), label_names(self.target))
+        model, processor, _ = build_student(self.student(), label_names(self.target))
         train, validation, test = (self.part(name, processor) for name in ("train", "validation", "test"))
         chosen = np.random.default_rng(run.seed).permutation(len(train.truth.labels))[: arguments.num_target]
         train = train.of_rows(chosen)
@@ -135,10 +95,10 @@ class LabelStudy(Study):
             checked = self.part("held_out", processor)
             content |= {
                 "images": len(rows),
-                "pretraining": fit(model, taught, checked, arguments.recipe(arguments.pretrain_steps), run.seed),
+                "pretraining": fit(model, taught, checked, self.recipe(arguments.pretrain_steps), run.seed),
                 "metrics_before": compute_metrics(part_probabilities(model, test), test.truth.labels),
             }
-        content["finetuning"] = fit(model, train, validation, arguments.recipe(arguments.max_steps), run.seed)
+        content["finetuning"] = fit(model, train, validation, self.recipe(arguments.max_steps), run.seed)
         probabilities = part_probabilities(model, test)
         return content | {"metrics": compute_metrics(probabilities, test.truth.labels)}, probabilities
 

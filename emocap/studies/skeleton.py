@@ -7,7 +7,6 @@ import multiprocessing
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,54 +20,12 @@ from emocap.arguments import StudentArguments
 from emocap.data.storage import write_array, write_json, write_text
 from emocap.data.truth import Truth
 from emocap.metrics import Bootstrap, check_metric, intervals, resampled_metrics, t_interval
-from emocap.report.page import update_block
+from emocap.report.tables import update_block
+from emocap.studies.options import StudyArguments
 from emocap.studies.runs import Part, Recipe
 from emocap.threads import one_thread
 
-__all__ = ["PairedGain", "Study", "StudyArguments", "digest", "markdown", "paired_gain", "remember_plan"]
-
-
-@dataclass(kw_only=True)
-class StudyArguments:
-    """The student of a study, how it trains, and where everything goes."""
-
-    output_dir: str = field(metadata={"help": "Folder of the runs; a further call adds what is not yet there."})
-    word_embeddings: str | None = field(
-        default=None, metadata={"help": "Folder or Hub id of the BERT checkpoint whose vocabulary the student takes."}
-    )
-    freeze_word_embeddings: bool = field(default=True, metadata={"help": "Leave the word embeddings as they are."})
-    image_size: int = field(default=64, metadata={"help": "Side in pixels to which photos are resized."})
-    cnn_channels: list[int] = field(
-        default_factory=lambda: [16, 32, 64], metadata={"help": "Channels of the strided convolutions."}
-    )
-    hidden_size: int = field(default=64, metadata={"help": "Width of the GRU and of fc1."})
-    num_seeds: int = field(default=3, metadata={"help": "Repetitions, from which the intervals come."})
-    max_steps: int = field(default=300, metadata={"help": "Steps on the target at most."})
-    num_evaluations: int = field(default=10, metadata={"help": "Evaluations on the validation rows at most."})
-    patience: int = field(default=4, metadata={"help": "Stop after so many evaluations without a better one."})
-    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of AdamW."})
-    batch_size: int = field(default=32, metadata={"help": "Pairs a step."})
-    weight_decay: float = field(default=0.01, metadata={"help": "Of weights; biases and norms have none."})
-    metric: str = field(default="map_macro", metadata={"help": "What the best state and the gains go by."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Keep the first N validation rows."})
-    jobs: int = field(default=1, metadata={"help": "Processes that train, one thread each."})
-    readme: str | None = field(default=None, metadata={"help": "Put the table into this markdown file ..."})
-    block: str = field(default="study", metadata={"help": "... between its '<!-- BLOCK -->' comments."})
-
-    def student(self) -> StudentArguments:
-        return StudentArguments(
-            word_embeddings=self.word_embeddings,
-            freeze_word_embeddings=self.freeze_word_embeddings,
-            image_size=self.image_size,
-            cnn_channels=self.cnn_channels,
-            gru_hidden_size=self.hidden_size,
-            fc_hidden_size=self.hidden_size,
-        )
-
-    def recipe(self, steps: int) -> Recipe:
-        own = ("patience", "learning_rate", "batch_size", "weight_decay", "metric")
-        evaluated = max(1, -(-steps // self.num_evaluations))
-        return Recipe(steps, evaluated, **{name: getattr(self, name) for name in own})
+__all__ = ["PairedGain", "Study", "digest", "markdown", "paired_gain", "remember_plan"]
 
 
 class Study:
@@ -95,6 +52,19 @@ class Study:
     def train(self, run: NamedTuple) -> tuple[dict[str, object], np.ndarray]:
         """Trains one network; what its file says, `metrics` among it, and its probabilities of the test rows."""
         raise NotImplementedError
+
+    def student(self) -> StudentArguments:
+        """The student that every run starts with."""
+        own = ("word_embeddings", "freeze_word_embeddings", "image_size", "cnn_channels")
+        flags = {name: getattr(self.arguments, name) for name in own}
+        width = self.arguments.hidden_size
+        return StudentArguments(**flags, gru_hidden_size=width, fc_hidden_size=width)
+
+    def recipe(self, steps: int) -> Recipe:
+        """How a run of so many steps at most trains."""
+        own = ("patience", "learning_rate", "batch_size", "weight_decay", "metric")
+        evaluated = max(1, -(-steps // self.arguments.num_evaluations))
+        return Recipe(steps, evaluated, **{name: getattr(self.arguments, name) for name in own})
 
     def prepare(self) -> None:
         """What is done once, before any run."""

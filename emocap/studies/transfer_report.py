@@ -1,27 +1,17 @@
 """The transfer study's table and figure, from the files of its finished runs."""
 
-import html
-
 import numpy as np
 
 from emocap.data.storage import write_json
 from emocap.metrics import compute_metrics, prior_probabilities, t_interval
-from emocap.report.axes import axis_ticks, tick_labels
+from emocap.report.drawing import save_figure
+from emocap.report.figures import STRATEGIES, transfer_figure
+from emocap.report.tables import around
 from emocap.studies.skeleton import markdown, paired_gain
 from emocap.studies.transfer_study import OTHER, TransferStudy
 
 __all__ = ["study_rows", "study_table", "write_study"]
 
-NAMES = {
-    "scratch": "scratch",
-    "scratch matched": "scratch matched",
-    "anb": "AnB",
-    "anb+": "AnB+",
-    "bnb": "BnB",
-    "bnb+": "BnB+",
-    "bnb+ matched": "BnB+ matched",
-    "random": "random",
-}
 BASES = {
     "scratch": "over_scratch",
     "bnb+": "over_bnb_plus",
@@ -29,16 +19,6 @@ BASES = {
     "anb+": "over_anb_plus",
 }
 NUM_RESAMPLES = 500
-COLOURS = {
-    "scratch": "#666",
-    "scratch matched": "#aaa",
-    "anb": "#c0392b",
-    "anb+": "#e67e22",
-    "bnb": "#1f5fa8",
-    "bnb+": "#5dade2",
-    "bnb+ matched": "#7d3c98",
-    "random": "#8e8e00",
-}
 
 
 def write_study(study: TransferStudy) -> list[dict[str, object]]:
@@ -46,8 +26,8 @@ def write_study(study: TransferStudy) -> list[dict[str, object]]:
     returns the rows."""
     rows, metric = study_rows(study), study.arguments.metric
     write_json(study.output_dir / "study.json", {"metric": metric, "rows": rows})
-    files = {"study.md": study_table(rows, metric) + "\n", "figure.svg": figure(rows, metric, study.total)}
-    study.write(files, study_table(shown(rows), metric))
+    save_figure(transfer_figure(rows, metric), study.output_dir / "figure.svg")
+    study.write({"study.md": study_table(rows, metric) + "\n"}, study_table(shown(rows), metric))
     return rows
 
 
@@ -135,7 +115,7 @@ def study_table(rows: list[dict[str, object]], metric: str) -> str:
     it how many gains are clear of 0, and how many would be by chance."""
     blocks = []
     columns = {"rows": "--:", "strategy": "---", "layers": "--:", "steps": "--:", "mean": "--:"}
-    columns |= {f"gain over {NAMES[base]}": "--:" for base in BASES}
+    columns |= {f"gain over {STRATEGIES[base]}": "--:" for base in BASES}
     for direction in dict.fromkeys(row["direction"] for row in rows):
         own = [row for row in rows if row["direction"] == direction]
         first, _, second = direction.partition("_to_")
@@ -146,18 +126,18 @@ def study_table(rows: list[dict[str, object]], metric: str) -> str:
             f"95 % intervals over seeds [over test images]; the prior has {own[0]['prior']:.3f}. Steps taken, mean "
             f"over the seeds: the network that it starts from + its own. Word embeddings: {words}."
         )
-        own.sort(key=lambda row: (row["size"], list(NAMES).index(row["strategy"]), row["num_layers"]))
+        own.sort(key=lambda row: (row["size"], list(STRATEGIES).index(row["strategy"]), row["num_layers"]))
         cells = [
             [
                 f"{row['size']:,}",
-                NAMES[row["strategy"]],
+                STRATEGIES[row["strategy"]],
                 str(row["num_layers"] or "–"),
                 steps_text(row),
                 f"{row['mean']:.3f}{around(row)}",
                 *(gain_text(row.get(name)) for name in BASES.values()),
             ]
             for row in sorted(
-                own, key=lambda row: (row["size"], list(NAMES).index(row["strategy"]), row["num_layers"])
+                own, key=lambda row: (row["size"], list(STRATEGIES).index(row["strategy"]), row["num_layers"])
             )
         ]
         blocks.append("\n".join([head, "", *markdown(columns, cells), "", counts_text(own)]))
@@ -181,10 +161,6 @@ def counts_text(rows: list[dict]) -> str:
     )
 
 
-def around(interval: dict) -> str:
-    return "" if interval["low"] is None else f" ± {interval['high'] - interval['mean']:.3f}"
-
-
 def gain_text(gain: dict | None) -> str:
     """A gain, in bold where both intervals are clear of 0."""
     if gain is None:
@@ -200,70 +176,3 @@ def bounds_of(gain: dict) -> list[float | None]:
 def is_clear(gain: dict) -> bool:
     bounds = bounds_of(gain)
     return None not in bounds and (min(bounds) > 0 or max(bounds) < 0)
-
-
-def figure(rows: list[dict[str, object]], metric: str, total: int) -> str:
-    """The study in the form of Figure 2 of Yosinski et al.: the metric against the number of layers, a dot for every
-    seed and a line through the means, one panel a direction and size; one SVG that needs nothing else."""
-    panels = list(dict.fromkeys((row["direction"], row["size"]) for row in rows))
-    sizes = len({size for _, size in panels})
-    width, height, top = 330, 230, 46
-    values = [value for row in rows for value in row["values"]] + [row["prior"] for row in rows]
-    ticks = axis_ticks(min(values), max(values))
-    parts = []
-    for index, (direction, size) in enumerate(panels):
-        own = [row for row in rows if (row["direction"], row["size"]) == (direction, size)]
-        x, y = (index % sizes) * width, top + (index // sizes) * height
-        title = f"{direction.replace('_to_', ' to ')}, {size:,} rows"
-        parts.append(f'<g transform="translate({x},{y})">{panel(own, title, total, ticks)}</g>')
-    names = [name for name in NAMES if any(row["strategy"] == name for row in rows)]
-    legend = "".join(
-        f'<g transform="translate({20 + 120 * place},0)"><line x1="0" x2="18" y1="26" y2="26" '
-        f'stroke="{COLOURS[name]}" stroke-width="2"/><text x="23" y="30">{NAMES[name]}</text></g>'
-        for place, name in enumerate(names)
-    )
-    full = f"{max(width * sizes, 560, 20 + 120 * len(names))} {top + height * -(-len(panels) // sizes)}"
-    name = html.escape(metric)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {full}" role="img" font-family="sans-serif" '
-        f'font-size="11"><title>{name} by layers passed</title><rect width="100%" height="100%" fill="#fff"/>'
-        f'<text x="20" y="14">{name} on the test split by the number of layers passed; dots are seeds, lines their '
-        f"means, dashes the prior</text>{legend}{''.join(parts)}</svg>\n"
-    )
-
-
-def panel(rows: list[dict[str, object]], title: str, total: int, ticks: list[float]) -> str:
-    """One panel of 330 x 230."""
-    left, right, top, base = 44, 318, 20, 186
-
-    def x_of(layers: float) -> float:
-        return round(left + 8 + (right - left - 16) * layers / total, 1)
-
-    def y_of(value: float) -> float:
-        return round(base - (base - top) * (value - ticks[0]) / (ticks[-1] - ticks[0]), 1)
-
-    marks = [f'<text x="{left}" y="12">{html.escape(title)}</text>']
-    for value, label in zip(ticks, tick_labels(ticks), strict=True):
-        y = y_of(value)
-        marks.append(f'<path d="M{left} {y}H{right}" stroke="#ddd"/>')
-        marks.append(f'<text x="{left - 4}" y="{y + 4}" text-anchor="end">{label}</text>')
-    marks += [f'<text x="{x_of(n)}" y="{base + 14}" text-anchor="middle">{n}</text>' for n in range(total + 1)]
-    marks.append(f'<text x="{(left + right) / 2}" y="{base + 30}" text-anchor="middle">layers passed</text>')
-    prior = y_of(rows[0]["prior"])
-    marks.append(f'<path d="M{left} {prior}H{right}" stroke="#666" stroke-dasharray="4 3"/>')
-    starts = {row["strategy"]: row for row in rows if row["num_layers"] == 0}
-    for place, name in enumerate(NAMES):
-        own = sorted((row for row in rows if row["strategy"] == name), key=lambda row: row["num_layers"])
-        colour, shift = COLOURS[name], (place - 3.5) * 1.6  # dots of one number side by side
-        for row in own:
-            text = f"<title>{NAMES[name]}, {row['num_layers']} layers: {row['mean']:.3f}{around(row)}</title>"
-            x = x_of(row["num_layers"]) + shift
-            marks += [
-                f'<circle cx="{x:.1f}" cy="{y_of(v)}" r="2" fill="{colour}">{text}</circle>' for v in row["values"]
-            ]
-        start = starts.get("scratch matched" if name == "bnb+ matched" else "scratch")
-        line = own if name in starts or start is None else [start, *own]
-        points = " ".join(f"{x_of(row['num_layers'])},{y_of(row['mean'])}" for row in line)
-        if len(line) > 1:
-            marks.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
-    return "".join(marks)

@@ -24,9 +24,9 @@ from emocap.data.storage import load_table
 from emocap.data.truth import truth_column
 from emocap.metrics import compute_metrics, prior_probabilities
 from emocap.models import EmocapProcessor
+from emocap.studies.options import TransferArguments
 from emocap.studies.runs import Part, Recipe, fit, part_probabilities
 from emocap.studies.skeleton import Study, digest
-from emocap.studies.transfer_arguments import TransferArguments
 from emocap.training.build import build_student
 from emocap.training.surgery import MODELS, STRATEGIES, check_frozen, check_num_layers, check_transfer, transfer_model
 
@@ -125,7 +125,7 @@ class TransferStudy(Study):
         """Saves the untrained architecture and its processor; resizes the photos once, for every process."""
         super().prepare()
         if not (self.architecture / "config.json").is_file():
-            model, processor, _ = build_student(self.arguments.student(), label_names(self.sides["target"].splits))
+            model, processor, _ = build_student(self.student(), label_names(self.sides["target"].splits))
             processor.max_length = self.arguments.max_length or processor.max_length
             given = self.arguments.freeze_word_embeddings
             model.config.given_word_embeddings = given  # else each network draws its own
@@ -163,16 +163,16 @@ class TransferStudy(Study):
             numbers |= set(range(1, last + 1)) if number == "every" else {last if number == "all" else int(number)}
         return [str(number) for number in sorted(numbers) if 1 <= number <= last]
 
-    def recipe(self, run: Run) -> Recipe:
+    def recipe_of(self, run: Run) -> Recipe:
         is_long = run.size is None or run.strategy == f"scratch{MATCHED}"
-        return self.arguments.recipe(self.arguments.base_steps if is_long else self.arguments.max_steps)
+        return self.recipe(self.arguments.base_steps if is_long else self.arguments.max_steps)
 
     def settings(self, run: Run) -> dict[str, object]:
         """Everything that the run's result depends on."""
         side = self.sides[run.side]
         settings = {
             **run._asdict(),
-            "recipe": self.recipe(run)._asdict(),
+            "recipe": self.recipe_of(run)._asdict(),
             "student": self.student_settings(),
             "data": side.fingerprint(),
             "label_column": side.label_column,
@@ -227,7 +227,7 @@ class TransferStudy(Study):
         model, processor, surgery = transfer_model(plan, prior_probabilities(train.targets))
         model.to("cuda" if torch.cuda.is_available() else "cpu")
         steps = self.steps_of(self.base_of(run)) if run.strategy == f"scratch{MATCHED}" else None
-        history = fit(model, train, self.part(run.side, "validation"), self.recipe(run), seed, steps)
+        history = fit(model, train, self.part(run.side, "validation"), self.recipe_of(run), seed, steps)
         after = check_frozen(model, surgery)
         if after["moved"]:
             raise RuntimeError(f"Training moved frozen tensors: {', '.join(after['moved'][:5])}.")

@@ -1,6 +1,6 @@
 """The bottom-up detector at its published width, on random weights, beside the same network run plainly.
 
-    python -m tests.benchmarks.bench_detector [--photos 3] [--threads 1] [--data FOLDER]
+    python -m tests.benchmarks.bench_detector [--photos 3] [--threads 1] [--data FOLDER] [--tiny]
 
 On a CPU: images a second of the plain recipe (fp32, one photo at a time, all proposals at once, torch's single
 operations on a dictionary of tensors) and of `BottomUpDetector.extract` in fp32 and under bf16 autocast, which is what
@@ -12,11 +12,13 @@ weights scores lie close together, so a few regions change places with the next 
 """
 
 import argparse
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import yaml
 from PIL import Image
 from torch.nn import functional as F
 from torchvision.models.detection._utils import BoxCoder
@@ -63,10 +65,12 @@ class Plain(Reference):
         return boxes[nms(boxes, logits, rpn["nms_thresh"])[: rpn["post_nms_topk_test"]]]
 
 
-def make_detector(seed: int = 0) -> tuple[BottomUpDetector, dict[str, torch.Tensor]]:
-    """The published network with random weights that have seen a photo."""
-    config = BottomUpConfig()
-    weights = random_weights(config, CALIBRATION, seed)
+def make_detector(tiny: bool, seed: int = 0) -> tuple[BottomUpDetector, dict[str, torch.Tensor]]:
+    """The published network, or a tiny one, with random weights that have seen a photo."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.yaml").write_text(yaml.safe_dump(PUBLISHED))
+        config = BottomUpConfig.from_pretrained(folder) if tiny else BottomUpConfig()
+    weights = random_weights(config, PUBLISHED if tiny else CALIBRATION, seed)
     with torch.device("meta"):
         detector = BottomUpDetector(config)
     detector.load_state_dict(weights, assign=True)
@@ -85,9 +89,9 @@ def bf16(function: Callable, photo: Image.Image):
         return function(photo)
 
 
-def compare_on_cpu(photos: list[Image.Image]) -> None:
-    detector, weights = make_detector()
-    plain = Plain(weights, WIDE)
+def compare_on_cpu(photos: list[Image.Image], tiny: bool) -> None:
+    detector, weights = make_detector(tiny)
+    plain = Plain(weights, PUBLISHED if tiny else WIDE)
 
     def ours(photo: Image.Image):
         return detector.extract([photo])
@@ -139,8 +143,8 @@ def feature_cosines(detector: BottomUpDetector, photo: Image.Image) -> torch.Ten
     return F.cosine_similarity(*features)
 
 
-def measure_on_gpu(photos: list[Image.Image], batch_size: int = 16, batches: int = 10) -> None:
-    detector = make_detector()[0].to("cuda")
+def measure_on_gpu(photos: list[Image.Image], tiny: bool, batch_size: int = 16, batches: int = 10) -> None:
+    detector = make_detector(tiny)[0].to("cuda")
     batch = (photos * batch_size)[:batch_size]
     with torch.autocast("cuda", torch.bfloat16):
         for _ in range(3):
@@ -164,13 +168,14 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=3, help="photos (%(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="torch threads on a CPU (%(default)s)")
     parser.add_argument("--data", type=Path, help="folder of .jpg photos (drawn ones)")
+    parser.add_argument("--tiny", action="store_true", help="a run of seconds, whose figures mean nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     photos = read_photos(arguments.photos, arguments.data)
     if torch.cuda.is_available():
-        measure_on_gpu(photos)
+        measure_on_gpu(photos, arguments.tiny)
     else:
-        compare_on_cpu(photos)
+        compare_on_cpu(photos, arguments.tiny)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Region extraction: photos a second of the job beside the plain way, and how long the model waits for photos.
 
-    python -m tests.benchmarks.bench_extraction [--photos FOLDER ...] [--number 300] [--extractor scenes]
+    python -m tests.benchmarks.bench_extraction [--photos FOLDER ...] [--number 300] [--extractor scenes] [--tiny]
 
 Without a folder the photos are noise of COCO's usual shapes. The plain way decodes a photo, runs the extractor on it,
 and goes on to the next. Both run in turn, the job with threads and, to compare, with processes that decode.
@@ -34,7 +34,10 @@ def main() -> None:
     parser.add_argument("--extractor", default=str(SCENES_DETECTOR), help="folder or Hub id (the built-in one)")
     parser.add_argument("--num_workers", type=int, default=default_workers(), help="threads (%(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each (%(default)s)")
+    parser.add_argument("--tiny", action="store_true", help="a run of seconds, whose figures mean nothing")
     arguments = parser.parse_args()
+    if arguments.tiny:
+        arguments.number, arguments.repeats = 6, 1
     table = photo_table(arguments.photos, arguments.number)
     size = SHARD_SIZES["cpu"]
     shards = [table.select(range(start, min(start + size, len(table)))) for start in range(0, len(table), size)]

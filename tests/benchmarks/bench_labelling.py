@@ -1,6 +1,6 @@
-"""What the labelling job costs beside the bare model: time at a realistic size, memory by rows, and selection.
+"""What the labelling job costs beside the bare model: time at a realistic size, memory by rows, selection, and disk.
 
-python -m tests.benchmarks.bench_labelling [--rows 300] [--few 10000] [--many 100000]
+python -m tests.benchmarks.bench_labelling [--rows 300] [--few 10000] [--many 100000] [--wide 2000] [--tiny]
 """
 
 import argparse
@@ -16,16 +16,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, Features, concatenate_datasets
+from datasets.arrow_writer import ArrowWriter
 from transformers import BertTokenizerFast, VisualBertConfig
 
 from emocap.data.pairs import PairDataset
+from emocap.data.schema import NUM_REGIONS, region_columns
 from emocap.data.storage import load_table, save_table
 from emocap.evaluation.scoring import load_model
 from emocap.models import EmocapProcessor, EmocapTeacherConfig, EmocapTeacherForMultiLabelClassification
-from emocap.pseudo_labels.labelling import label_tables
+from emocap.pseudo_labels.labelling import OWN_COLUMNS, label_tables
 from emocap.pseudo_labels.selection import select_pseudo_labels
+from emocap.regions.extraction import regions_table
 
+COCO_ROWS = 118_287
 WORDS = [f"word{index}" for index in range(2000)]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -38,9 +42,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=300, help="images, five captions each, for the time")
     parser.add_argument("--few", type=int, default=10_000)
     parser.add_argument("--many", type=int, default=100_000)
-    parser.add_argument("--only", choices=["time", "memory", "selection"])
+    parser.add_argument("--wide", type=int, default=2000, help="images of 36 x 2048 features, for the disk")
+    parser.add_argument("--only", choices=["time", "memory", "selection", "disk"])
     parser.add_argument("--label", nargs=3, metavar=("TABLE", "TEACHER", "OUT"), help=argparse.SUPPRESS)
+    parser.add_argument("--tiny", action="store_true", help="a run of seconds, whose figures mean nothing")
     arguments = parser.parse_args()
+    if arguments.tiny:
+        arguments.rows, arguments.few, arguments.many, arguments.wide = 8, 20, 40, 20
     torch.set_num_threads(1)
     if arguments.label:
         source, teacher, out = arguments.label
@@ -49,8 +57,10 @@ def main() -> None:
         print(peak[0] / 1024, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
     with tempfile.TemporaryDirectory() as folder:
-        parts = {"selection": selection, "time": lambda: overhead(Path(folder), arguments.rows),
-                 "memory": lambda: memory(Path(folder), arguments.few, arguments.many)}  # fmt: skip
+        parts = {"selection": lambda: selection(500 if arguments.tiny else COCO_ROWS),
+                 "time": lambda: overhead(Path(folder), arguments.rows),
+                 "memory": lambda: memory(Path(folder), arguments.few, arguments.many),
+                 "disk": lambda: disk(Path(folder), arguments.wide)}  # fmt: skip
         for name, part in parts.items():
             if arguments.only in (None, name):
                 part()
@@ -110,10 +120,46 @@ def sampled_peak() -> Iterator[list[int]]:
     thread.join()
 
 
-def selection() -> None:
-    """COCO's size; CPU time."""
+def disk(folder: Path, rows: int) -> None:
+    """Bytes and seconds of saving the labels of wide features: with the features, and beside the files they are in.
+    Then the whole job once more with another selection."""
+    captions, rng, dim = make_table(rows)["train"], np.random.default_rng(0), 2048
+    drawn = rng.standard_normal((100, NUM_REGIONS, dim), dtype=np.float32).astype(np.float16)
+    shapes = ((drawn, (NUM_REGIONS, dim)), (np.ones(1, np.float32), (NUM_REGIONS, 4)), (np.full(1, 36, np.int32), ()))
+    path = str(folder / "wide.arrow")
+    with ArrowWriter(features=Features(region_columns(dim)), path=path) as writer:
+        for start in range(0, rows, 100):
+            number = min(100, rows - start)
+            writer.write_table(regions_table(*(np.resize(values, (number, *shape)) for values, shape in shapes)))
+        writer.finalize()
+    wide = concatenate_datasets([captions, Dataset.from_file(path)], axis=1)
+    save_table(DatasetDict({"train": wide}), folder / "regions")
+    Path(path).unlink()
+    tables, teacher, out = load_table(folder / "regions"), make_teacher(folder / "tiny", TINY), folder / "labelled"
+    labelled = label_tables(tables, teacher, str(out))
+    taken = {}
+    for name, stored in (("whole", None), ("beside", tables)):
+        start = time.perf_counter()
+        save_table(labelled, folder / name, stored=stored)
+        taken[name] = time.perf_counter() - start
+    start = time.perf_counter()
+    label_tables(tables, teacher, str(out), images_per_label=100)
+    again = time.perf_counter() - start
+    before = {path.stat().st_ino for path in (folder / "regions").rglob("*")}
+    sizes = {name: sum(path.stat().st_size for path in (folder / name).rglob("*")
+                       if path.is_file() and path.stat().st_ino not in before) for name in taken}  # fmt: skip
+    labels = sum(labelled["train"].data.column(name).nbytes for name in OWN_COLUMNS)
+    whole, beside = (f"{sizes[name] / 1e6:.2f} MB in {taken[name]:.2f} s" for name in ("whole", "beside"))
+    fewer = sizes["whole"] / sizes["beside"]
+    print(f"disk: {rows} x {NUM_REGIONS} x {dim}, labels {labels / 1e6:.2f} MB: the table written whole {whole}, "
+          f"beside its features {beside}, {fewer:.0f} times fewer bytes; the whole job with another selection "
+          f"{again:.2f} s")  # fmt: skip
+
+
+def selection(rows: int) -> None:
+    """CPU time."""
     rng = np.random.default_rng(0)
-    scores, ids = rng.random((118_287, 29), dtype=np.float32), [f"{image:012d}.jpg" for image in range(118_287)]
+    scores, ids = rng.random((rows, 29), dtype=np.float32), [f"{image:012d}.jpg" for image in range(rows)]
     settings = {
         "top 4": {},
         "top 4, 2,000 images a label": {"images_per_label": 2000},
@@ -127,7 +173,7 @@ def selection() -> None:
             start = time.process_time()
             select_pseudo_labels(scores, **options, image_ids=ids)
             taken.append(time.process_time() - start)
-        print(f"selection of 118,287 x 29, {name}: {min(taken):.2f} s")
+        print(f"selection of {rows:,} x 29, {name}: {min(taken):.2f} s")
 
 
 def make_teacher(folder: Path, sizes: dict[str, int]) -> str:

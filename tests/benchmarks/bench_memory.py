@@ -1,6 +1,6 @@
 """Peak memory of one training step with and without gradient checkpointing, each in a process of its own.
 
-    python -m tests.benchmarks.bench_memory [--models mini base student] [--batch 32]
+    python -m tests.benchmarks.bench_memory [--models mini base student] [--batch 32] [--tiny]
 
 Batches of 32 captions of 32 tokens, 36 regions of 2048 numbers, photos of 224 pixels, in float32; on a GPU in bfloat16
 autocast. What weights and optimizer take is in the peak, and shown apart.
@@ -64,7 +64,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="*", default=["mini", "student"], choices=[*BODIES, "student"])
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--tiny", action="store_true", help="a run of seconds, whose figures mean nothing")
     arguments = parser.parse_args()
+    if arguments.tiny:
+        arguments.models, arguments.batch = ["tiny"], 2
     context = multiprocessing.get_context("spawn")
     for name in arguments.models:
         peaks, steps = {}, {}

@@ -1,9 +1,9 @@
 """Seconds for every metric on arrays of COCO's size, beside scikit-learn's for the same figures.
 
-python -m tests.benchmarks.bench_metrics [ROWS]
+python -m tests.benchmarks.bench_metrics [--rows 118287] [--tiny]
 """
 
-import sys
+import argparse
 import time
 from collections.abc import Callable
 
@@ -21,7 +21,15 @@ def seconds(function: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def main(rows: int = COCO_ROWS) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=COCO_ROWS)
+    parser.add_argument("--tiny", action="store_true", help="a run of seconds, whose figures mean nothing")
+    arguments = parser.parse_args()
+    compare(200 if arguments.tiny else arguments.rows)
+
+
+def compare(rows: int) -> None:
     rng = np.random.default_rng(0)
     labels = (rng.random((rows, NUM_LABELS), dtype=np.float32) < 0.14).astype(np.float32)
     probabilities = (0.2 * labels + 0.8 * rng.random((rows, NUM_LABELS), dtype=np.float32)).astype(np.float32)
@@ -46,4 +54,4 @@ def main(rows: int = COCO_ROWS) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main()

@@ -1,6 +1,6 @@
 """Reading region features back: batches from Arrow beside a plain memory map, and an epoch of a DataLoader.
 
-    python -m tests.benchmarks.bench_store --folder /tmp/bench [--rows 20000] [--dim 2048]
+    python -m tests.benchmarks.bench_store --folder /tmp/bench [--rows 20000] [--dim 2048] [--tiny]
 
 Writes `rows` x 36 x `dim` float16 (3 GB by default) twice under the folder, and deletes them.
 """
@@ -31,7 +31,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--dim", type=int, default=2048)
     parser.add_argument("--repeats", type=int, default=200, help="batches of each kind (%(default)s)")
+    parser.add_argument("--tiny", action="store_true", help="a run of seconds, whose figures mean nothing")
     arguments = parser.parse_args()
+    if arguments.tiny:
+        arguments.rows, arguments.dim, arguments.repeats = 700, 4, 3
     torch.set_num_threads(1)
     folder = arguments.folder / "bench_store"
     try:

@@ -1,6 +1,7 @@
 """Training steps a second of teacher and student beside the plain recipe, in one run, step by step in turn.
 
     EMOCAP_REAL_DATA=... python -m tests.benchmarks.bench_training [--bodies mini base] [--steps 8] [--compile]
+    python -m tests.benchmarks.bench_training --tiny
 
 Batches of 32 pairs: real captions (COCO's), 36 regions of 2048 numbers, real JPEGs for the student. The plain recipes:
 `VisualBertModel` with eager attention, and a GRU beside a CNN, both in float32 on captions padded to 32 tokens; the
@@ -40,25 +41,38 @@ BATCH, WORDS, REGIONS, DIM, LABELS, PHOTO = 32, 32, 36, 2048, 29, 224
 COCO_IMAGES, COCO_CAPTIONS = 118_287, 591_753
 BODIES = {
     "mini": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
+    "tiny": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16},
     "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
 }
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-class Pairs:
-    """Real captions as tokens, random regions and labels, and real JPEGs with their cached pixels."""
+def real_inputs(folder: Path, rows: int) -> tuple[list[list[int]], list[bytes]]:
+    """COCO's captions as tokens, and JPEGs."""
+    annotations = json.loads((folder / "coco/annotations/captions_val2017.json").read_text())["annotations"]
+    captions = [entry["caption"] for entry in np.random.default_rng(0).permutation(annotations)[:rows]]
+    tokenizer = AutoTokenizer.from_pretrained(folder / "bert_vocab")
+    tokens = tokenizer(captions, truncation=True, max_length=WORDS, return_attention_mask=False)["input_ids"]
+    files = sorted((folder / "coco/val2017").glob("*.jpg"))[: 4 * BATCH]
+    return tokens, [path.read_bytes() for path in files]
 
-    def __init__(self, folder: Path, rows: int = 4096):
-        rng = np.random.default_rng(0)
-        annotations = json.loads((folder / "coco/annotations/captions_val2017.json").read_text())["annotations"]
-        captions = [entry["caption"] for entry in rng.permutation(annotations)[:rows]]
-        tokenizer = AutoTokenizer.from_pretrained(folder / "bert_vocab")
-        self.tokens = tokenizer(captions, truncation=True, max_length=WORDS, return_attention_mask=False)["input_ids"]
+
+def drawn_inputs() -> tuple[list[list[int]], list[bytes]]:
+    """Random tokens for two batches, and a JPEG of noise, for a run that measures nothing."""
+    rng, content = np.random.default_rng(0), io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)).save(content, "JPEG")
+    return [rng.integers(5, 1000, size).tolist() for size in rng.integers(8, 15, 2 * BATCH)], [content.getvalue()]
+
+
+class Pairs:
+    """Captions as tokens, random regions and labels, and JPEGs with their cached pixels."""
+
+    def __init__(self, tokens: list[list[int]], jpegs: list[bytes]):
+        rng, rows = np.random.default_rng(0), len(tokens)
+        self.tokens, self.jpegs = tokens, jpegs
         self.lengths = np.array([len(own) for own in self.tokens])
         self.regions = torch.from_numpy(rng.random((256, REGIONS, DIM), dtype=np.float32)).half()
         self.labels = torch.from_numpy((rng.random((rows, LABELS)) < 0.14).astype(np.float32))
-        files = sorted((folder / "coco/val2017").glob("*.jpg"))[: 4 * BATCH]
-        self.jpegs = [path.read_bytes() for path in files]
         with_size = [resize_to_array(Image.open(io.BytesIO(content)), PHOTO) for content in self.jpegs]
         self.pixels = torch.from_numpy(np.stack(with_size))
 
@@ -218,11 +232,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8, help="steps of each way")
     parser.add_argument("--compile", action="store_true", help="ours under torch.compile too")
     parser.add_argument("--no_student", action="store_true", help="teachers alone")
+    parser.add_argument("--tiny", action="store_true", help="a run of seconds, whose figures mean nothing")
     arguments = parser.parse_args()
     folder = os.environ.get("EMOCAP_REAL_DATA")
-    if not folder:
+    if arguments.tiny:
+        arguments.bodies, arguments.steps = ["tiny"], 1
+    elif not folder:
         parser.error("EMOCAP_REAL_DATA names no folder: the captions and photos are real ones.")
-    pairs, ways = Pairs(Path(folder)), {"ours in float32": {"bfloat16": False}, "ours": {}}
+    pairs = Pairs(*(drawn_inputs() if arguments.tiny else real_inputs(Path(folder), 4096)))
+    ways = {"ours in float32": {"bfloat16": False}, "ours": {}}
     if arguments.compile or DEVICE.type == "cuda":
         ways["ours compiled"] = {"compiled": True}
     kind = f"bfloat16 {'on' if has_bfloat16() else 'off'}"

@@ -72,8 +72,8 @@ def hub_form(content: dict, prefix: str = "") -> Dataset:
     )
 
 
-def test_one_row_an_image_with_all_captions_in_order(tmp_path):
-    content = random_content(np.random.default_rng())
+def test_one_row_an_image_with_all_captions_in_order(tmp_path, rng):
+    content = random_content(rng)
     table, report = build_coco(write_coco(tmp_path, content))
     assert list(table) == ["train"]
     assert as_rows(table["train"]) == slow_rows(content)
@@ -165,8 +165,8 @@ def test_entries_that_do_not_fit_are_dropped_and_counted(tmp_path):
 
 
 @pytest.mark.parametrize("prefix", ["", "train2017/"])
-def test_a_hub_data_set_gives_the_table_of_the_folder(tmp_path, monkeypatch, prefix):
-    content = random_content(np.random.default_rng(), 50)
+def test_a_hub_data_set_gives_the_table_of_the_folder(tmp_path, monkeypatch, prefix, rng):
+    content = random_content(rng, 50)
     hub = DatasetDict({"train": hub_form(content, prefix), "validation": hub_form(content)})
     asked = []
     monkeypatch.setattr(coco, "load_dataset", lambda name: asked.append(name) or hub)

@@ -72,14 +72,14 @@ def through_parquet(table: Dataset, folder) -> Dataset:
 
 
 @pytest.mark.parametrize("form", [save_in_parts, through_parquet], ids=["several files", "parquet"])
-def test_features_are_read_without_a_copy_from_every_form(tmp_path, tiny_table, form):
+def test_features_are_read_without_a_copy_from_every_form(tmp_path, tiny_table, form, rng):
     light = tiny_table["train"].select_columns(["image_id", *REGIONS])
     stored = form(light, tmp_path / "table")
     width = stored.features["region_features"].length
     assert dict(stored.features) == {"image_id": light.features["image_id"], **region_columns(width // 36)}
     assert form is not save_in_parts or len(stored.cache_files) > 2
     expected = np.array(light["region_features"][:], dtype=np.float16)
-    order = np.random.default_rng().permutation(len(light))
+    order = rng.permutation(len(light))
     views = {
         "as stored": (stored, np.arange(len(light))),
         "shuffled": (stored.select(order), order),
@@ -96,13 +96,13 @@ def test_features_are_read_without_a_copy_from_every_form(tmp_path, tiny_table, 
             assert np.shares_memory(own, chunk.values.to_numpy(zero_copy_only=True)) and not own.flags.writeable
 
 
-def test_narrow_and_wide_rows_of_many_chunks_are_gathered_alike(monkeypatch, tiny_table):
+def test_narrow_and_wide_rows_of_many_chunks_are_gathered_alike(monkeypatch, tiny_table, rng):
     parts = concatenate_datasets([tiny_table["train"].select(range(start, start + 6)) for start in range(0, 60, 6)])
     column = FixedSizeColumn(parts, "region_features")
     assert len(column.views) == 10
     for width in (1, 10**9):
         monkeypatch.setattr("emocap.data.pairs.WIDE_ROW", width)
-        rows = np.random.default_rng().integers(0, 60, 33)
+        rows = rng.integers(0, 60, 33)
         assert np.array_equal(column[rows], np.array([parts[int(row)]["region_features"] for row in rows]))
         assert column[np.array([], dtype=int)].shape == (0, column.width)
 

@@ -45,8 +45,8 @@ def all_rows(table) -> dict[str, dict]:
     return {row["image_id"]: row for part in table.values() for row in part}
 
 
-def test_soft_labels_are_the_shares_beyond_the_midpoint(tmp_path):
-    given = records(60, np.random.default_rng())
+def test_soft_labels_are_the_shares_beyond_the_midpoint(tmp_path, rng):
+    given = records(60, rng)
     table, report = build_oasis(write_oasis(tmp_path, given))
     assert label_names(table) == OASIS_LABELS
     rows = all_rows(table)
@@ -118,10 +118,7 @@ def test_the_seed_moves_the_splits(tmp_path):
     assert first["test"]["image_id"][:] == again["test"]["image_id"][:] != other["test"]["image_id"][:]
 
 
-def test_photos_of_one_theme_are_one_group_in_one_split(tmp_path):
-    seed = int(np.random.SeedSequence().generate_state(1)[0])
-    print(f"seed {seed}")
-    rng = np.random.default_rng(seed)
+def test_photos_of_one_theme_are_one_group_in_one_split(tmp_path, rng):
     themes = [f"Theme{THEMES[i][:2]} {number}" for number, i in enumerate(rng.integers(0, 120, 240), start=1)]
     table = load_oasis(write_oasis(tmp_path, records(240, rng, themes)))
     where = {}

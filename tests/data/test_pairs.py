@@ -24,8 +24,7 @@ def student_processor(tiny_student) -> EmocapProcessor:
     return EmocapProcessor.from_pretrained(tiny_student)
 
 
-def rearranged(table: Dataset) -> dict[str, Dataset]:
-    rng = np.random.default_rng()
+def rearranged(table: Dataset, rng: np.random.Generator) -> dict[str, Dataset]:
     half = table.select(range(11, 40))
     return {
         "as it is": table,
@@ -41,9 +40,8 @@ def rearranged(table: Dataset) -> dict[str, Dataset]:
     }
 
 
-def test_fixed_size_columns_equal_plain_indexing(tiny_table):
-    rng = np.random.default_rng()
-    for what, table in rearranged(tiny_table["train"]).items():
+def test_fixed_size_columns_equal_plain_indexing(tiny_table, rng):
+    for what, table in rearranged(tiny_table["train"], rng).items():
         for name in ("region_features", "labels", "votes"):
             column = FixedSizeColumn(table, name)
             assert len(column) == len(table), what
@@ -93,7 +91,7 @@ def slow_pairs(table: Dataset, processor: EmocapProcessor, label_column: str | N
 @pytest.mark.parametrize("label_column", ["labels", "emotions", "soft_labels", None])
 @pytest.mark.parametrize("kind", ["teacher", "student"])
 def test_batches_equal_a_slow_construction(
-    tiny_table, teacher_processor, student_processor, kind, label_column, modalities
+    tiny_table, teacher_processor, student_processor, kind, label_column, modalities, rng
 ):
     processor = teacher_processor if kind == "teacher" else student_processor
     table = tiny_table["train"].shuffle(seed=5).select(range(40))
@@ -105,7 +103,7 @@ def test_batches_equal_a_slow_construction(
     prepared = with_pixels(table, processor.image_size) if kind == "student" else table
     pairs = PairDataset(prepared, processor, label_column, modalities)
     assert len(pairs) == len(slow) and pairs.row_of_pair.tolist() == [pair["row"] for pair in slow]
-    chosen = np.random.default_rng().permutation(len(slow))[:13]
+    chosen = rng.permutation(len(slow))[:13]
     batch = PairDataset.collate(pairs.__getitems__(chosen.tolist()))
     words = max(len(slow[pair]["input_ids"]) for pair in chosen)
     assert batch["input_ids"].shape == (13, words)
@@ -175,9 +173,9 @@ def test_captions_that_are_cut_are_counted_and_those_that_just_fit_are_not(tiny_
     assert PairDataset(tiny_table["train"].select([0]), teacher_processor, modalities="image").truncated_captions == 0
 
 
-def test_mean_over_captions_equals_a_loop(tiny_table, teacher_processor):
+def test_mean_over_captions_equals_a_loop(tiny_table, teacher_processor, rng):
     pairs = PairDataset(tiny_table["train"], teacher_processor)
-    values = np.random.default_rng().random((len(pairs), 5), dtype=np.float32)
+    values = rng.random((len(pairs), 5), dtype=np.float32)
     means = pairs.mean_over_captions(values)
     assert means.shape == (60, 5) and means.dtype == np.float64
     position = 0
@@ -189,8 +187,8 @@ def test_mean_over_captions_equals_a_loop(tiny_table, teacher_processor):
     assert position == len(pairs)
 
 
-def test_label_matrix_of_shares_and_of_class_ids(tiny_table):
-    for table in rearranged(tiny_table["train"]).values():
+def test_label_matrix_of_shares_and_of_class_ids(tiny_table, rng):
+    for table in rearranged(tiny_table["train"], rng).values():
         for column in ("labels", "soft_labels", "emotions"):
             matrix = label_matrix(table, column)
             assert matrix.dtype == np.float32
@@ -235,9 +233,9 @@ def png(pixels: np.ndarray, **options) -> bytes:
     return content.getvalue()
 
 
-def test_pixels_equal_photos_resized_by_hand_and_bad_photos_are_masked(tiny_table, tmp_path, caplog):
+def test_pixels_equal_photos_resized_by_hand_and_bad_photos_are_masked(tiny_table, tmp_path, caplog, rng):
     table = tiny_table["train"].select(range(6))
-    pixels = np.random.default_rng().integers(0, 256, (30, 20, 3), dtype=np.uint8)
+    pixels = rng.integers(0, 256, (30, 20, 3), dtype=np.uint8)
     whole, loose = png(pixels), tmp_path / "loose.png"
     Image.fromarray(pixels).save(loose)
     stored = [

@@ -70,8 +70,7 @@ def test_clean_label_follows_the_study_s_order(raw, cleaned):
     assert clean_label(raw) == cleaned
 
 
-def test_raw_annotations_against_a_slow_reference(tmp_path):
-    rng = np.random.default_rng()
+def test_raw_annotations_against_a_slow_reference(tmp_path, rng):
     raw, min_count = random_raw(rng), 5
     table, report = build_socratis(write_json(tmp_path / "raw.json", raw), min_count=min_count)
     reactions = defaultdict(list)
@@ -180,9 +179,8 @@ def test_a_wrong_emotions_cell_names_its_line(tmp_path, cell):
         load_socratis(write_csv(tmp_path / "cleaned.csv", rows))
 
 
-def test_lists_are_read_as_python_would(tmp_path):
+def test_lists_are_read_as_python_would(tmp_path, rng):
     alphabet = list("ab,'\"[]\\ é")
-    rng = np.random.default_rng()
     lists = [["".join(rng.choice(alphabet, 6)) + str(i) for i in range(rng.integers(1, 4))] for _ in range(60)]
     source = write_csv(tmp_path / "cleaned.csv", [(f"{i}.jpg", "c", repr(given)) for i, given in enumerate(lists)])
     table = load_socratis(source)

@@ -79,17 +79,16 @@ def test_bad_photos_are_named_for_what_they_are(tmp_path):
 
 
 @pytest.mark.parametrize("progressive", [False, True])
-def test_a_cut_jpeg_shows_wherever_it_is_cut(tmp_path, progressive):
+def test_a_cut_jpeg_shows_wherever_it_is_cut(tmp_path, progressive, rng):
     whole = io.BytesIO()
     picture(size=(320, 240)).save(whole, "JPEG", progressive=progressive)
     content, path = whole.getvalue(), tmp_path / "cut.jpg"
-    for cut in np.random.default_rng().integers(1, len(content) - 1, 20):
+    for cut in rng.integers(1, len(content) - 1, 20):
         path.write_bytes(content[:-cut])
         assert photo_problem(path) is not None, cut
 
 
-def test_a_damaged_photo_never_raises(tmp_path):
-    rng = np.random.default_rng()
+def test_a_damaged_photo_never_raises(tmp_path, rng):
     path = tmp_path / "damaged"
     for number in range(100):
         whole = io.BytesIO()

@@ -15,13 +15,6 @@ from emocap.evaluation.scoring import load_model, score_table
 from emocap.metrics import compute_metrics
 
 
-@pytest.fixture
-def rng():
-    seed = int(np.random.SeedSequence().generate_state(1)[0])
-    print(f"seed {seed}")
-    return np.random.default_rng(seed)
-
-
 def test_temper_is_a_stable_sigmoid():
     logits = np.array([[-800.0, -2, 0, 2, 800]], dtype=np.float32)
     np.testing.assert_allclose(temper(logits, 2.0), [[0, 1 / (1 + np.e), 0.5, np.e / (1 + np.e), 1]], atol=1e-12)

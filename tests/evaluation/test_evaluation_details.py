@@ -15,11 +15,8 @@ from emocap.records import details_path
 from emocap.scenes import corpus as scenes
 
 
-def test_human_metrics_are_those_of_real_annotators_emotion_by_emotion():
+def test_human_metrics_are_those_of_real_annotators_emotion_by_emotion(rng):
     """Whole people are simulated, then only their counts are shown."""
-    seed = int(np.random.SeedSequence().generate_state(1)[0])
-    print(f"seed {seed}")
-    rng = np.random.default_rng(seed)
     chance = rng.beta(0.6, 1.4, (800, 1, 6))
     people = rng.random((800, 5, 6)) < chance
     people[:, :, 1] = people[:, :, 0] ^ (rng.random((800, 5)) < 0.1)  # two emotions that one person names together
@@ -44,11 +41,8 @@ def test_human_metrics_are_those_of_real_annotators_emotion_by_emotion():
     assert not any(key.startswith("as_human/") for key in human_metrics(people.sum(1), np.full(800, 5)))
 
 
-def test_a_model_that_knows_the_crowd_beats_one_annotator_and_noise_does_not():
+def test_a_model_that_knows_the_crowd_beats_one_annotator_and_noise_does_not(rng):
     """Scored on the same answers of the rest, the frequencies of all others are a better guess than one person's."""
-    seed = int(np.random.SeedSequence().generate_state(1)[0])
-    print(f"seed {seed}")
-    rng = np.random.default_rng(seed)
     chance = rng.beta(0.5, 1.5, (600, 8))
     votes = rng.binomial(6, chance)
     for scores, ahead in ((chance, True), (rng.random(chance.shape), False)):
@@ -66,10 +60,9 @@ def test_human_metrics_need_two_annotators():
     assert unanimous["human/jsd"] == pytest.approx(0)
 
 
-def test_details_equal_a_loop(tiny_table):
+def test_details_equal_a_loop(tiny_table, rng):
     table = tiny_table["test"]
     labels, names = label_matrix(table, "labels"), table.features["emotions"].feature.names
-    rng = np.random.default_rng()
     probabilities, thresholds = rng.random(labels.shape), rng.uniform(0.2, 0.8, labels.shape[1])
     details = describe(probabilities, table, labels, thresholds)
     json.dumps(details)
@@ -113,8 +106,8 @@ def own_measure(probabilities: np.ndarray, table: Dataset, column: str = "labels
     return measure(probabilities, table, truth, truth.labels.mean(0), **how)
 
 
-def test_evaluate_has_intervals_people_and_flat_keys(tiny_table):
-    probabilities = np.random.default_rng().random((21, 5))
+def test_evaluate_has_intervals_people_and_flat_keys(tiny_table, rng):
+    probabilities = rng.random((21, 5))
     metrics = own_measure(probabilities, tiny_table["test"], thresholds=[0.3] * 5)
     assert all(value is None or isinstance(value, (int, float, str)) for value in metrics.values())
     assert metrics["map_macro_low"] < metrics["map_macro"] < metrics["map_macro_high"]
@@ -126,10 +119,10 @@ def test_evaluate_has_intervals_people_and_flat_keys(tiny_table):
     assert str(details_path("a/metrics.json")) == "a/metrics_details.json"
 
 
-def test_a_model_s_probabilities_of_any_reaction_are_compared_with_votes_as_one_reaction_s(tiny_table):
+def test_a_model_s_probabilities_of_any_reaction_are_compared_with_votes_as_one_reaction_s(tiny_table, rng):
     table = tiny_table["test"]
     labels, votes, asked = (np.array(table[name][:]) for name in ("labels", "votes", "num_annotators"))
-    probabilities = np.random.default_rng().random(labels.shape)
+    probabilities = rng.random(labels.shape)
     metrics = own_measure(probabilities, table, num_resamples=20)
     expected = compute_metrics(one_reaction(probabilities, asked), labels, votes)
     for key in VOTE_KEYS:
@@ -141,8 +134,8 @@ def test_a_model_s_probabilities_of_any_reaction_are_compared_with_votes_as_one_
     assert shares["jsd"] == pytest.approx(compute_metrics(probabilities, soft, votes)["jsd"])
 
 
-def test_ceilings_of_vote_metrics_are_those_of_many_drawn_reactions():
-    """The crowd of the built-in corpus is simulated: its reactions to each picture are drawn thousands of times."""
+def test_ceilings_of_vote_metrics_are_those_of_many_drawn_reactions(rng):
+    """The crowd of the built-in corpus is simulated: its reactions to each picture are drawn 20,000 times."""
     tables = scenes.load_scenes(num_target=240, num_source=0)
     table, (both, text, _) = tables["test"], scenes.label_probabilities()
     labels, votes = label_matrix(table, "labels"), np.array(table["votes"][:])
@@ -150,14 +143,12 @@ def test_ceilings_of_vote_metrics_are_those_of_many_drawn_reactions():
     words = [((own - text) ** 2).sum(-1).argmin() for own in np.array(table["bayes_probabilities_text"][:])]
     pictures = [((own - both[:, w]) ** 2).sum(-1).argmin()
                 for own, w in zip(np.array(table["bayes_probabilities"][:]), words, strict=True)]  # fmt: skip
-    seed = int(np.random.SeedSequence().generate_state(1)[0])
-    print(f"seed {seed}")
-    rng = np.random.default_rng(seed)
     states = [(scenes.PICTURE_STATES[v], scenes.WORD_STATES[w]) for v, w in zip(pictures, words, strict=True)]
-    drawn = np.array([scenes.simulate_votes(*own, rng, 4000).mean(0) / scenes.NUM_REACTIONS for own in states])
+    drawn = np.array([scenes.simulate_votes(*own, rng, 20_000).mean(0) / scenes.NUM_REACTIONS for own in states])
     expected = compute_metrics(drawn, labels, votes)
     for key in VOTE_KEYS:
-        assert metrics[f"ceiling/{key}"] == pytest.approx(expected[key], abs=0.004), key
+        error = 0.008 if key == "entropy_correlation" else 0.001  # six standard deviations over drawn crowds
+        assert metrics[f"ceiling/{key}"] == pytest.approx(expected[key], abs=error), key
     exact = one_reaction(label_matrix(table, "bayes_probabilities").astype(float), np.full(len(table), 6))
     sure = exact > 0.7  # float32 cannot tell those chances of any of six from 1
     np.testing.assert_allclose(label_matrix(table, "bayes_shares")[~sure], exact[~sure], atol=1e-5)

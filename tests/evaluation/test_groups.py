@@ -22,13 +22,6 @@ from emocap.studies.transfer_study import load_side
 from emocap.training.rows import read_rows
 
 
-@pytest.fixture
-def rng() -> np.random.Generator:
-    seed = int(np.random.SeedSequence().generate_state(1)[0])
-    print(f"seed {seed}")
-    return np.random.default_rng(seed)
-
-
 def with_groups(table: Dataset, groups: list[str | None]) -> Dataset:
     features = Features({**table.features, "group": Value("string")})
     return Dataset.from_dict({**table.with_format("arrow")[:].to_pydict(), "group": groups}, features)

@@ -11,13 +11,6 @@ from emocap.evaluation.baselines import encoder_regression, layer_sets, regressi
 from emocap.evaluation.regression import STRENGTHS, best_regression, fit_regressions, regression_probabilities
 
 
-@pytest.fixture
-def rng() -> np.random.Generator:
-    seed = int(np.random.SeedSequence().generate_state(1)[0])
-    print(f"seed {seed}")
-    return np.random.default_rng(seed)
-
-
 def scikit_learn(features: np.ndarray, labels: np.ndarray, strength: float) -> LogisticRegression:
     return LogisticRegression(C=strength, tol=1e-9, max_iter=10_000).fit(features, labels)
 

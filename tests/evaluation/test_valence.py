@@ -35,8 +35,7 @@ def rated(tiny_table, tmp_path):
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_spearman_equals_scipy(ties):
-    rng = np.random.default_rng(int(np.random.SeedSequence().generate_state(1)[0]))
+def test_spearman_equals_scipy(ties, rng):
     a, b = rng.normal(size=(2, 60))
     b = a + b
     if ties:

@@ -128,8 +128,7 @@ def test_a_table_that_lost_a_split(tiny_table_dir, new_name, tmp_path):
     assert list(loaded) == ["train"] and loaded["train"]["image_id"][:] == table["train"]["image_id"][:9]
 
 
-def test_photos_outside_of_the_table_come_along_in_shards(tmp_path, new_name, monkeypatch):
-    rng = np.random.default_rng()
+def test_photos_outside_of_the_table_come_along_in_shards(tmp_path, new_name, monkeypatch, rng):
     for row in range(30):
         Image.fromarray(rng.integers(0, 255, (30, 30, 3)).astype(np.uint8)).save(tmp_path / f"{row}.png")
     paths = [str(tmp_path / f"{row}.png") for row in range(30)]

@@ -11,12 +11,11 @@ from emocap.metrics import (
     resampled_metrics,
 )
 from emocap.metrics import bootstrap as module
+from tests.conftest import fresh_rng
 
 
 def random_case(kind: str = "plain", rows: int = 40, labels: int = 6):
-    seed = int(np.random.SeedSequence().generate_state(1)[0])
-    print(f"{kind}: seed {seed}")
-    rng = np.random.default_rng(seed)
+    rng = fresh_rng()
     truth = (rng.random((rows, labels)) < 0.3).astype(np.float32)
     probabilities = np.clip(0.3 * truth + 0.7 * rng.random(truth.shape), 0, 1)
     votes = rng.binomial(5, 0.3, truth.shape)
@@ -49,11 +48,11 @@ def test_a_resample_is_measured_as_its_rows_would_be(kind, chunk, monkeypatch):
 
 
 @pytest.mark.parametrize("chunk", [2**22, 100])
-def test_groups_are_drawn_whole_as_their_rows_would_be(chunk, monkeypatch):
+def test_groups_are_drawn_whole_as_their_rows_would_be(chunk, monkeypatch, rng):
     monkeypatch.setattr(module, "CHUNK", chunk)
     probabilities, labels, votes = random_case("groups")
-    groups = np.random.default_rng().choice([3, 5, 8, 13, 21, 34, 55], len(labels))
-    number = np.random.default_rng().integers(1, 7, len(labels))
+    groups = rng.choice([3, 5, 8, 13, 21, 34, 55], len(labels))
+    number = rng.integers(1, 7, len(labels))
     how = {"num_annotators": number, "bootstrap": Bootstrap(7, 3, groups)}
     measured = resampled_metrics(probabilities, labels, votes, **how, centred=False)
     names, rng = np.unique(groups), np.random.default_rng(3)
@@ -117,9 +116,8 @@ def test_intervals_hold_the_middle_of_the_resamples_and_skip_undefined_ones():
     assert all(np.isnan(value) for value in intervals({"jsd": np.full(3, np.nan)}).values())
 
 
-def test_intervals_cover_the_truth_about_as_often_as_they_say():
+def test_intervals_cover_the_truth_about_as_often_as_they_say(rng):
     """95 % intervals of a metric whose expectation is known: the share of rows hit by the best guess."""
-    rng = np.random.default_rng(int(np.random.SeedSequence().generate_state(1)[0]))
     covered = 0
     for _ in range(200):
         labels = np.zeros((150, 3))
@@ -161,9 +159,8 @@ def test_draws_are_centred_on_the_measured_figure():
     assert np.nanmean(plain["map_macro"]) > measured["map_macro"]  # an image drawn twice ranks beside itself
 
 
-def test_intervals_of_average_precision_cover_its_expectation():
+def test_intervals_of_average_precision_cover_its_expectation(rng):
     """Over 150 samples of one process the interval holds the mean over the samples nearly as often as it says."""
-    rng = np.random.default_rng(int(np.random.SeedSequence().generate_state(1)[0]))
     samples = []
     for _ in range(150):
         labels = (rng.random((120, 4)) < [0.05, 0.1, 0.2, 0.4]).astype(float)

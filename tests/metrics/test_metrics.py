@@ -28,15 +28,14 @@ from emocap.metrics import (
     prior_probabilities,
     prior_threshold,
 )
+from tests.conftest import fresh_rng
 
 RANKING_KEYS = ["top1_accuracy", "top2_accuracy", "top3_accuracy", "precision_at_3", "recall_at_3"]
 
 
 def random_case(kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Probabilities, labels and votes; fresh at each call, the seed printed for a failing test."""
-    seed = int(np.random.SeedSequence().generate_state(1)[0])
-    print(f"{kind}: seed {seed}")
-    rng = np.random.default_rng(seed)
+    """Probabilities, labels and votes; fresh at each call."""
+    rng = fresh_rng()
     num_labels = 4 if kind == "four labels" else 29
     shape = (200, num_labels)
     probabilities = rng.random(shape).astype(np.float32)
@@ -204,9 +203,9 @@ def test_soft_f1_and_entropy_correlation_equal_scipy_and_a_loop(case):
     assert measured["entropy_correlation"] == pytest.approx(pearsonr(people, model).statistic, abs=1e-9)
 
 
-def test_decisions_follow_the_thresholds_and_nothing_else_does(case):
+def test_decisions_follow_the_thresholds_and_nothing_else_does(case, rng):
     probabilities, labels, votes = case
-    thresholds = np.random.default_rng().random(labels.shape[1])
+    thresholds = rng.random(labels.shape[1])
     true, predicted = labels >= 0.5, probabilities >= thresholds
     measured = compute_metrics(probabilities, labels, votes, thresholds)
     changed = {
@@ -221,9 +220,9 @@ def test_decisions_follow_the_thresholds_and_nothing_else_does(case):
         compute_metrics(probabilities, labels, thresholds=1.5)
 
 
-def test_the_prior_decides_at_its_own_best_threshold_where_the_model_has_one():
+def test_the_prior_decides_at_its_own_best_threshold_where_the_model_has_one(rng):
     _, labels, _ = random_case("plain")
-    labels[:, :3] = np.random.default_rng().random((200, 3)) < 0.6
+    labels[:, :3] = rng.random((200, 3)) < 0.6
     prior = prior_probabilities(labels)
     constant = np.tile(prior, (200, 1))
     by_threshold = {cut: compute_metrics(constant, labels, thresholds=cut)["f1_micro"] for cut in prior}
@@ -278,10 +277,7 @@ def test_every_key_comes_again_for_the_constant_predictor():
 
 
 @pytest.mark.parametrize(("rows", "share"), [(13, 0.2), (13, 0.9), (120, 0.03)])
-def test_chance_is_the_mean_over_many_random_rankings(rows, share):
-    seed = int(np.random.SeedSequence().generate_state(1)[0])
-    print(f"seed {seed}")
-    rng = np.random.default_rng(seed)
+def test_chance_is_the_mean_over_many_random_rankings(rows, share, rng):
     labels = (rng.random((rows, 5)) < share).astype(float)
     labels[0, 0], labels[:, 1], labels[:, 2] = 1, 0, 1  # one positive at least, none, all
     drawn = []
@@ -303,10 +299,7 @@ def test_chance_of_few_rows():
         chance_map_macro(np.full((3, 2), np.nan))
 
 
-def test_one_reaction_undoes_that_any_of_several_names_a_label():
-    seed = int(np.random.SeedSequence().generate_state(1)[0])
-    print(f"seed {seed}")
-    rng = np.random.default_rng(seed)
+def test_one_reaction_undoes_that_any_of_several_names_a_label(rng):
     shares, number = rng.random((40, 6)) * 0.6, rng.integers(1, 9, 40)
     any_of = np.array([[1 - (1 - share) ** n for share in row] for row, n in zip(shares, number, strict=True)])
     np.testing.assert_allclose(one_reaction(any_of, number), shares, atol=1e-9)
@@ -316,9 +309,9 @@ def test_one_reaction_undoes_that_any_of_several_names_a_label():
     assert one_reaction(np.full((1, 2), 0.3), np.array([0])) == pytest.approx(0.3)
 
 
-def test_only_vote_metrics_take_one_reaction():
+def test_only_vote_metrics_take_one_reaction(rng):
     probabilities, labels, votes = random_case("plain")
-    number = np.random.default_rng().integers(1, 9, len(labels))
+    number = rng.integers(1, 9, len(labels))
     measured = compute_metrics(probabilities, labels, votes, num_annotators=number)
     plain = compute_metrics(probabilities, labels)
     shares = compute_metrics(one_reaction(probabilities, number), labels, votes)
@@ -329,11 +322,8 @@ def test_only_vote_metrics_take_one_reaction():
     assert both["prior/jsd"] == pytest.approx(constant["jsd"])
 
 
-def test_the_table_of_directions_is_what_nearer_to_the_truth_means():
+def test_the_table_of_directions_is_what_nearer_to_the_truth_means(rng):
     assert tuple(GREATER_IS_BETTER) == METRIC_KEYS
-    seed = int(np.random.SeedSequence().generate_state(1)[0])
-    print(f"seed {seed}")
-    rng = np.random.default_rng(seed)
     shares = rng.beta(0.4, 1.6, (500, 6))
     labels = (rng.random(shares.shape) < shares).astype(float)
     votes = rng.binomial(40, shares)
@@ -413,8 +403,7 @@ def test_evaluate_loads_the_folder_offline(copied, tmp_path):
     assert out["full"] == pytest.approx(compute_with_prior(probabilities, labels, prior, votes), nan_ok=True)
 
 
-def test_broken_ties_keep_every_other_order():
-    rng = np.random.default_rng()
+def test_broken_ties_keep_every_other_order(rng):
     values = np.concatenate([rng.random(40), [0, 1e-7, 1, np.nextafter(np.float32(1), np.float32(0))]])
     tied = rng.choice(values.astype(np.float32), (300, 5))
     broken = break_ties(tied)

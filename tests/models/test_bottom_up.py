@@ -535,6 +535,48 @@ def test_autocast_and_bfloat16_weights_stay_close(checkpoint, detector, regions)
         assert torch.cat(cosines).median() > 0.995
 
 
+@torch.no_grad()
+def test_boxes_are_made_in_float32_with_weights_of_any_dtype(checkpoint, detector):
+    name = "proposal_generator.anchor_generator.cell_anchors.0"
+    pixels = detector.image_processor()(PHOTOS[:1])["pixel_values"]
+    height, width = pixels.shape[2:]
+    boxes = torch.tensor([[0.0, 0, width, height], [9.3, 4.7, 60.1, 55.9], [30.2, 20.8, 80.4, 71.6]])
+    exact_maps = detector.backbone(pixels)
+    exact = detector.roi_heads.pool_features(exact_maps, boxes, detector.roi_heads.res5)
+
+    def has_fine_values(values: torch.Tensor) -> bool:
+        return values.dtype == torch.float32 and not torch.equal(values, values.bfloat16().float())
+
+    for model in (
+        copy.deepcopy(detector).to(torch.bfloat16),
+        BottomUpDetector.from_pretrained(checkpoint[0], dtype=torch.bfloat16),
+    ):
+        assert model.dtype == torch.bfloat16
+        assert torch.equal(model.state_dict()[name], detector.state_dict()[name]), "anchors do not round"
+        maps = model.backbone(pixels.bfloat16())
+        assert all(map(has_fine_values, model.proposal_generator.rpn_head(maps)))
+        assert all(map(has_fine_values, model.proposal_generator(maps, model.proposal_generator.rpn_head, (96, 96))))
+        assert all(map(has_fine_values, model.roi_heads.box_predictor(exact.bfloat16().float())))
+        output = model.extract(PHOTOS[:2])
+        assert has_fine_values(output.region_boxes) and has_fine_values(output.scores)
+        features = model.roi_heads.pool_features(maps.float(), boxes, model.roi_heads.res5)
+        assert features.dtype == torch.float32 and not torch.equal(features, exact)
+        assert F.cosine_similarity(features, exact).min() > 0.99
+        assert (features - exact).abs().mean() < 0.05 * exact.abs().mean()
+
+
+def test_a_tuple_holds_what_the_output_holds_and_maps_come_where_asked_for(detector):
+    inputs = detector.image_processor()(PHOTOS[:1])
+    output = detector(**inputs, output_hidden_states=True)
+    (maps,) = output.hidden_states
+    torch.testing.assert_close(maps, detector.backbone(inputs["pixel_values"]).float(), atol=1e-4, rtol=1e-4)
+    for found, expected in zip(detector(**inputs, return_dict=False), detector(**inputs).to_tuple(), strict=True):
+        assert torch.equal(found, expected)
+    with pytest.raises(ValueError, match="Photos of different sizes"):
+        detector(**detector.image_processor()(PHOTOS), output_hidden_states=True)
+    assert detector.get_input_embeddings() is detector.backbone.stem.conv1
+
+
 def test_weights_may_change_between_two_calls(detector, regions):
     other = with_settings(detector)
     other.extract(PHOTOS[:1])

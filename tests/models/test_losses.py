@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from emocap.models import EmocapStudentConfig, EmocapTeacherConfig
-from emocap.models.losses_emocap import multi_label_loss
+from emocap.models.common_emocap import multi_label_loss
 
 ROWS, LABELS = 7, 5
 SETTINGS = {

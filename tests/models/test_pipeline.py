@@ -14,7 +14,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 import emocap
 from emocap.models import EmocapProcessor, EmocapRegionConfig, EmocapRegionExtractor, EmotionRecognitionPipeline
-from emocap.models.explaining_emocap import integrated_gradients
+from emocap.models.pipeline_emocap import integrated_gradients
 
 CAPTIONS = ["the dog at a party", "rain", "a child alone beside the house with the map . a riddle", "picnic"]
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModel, AutoProcessor, AutoTokenizer
+from transformers import AutoImageProcessor, AutoModel, AutoProcessor, AutoTokenizer, pipeline
 
-from emocap.models import EmocapProcessor, EmocapRegionConfig, EmocapRegionExtractor
+from emocap.models import EmocapImageProcessor, EmocapProcessor, EmocapRegionConfig, EmocapRegionExtractor
 from emocap.models.photo_emocap import resize_to_array, to_rgb
 
 
@@ -217,3 +217,94 @@ def test_its_output_is_what_the_models_read(tiny_student, tokenizer):
     inputs = processor(images=[Image.fromarray(noise()), None], text=[None, "the dog"])
     assert student(**inputs).logits.shape == (2, 5)
     assert set(inputs) <= set(processor.model_input_names)
+
+
+def test_options_of_the_tokenizer_flat_or_by_modality(tokenizer):
+    processor, texts = EmocapProcessor(tokenizer, max_length=8), ["a dog", "a child at the house with a dog . . ."]
+    assert processor(text=texts)["input_ids"].shape == (2, 8)
+    for options in ({"padding": "max_length", "max_length": 16},):
+        flat, nested = processor(text=texts, **options), processor(text=texts, text_kwargs=options)
+        assert flat["input_ids"].shape == (2, 16) and torch.equal(flat["input_ids"], nested["input_ids"])
+    assert processor(text=texts, truncation=False)["input_ids"].shape == (2, len(tokenizer(texts[1])["input_ids"]))
+    ragged = processor(text=texts, padding=False, return_tensors=None)
+    assert list(map(len, ragged["input_ids"])) == [4, 8]
+    assert isinstance(processor(text=texts, return_tensors="np")["input_ids"], np.ndarray)
+    assert "token_type_ids" in processor(text=texts, return_token_type_ids=True)
+    with pytest.raises(ValueError, match="two times"):
+        processor(text=texts, max_length=5, text_kwargs={"max_length": 6})
+    taught = AutoTokenizer.from_pretrained(tokenizer.name_or_path, max_length=5, padding="max_length")
+    assert EmocapProcessor(taught, max_length=8)(text=texts)["input_ids"].shape == (2, 8), "as the model was trained"
+
+
+def test_options_of_the_image_processor(tokenizer):
+    processor, photo = EmocapProcessor(tokenizer, image_size=6), Image.fromarray(noise())
+    whole = processor(images=[photo, None], text=["a", "the"])["pixel_values"]
+    for options in ({"do_rescale": True}, {"images_kwargs": {"do_rescale": True}}):
+        floats = processor(images=[photo, None], text=["a", "the"], **options)["pixel_values"]
+        torch.testing.assert_close(floats, whole / 255)
+    assert processor(images=photo, images_kwargs={"size": 9})["pixel_values"].shape == (1, 3, 9, 9)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_the_image_processor_takes_arrays_tensors_and_pictures_of_any_layout(channels):
+    pixels = noise(30, 50, channels)
+    picture = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+    expected = torch.from_numpy(resize_to_array(picture, 20).copy())
+    forms = [
+        picture,
+        pixels,
+        pixels.transpose(2, 0, 1),
+        torch.from_numpy(pixels),
+        torch.from_numpy(pixels).permute(2, 0, 1),
+    ]
+    processor = EmocapImageProcessor(size=20)
+    batch = processor([*forms, torch.from_numpy(pixels) / 255])["pixel_values"]
+    assert batch.dtype == torch.uint8 and torch.equal(batch, expected.expand(6, -1, -1, -1))
+    for form in forms:
+        assert torch.equal(processor(form, return_tensors="pt")["pixel_values"][0], expected)
+    kept = processor(pixels, do_convert_rgb=False, input_data_format="channels_last")["pixel_values"]
+    assert kept.shape == (1, channels, 20, 20)
+    own = EmocapImageProcessor()([picture, Image.fromarray(noise(8, 9))])["pixel_values"]
+    assert [tuple(photo.shape) for photo in own] == [(3, 30, 50), (3, 8, 9)]
+
+
+def test_the_layout_may_be_said_where_both_axes_could_be_channels():
+    pixels = noise(3, 3, 3)
+    for layout, turned in (("channels_last", pixels), ("channels_first", pixels.transpose(1, 2, 0))):
+        found = EmocapImageProcessor()(pixels, input_data_format=layout)["pixel_values"][0]
+        assert np.array_equal(found.permute(1, 2, 0), turned)
+
+
+def test_the_image_processor_of_a_student_is_found(tiny_student, tmp_path):
+    found, photo = AutoImageProcessor.from_pretrained(tiny_student), Image.fromarray(noise())
+    assert type(found) is EmocapImageProcessor
+    expected = AutoProcessor.from_pretrained(tiny_student)(images=photo)["pixel_values"]
+    assert torch.equal(found(photo)["pixel_values"], expected)
+    found.save_pretrained(tmp_path)
+    assert EmocapImageProcessor.from_pretrained(tmp_path).to_dict() == found.to_dict()
+
+
+def test_a_round_trip_keeps_every_field(tokenizer, tmp_path):
+    for number, options in enumerate([{"max_length": 7, "image_size": 12}, {"region_extractor": "me/extractor"}]):
+        first = EmocapProcessor(tokenizer, **options)
+        first.save_pretrained(tmp_path / str(number))
+        second = EmocapProcessor.from_pretrained(tmp_path / str(number))
+        assert second.to_dict() == first.to_dict()
+
+
+@pytest.mark.parametrize("name", ["tiny_student", "tiny_teacher"])
+@torch.no_grad()
+def test_the_pipeline_of_plain_texts(name, request):
+    folder = request.getfixturevalue(name)
+    model, texts = AutoModel.from_pretrained(folder).eval(), ["the dog at a party", "rain"]
+    expected = model(**AutoProcessor.from_pretrained(folder)(text=texts)).logits.sigmoid()
+    found = pipeline("text-classification", folder)(texts, top_k=None)
+    for rows, scores in zip(found, expected, strict=True):
+        scores = dict(zip(model.config.id2label.values(), scores.tolist(), strict=True))
+        assert {row["label"]: row["score"] for row in rows} == pytest.approx(scores, abs=1e-6)
+
+
+def test_photos_grouped_by_text(tokenizer):
+    processor, photo, texts = EmocapProcessor(tokenizer, image_size=6), Image.fromarray(noise()), ["a", "the"]
+    flat, grouped = processor(images=[None, photo], text=texts), processor(images=[[], [photo]], text=texts)
+    assert all(torch.equal(flat[name], grouped[name]) for name in flat) and flat["pixel_mask"].tolist() == [0, 1]

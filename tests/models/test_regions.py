@@ -133,3 +133,34 @@ def test_any_number_of_regions_may_be_asked_for():
     many, few = make_extractor().extract(own), make_extractor(num_regions=5).extract(own)
     assert few.region_features.shape == (2, 5, 20) and few.num_regions.tolist() == [5, 5]
     torch.testing.assert_close(few.region_features, many.region_features[:, :5])
+
+
+@pytest.mark.parametrize("architecture", ["small", "fasterrcnn_mobilenet_v3_large_320_fpn"])
+@torch.no_grad()
+def test_a_tuple_holds_what_the_output_holds_and_maps_come_where_asked_for(architecture):
+    extractor = make_extractor() if architecture == "small" else make_large(architecture)
+    pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    output = extractor(pixels, output_hidden_states=True)
+    assert all(level.shape[0] == 2 and level.dtype == torch.float32 for level in output.hidden_states)
+    assert len(output.hidden_states) == (1 if architecture == "small" else 3)
+    assert extractor(pixels).hidden_states is None
+    for found, expected in zip(extractor(pixels, return_dict=False), extractor(pixels).to_tuple(), strict=True):
+        assert torch.equal(found, expected)
+    torch.testing.assert_close(extractor(pixels.float() / 255).region_boxes, output.region_boxes)
+    first = extractor.get_input_embeddings()
+    assert isinstance(first, torch.nn.Conv2d) and first.in_channels == 3
+    extractor.set_input_embeddings(torch.nn.Identity())
+    assert isinstance(extractor.get_input_embeddings(), torch.nn.Identity)
+
+
+def make_large(architecture: str) -> EmocapRegionExtractor:
+    torch.manual_seed(0)
+    config = EmocapRegionConfig(architecture=architecture, shortest_edge=64, longest_edge=64, num_labels=3)
+    return EmocapRegionExtractor(config).eval()
+
+
+def test_maps_of_photos_of_different_sizes_are_no_batch():
+    extractor = make_large("fasterrcnn_mobilenet_v3_large_320_fpn")
+    pixels = [torch.zeros(3, 64, 64, dtype=torch.uint8), torch.zeros(3, 64, 20, dtype=torch.uint8)]
+    with pytest.raises(ValueError, match="Photos of different sizes"):
+        extractor(pixels, output_hidden_states=True)

@@ -25,6 +25,8 @@ from emocap.models import (
 
 ALLOWED = {"torch", "torchvision", "transformers", "huggingface_hub", "PIL", "numpy", "yaml"}
 
+KINDS = ["teacher", "student", "regions", "bottom_up"]
+
 LOADS = """
 import json
 import numpy as np, torch
@@ -52,6 +54,16 @@ for name in ("teacher", "student"):
     assert found[f"{name} pipeline"] == pipeline("emotion-recognition", folders[name], trust_remote_code=True)(pair)
     assert len(pipe(pair, explain=True)[0]["explanation"]["boxes"])
     pipe.save_pretrained(folders[name] + "_piped")
+texts = pipeline("text-classification", folders["student"], trust_remote_code=True)(captions, top_k=None)
+found["texts"] = [{row["label"]: row["score"] for row in rows} for rows in texts]
+pixels = AutoImageProcessor.from_pretrained(folders["student"], trust_remote_code=True)(photo)["pixel_values"]
+found["pixels"] = pixels.tolist()
+weightless = AutoProcessor.from_pretrained(folders["teacher"], trust_remote_code=True)
+weightless.region_extractor = "torchvision:fasterrcnn_resnet50_fpn_v2"
+try:
+    weightless(images=photo)
+except ImportError as error:
+    assert "pip install emocap" in str(error)
 for name in ("regions", "bottom_up"):
     extractor = AutoModel.from_pretrained(folders[name], trust_remote_code=True).eval()
     inputs = AutoImageProcessor.from_pretrained(folders[name], trust_remote_code=True)(photo)
@@ -108,6 +120,14 @@ def test_without_emocap_everything_loads_and_gives_the_same_numbers(checkpoints,
     for name in ("regions", "bottom_up"):
         expected = AutoModel.from_pretrained(checkpoints[name]).eval().extract([photo]).region_boxes
         torch.testing.assert_close(torch.tensor(found[name]), expected)
+    student = AutoModel.from_pretrained(checkpoints["student"]).eval()
+    logits = student(**AutoProcessor.from_pretrained(checkpoints["student"])(text=captions)).logits
+    for texts, scores in zip(found["texts"], logits.sigmoid(), strict=True):
+        assert texts == pytest.approx(
+            dict(zip(student.config.id2label.values(), scores.tolist(), strict=True)), abs=1e-6
+        )
+    pixels = AutoImageProcessor.from_pretrained(checkpoints["student"])(photo)["pixel_values"]
+    assert found["pixels"] == pixels.tolist()
     for name in ("teacher", "student"):  # saved anew from there, nothing is lost
         first = Path(checkpoints[name])
         for suffix in ("_again", "_piped"):
@@ -117,7 +137,16 @@ def test_without_emocap_everything_loads_and_gives_the_same_numbers(checkpoints,
                 assert path.read_bytes() == (second / path.name).read_bytes()
 
 
-@pytest.mark.parametrize("name", ["teacher", "student", "regions", "bottom_up"])
+def test_few_files_lie_beside_a_checkpoint_and_no_detector_beside_a_student(checkpoints):
+    files = {name: {path.name for path in Path(checkpoints[name]).glob("*.py")} for name in KINDS}
+    assert max(map(len, files.values())) <= 6
+    for name in ("teacher", "student"):
+        for file in files[name]:
+            source = (Path(checkpoints[name]) / file).read_text()
+            assert "torchvision.models.detection" not in source and "torchvision.ops" not in source, file
+
+
+@pytest.mark.parametrize("name", KINDS)
 def test_a_checkpoint_holds_the_code_that_it_names_and_no_more(checkpoints, name):
     assert_code_is_whole(Path(checkpoints[name]))
 

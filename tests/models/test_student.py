@@ -1,6 +1,8 @@
 """The student: captions and photos each by themselves, frozen embeddings, checkpoints with holes."""
 
+import importlib.util
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from transformers import AutoModel, BertModel
 
-from emocap.models import EmocapStudentConfig, EmocapStudentForMultiLabelClassification
+from emocap.models import EmocapStudentConfig, EmocapStudentForMultiLabelClassification, modeling_emocap_student
 
 
 def make_student(**fields) -> EmocapStudentForMultiLabelClassification:
@@ -202,3 +204,50 @@ def copy_without(source: Path, target: Path, left_out: set[str]) -> Path:
     kept = {key: values for key, values in tensors.items() if key not in left_out}
     save_file(kept, target / "model.safetensors", metadata={"format": "pt"})
     return target
+
+
+@torch.no_grad()
+def test_token_types_change_nothing():
+    student, inputs = make_student(), random_inputs()
+    types = torch.ones_like(inputs["input_ids"])
+    assert torch.equal(student(**inputs, token_type_ids=types).logits, student(**inputs).logits)
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_every_weight_learns_with_checkpoints_of_either_kind(use_reentrant):
+    student, inputs = make_student(dropout=0.0).train(), random_inputs()
+    found = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            student.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+        student.zero_grad()
+        student(**inputs, labels=torch.ones(5, 5)).loss.backward()
+        found.append({name: own.grad.clone() for name, own in student.named_parameters()})
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient)
+
+
+def test_a_head_of_other_labels_is_refused_or_drawn_anew(tmp_path):
+    student = make_student(initializer_range=1e-10)
+    assert student.fc1.weight.abs().max() < 1e-8, "the configured range counts for linear layers too"
+    bound = (6 / sum(make_student().fc1.weight.shape)) ** 0.5  # Glorot and Bengio 2010, equation 16
+    assert 0.9 * bound < make_student().fc1.weight.abs().max() <= bound
+    student.save_pretrained(tmp_path)
+    with pytest.raises(RuntimeError):
+        EmocapStudentForMultiLabelClassification.from_pretrained(tmp_path, num_labels=7)
+    other = EmocapStudentForMultiLabelClassification.from_pretrained(
+        tmp_path, num_labels=7, ignore_mismatched_sizes=True
+    )
+    assert other.fc2.weight.shape == (7, 10) and torch.equal(other.fc1.weight, student.fc1.weight)
+
+
+def test_a_torch_without_its_private_scan_loads_students(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch._higher_order_ops.scan", None)
+    with pytest.raises(ImportError):
+        import torch._higher_order_ops.scan
+    name = "emocap.models.another_student"
+    spec = importlib.util.spec_from_file_location(name, modeling_emocap_student.__file__)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
+    spec.loader.exec_module(module)
+    assert module.CaptionGRU(4, 3, 1)(torch.randn(2, 5, 4), torch.tensor([5, 2])).shape == (2, 3)

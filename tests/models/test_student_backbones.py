@@ -10,11 +10,11 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoProcessor, BertConfig, BertModel
 
-from emocap.arguments import StudentArguments, arguments_to_dict, file_flags, parse_arguments, student_parser
+from emocap.arguments import StudentArguments, arguments_to_dict, parse_arguments, student_parser
 from emocap.cli import main
 from emocap.models import EmocapStudentConfig, EmocapStudentForMultiLabelClassification
-from emocap.models.backbones_emocap import resnet_stages
-from emocap.models.explaining_emocap import explain
+from emocap.models.modeling_emocap_student import resnet_stages
+from emocap.models.pipeline_emocap import explain_pair as explain
 from emocap.training.heads import collapsed_head
 from emocap.training.surgery import blocks_of
 from tests.conftest import make_tokenizer, tiny_bert_fields
@@ -135,7 +135,7 @@ print("RESULT" + json.dumps({"logits": logits.tolist(), "frozen": frozen}))
 def test_it_loads_where_emocap_is_not_installed(tmp_path, run_without_emocap):
     student = make_student(**BERT, **RESNET, freeze_word_embeddings=True)
     student.save_pretrained(tmp_path / "model")
-    assert (tmp_path / "model" / "backbones_emocap.py").is_file()
+    assert (tmp_path / "model" / "modeling_emocap_student.py").is_file()
     answer = run_without_emocap(REMOTE, str(tmp_path / "model"))
     pixels = (torch.arange(3 * 64 * 64) % 251).to(torch.uint8).view(1, 3, 64, 64)
     expected = student(input_ids=torch.arange(5, 11).view(1, -1), pixel_values=pixels).logits
@@ -255,7 +255,7 @@ def test_the_presets_build_the_students_of_the_study(tmp_path):
     parser = student_parser()
     read = {}
     for name in ("paper_student", "paper_resnet_bert_student"):
-        flags = [*file_flags(parser, name), "--dataset", "t", "--bf16", "false", "--output_dir", str(tmp_path)]
+        flags = [*parser.file_flags(name), "--dataset", "t", "--bf16", "false", "--output_dir", str(tmp_path)]
         read[name] = arguments_to_dict(*parse_arguments(parser, flags))
         assert (read[name]["label_column"], read[name]["train_fraction"], read[name]["max_length"]) == (
             "emotions",

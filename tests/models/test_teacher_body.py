@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from emocap.models import EmocapTeacherForMultiLabelClassification
-from emocap.models.body_emocap import EmocapTeacherBody, eager_attention_forward
+from emocap.models.modeling_emocap_teacher import EmocapTeacherBody, eager_attention_forward
 
 FIELDS = {
     "vocab_size": 31,

@@ -52,10 +52,7 @@ def random_table(rng: np.random.Generator, number: int) -> Dataset:
 
 
 @pytest.fixture
-def tables() -> DatasetDict:
-    seed = int(np.random.SeedSequence().generate_state(1)[0])
-    print(f"seed {seed}")
-    rng = np.random.default_rng(seed)
+def tables(rng) -> DatasetDict:
     return DatasetDict({"train": random_table(rng, 40), "validation": random_table(rng, 11)})
 
 
@@ -99,6 +96,7 @@ def test_the_page_shows_every_emotion_and_escapes_names(tables):
     for name in ("happy", "curious", "angry"):
         assert page.count(name) >= 4
     assert "a model&#39;s guess" in page or "a model's guess" in page
+    assert page.count("<svg") == page.count('role="img"') == 3
     assert "data:image/jpeg;base64," in page and not re.search("(src|href)=.https?:", page)
     assert "data:image" not in label_report(statistics).replace("img-src data:", "")
 

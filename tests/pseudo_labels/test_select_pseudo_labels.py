@@ -35,14 +35,6 @@ def slow_selection(
     return image_labels, label_images
 
 
-@pytest.fixture
-def rng() -> np.random.Generator:
-    """Fresh random numbers; a failure shows the seed."""
-    seed = int(np.random.SeedSequence().generate_state(1)[0])
-    print(f"seed {seed}")
-    return np.random.default_rng(seed)
-
-
 @pytest.mark.parametrize(
     ("labels_per_image", "images_per_label", "threshold"),
     list(itertools.product([None, 1, 4, 50], [None, 1, 10, 5000], [None, 0, 3, 100])),
@@ -103,8 +95,8 @@ def test_a_worked_example():
     assert select_pseudo_labels(scores, labels_per_image=None, threshold=0.5).image_labels == [[0, 1, 2], [1], [0]]
 
 
-def test_the_study_keeps_the_four_best():
-    scores = np.random.default_rng().random((20, 29), dtype=np.float32)
+def test_the_study_keeps_the_four_best(rng):
+    scores = rng.random((20, 29), dtype=np.float32)
     selected = select_pseudo_labels(scores)
     assert [len(labels) for labels in selected.image_labels] == [4] * 20
     assert sum(map(len, selected.label_images)) == 80
@@ -116,8 +108,8 @@ def test_a_score_at_the_threshold_is_not_kept_in_the_scores_own_precision():
     assert select_pseudo_labels(scores, threshold=0.5).image_labels == [[], []]
 
 
-def test_results_are_python_integers():
-    selected = select_pseudo_labels(np.random.default_rng().random((5, 3)))
+def test_results_are_python_integers(rng):
+    selected = select_pseudo_labels(rng.random((5, 3)))
     assert {type(value) for part in selected for values in part for value in values} == {int}
 
 
@@ -125,8 +117,8 @@ def test_no_images():
     assert select_pseudo_labels(np.zeros((0, 3)), threshold=0.5) == ([], [[], [], []])
 
 
-def test_nan_scores_are_counted():
-    scores = np.random.default_rng().random((50, 6))
+def test_nan_scores_are_counted(rng):
+    scores = rng.random((50, 6))
     scores[[7, 7, 30], [1, 2, 0]] = np.nan
     with pytest.raises(ValueError, match=r"2 of 50 rows of scores hold NaN or infinities, the first is row 7"):
         select_pseudo_labels(scores)

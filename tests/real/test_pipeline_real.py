@@ -16,7 +16,7 @@ from emocap.models import (
     EmocapTeacherForMultiLabelClassification,
     EmotionRecognitionPipeline,
 )
-from emocap.models.explaining_emocap import explain
+from emocap.models.pipeline_emocap import explain_pair as explain
 
 pytestmark = pytest.mark.real_data
 

@@ -15,6 +15,7 @@ from emocap.data.schema import pair_features
 from emocap.data.storage import load_table
 from emocap.regions import import_regions
 from emocap.regions.formats import image_key
+from tests.conftest import fresh_rng
 
 DIM = 5
 
@@ -94,14 +95,13 @@ IN_FILE = ["139", "COCO_val2014_000000000285", "photos/cat.PNG", "000000000632"]
 
 
 @pytest.fixture
-def entries() -> dict[str, Entry]:
-    rng = np.random.default_rng()
+def entries(rng) -> dict[str, Entry]:
     return {name: Entry(rng, count) for name, count in zip(NAMES, (36, 10, 57, 1), strict=False)}
 
 
 def write_tsv(path, entries: dict[str, Entry], make_row) -> None:
     rows = [make_row(name, entry) for name, entry in zip(IN_FILE, entries.values(), strict=True)]
-    path.write_text("".join([make_row("999", Entry(np.random.default_rng(), 4)), *rows[::-1]]))
+    path.write_text("".join([make_row("999", Entry(fresh_rng(), 4)), *rows[::-1]]))
 
 
 def write_npz(folder, entries: dict[str, Entry]) -> None:
@@ -148,8 +148,7 @@ def test_every_format_gives_the_same_table(tmp_path, entries, layout):
     assert report["imported"] == source.name
 
 
-def test_bad_rows_are_named_and_cost_nothing_else(tmp_path):
-    rng = np.random.default_rng()
+def test_bad_rows_are_named_and_cost_nothing_else(tmp_path, rng):
     good = {name: Entry(rng, 7) for name in ("a", "b", "c")}
     other = Entry(rng, 7)
 
@@ -200,8 +199,8 @@ def test_bad_rows_are_named_and_cost_nothing_else(tmp_path):
     assert report["counts"]["images of the file that the data set lacks"] == 0
 
 
-def test_bad_npz_files_are_named(tmp_path):
-    entry, folder = Entry(np.random.default_rng(), 6), tmp_path / "features"
+def test_bad_npz_files_are_named(tmp_path, rng):
+    entry, folder = Entry(rng, 6), tmp_path / "features"
     folder.mkdir()
     arrays = {"x": entry.features, "bbox": entry.boxes, "image_w": entry.width, "image_h": entry.height}
 
@@ -272,8 +271,7 @@ def test_ids():
     assert image_key("photos/Dog 1.v2.JPEG") == "Dog 1.v2" and image_key("I12.png") == "I12"
 
 
-def test_ids_that_only_their_full_names_tell_apart(tmp_path):
-    rng = np.random.default_rng()
+def test_ids_that_only_their_full_names_tell_apart(tmp_path, rng):
     own = {"x/7.jpg": Entry(rng, 3), "y/7.jpg": Entry(rng, 4)}
     rows = [release_row("7", Entry(rng, 5)), *(release_row(name, entry) for name, entry in own.items())]
     (tmp_path / "features.tsv").write_text("".join(rows))
@@ -282,10 +280,10 @@ def test_ids_that_only_their_full_names_tell_apart(tmp_path):
     assert report_of(tmp_path / "out")["not_in_the_data_set"] == {"number": 1, "first": ["7"]}
 
 
-def test_memory_does_not_grow_with_the_file(tmp_path):
+def test_memory_does_not_grow_with_the_file(tmp_path, rng):
     """One row's text is as large as its share of the table; only a shard of the table may be held at a time."""
     names = [f"{row}.jpg" for row in range(3500)]
-    row = release_row("", Entry(np.random.default_rng(), 36, dim=64))
+    row = release_row("", Entry(rng, 36, dim=64))
     with open(tmp_path / "features.tsv", "w") as file:
         file.writelines(name + row for name in names)
     table, size = make_table(*names), (tmp_path / "features.tsv").stat().st_size

@@ -17,6 +17,7 @@ from emocap.cli import main
 from emocap.data.schema import pair_features
 from emocap.data.storage import load_table
 from emocap.regions import extraction
+from tests.conftest import fresh_rng
 
 SHARD_SIZE = 8
 
@@ -58,7 +59,7 @@ def save_photos(folder: Path, contents: list[bytes | None]) -> None:
 
 
 def synthetic_photos() -> list[bytes | None]:
-    rng = np.random.default_rng()
+    rng = fresh_rng()
     return [None if row == 5 else b"no photo" if row == 40 else noise(rng) for row in range(60)]
 
 

@@ -27,8 +27,7 @@ def table_of(stored: list) -> Dataset:
 
 
 @pytest.fixture
-def pictures() -> list[np.ndarray]:
-    rng = np.random.default_rng()
+def pictures(rng) -> list[np.ndarray]:
     return [rng.integers(0, 256, (*SHAPES[rng.integers(3)], 3), dtype=np.uint8) for _ in range(40)]
 
 

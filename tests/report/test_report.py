@@ -220,41 +220,7 @@ def test_tied_models_are_both_best_and_a_lone_model_is_not_marked(tmp_path):
     assert "best model" not in format_table(results_rows({"one": one}))
 
 
-def test_curves_have_a_point_for_every_logged_value(tmp_path, runs):
-    folders, _ = runs
-    long, _ = make_run(tmp_path / "long", 5, epochs=60)
-    history = json.loads((long / "trainer_state.json").read_text())
-    history["log_history"][2]["eval_map_macro"] = None
-    (long / "trainer_state.json").write_text(json.dumps(history))
-    page = Page(write(tmp_path, {"anb": folders["anb"], "long": long}))
-    counts = []
-    for line in page.all("polyline"):
-        points = [tuple(map(float, point.split(","))) for point in line["points"].split(" ")]
-        assert all(0 <= x <= 400 and 0 <= y <= 230 for x, y in points) and points == sorted(points, key=lambda p: p[0])
-        counts.append(len(points))
-    assert counts == [6, 3, 120, 60, 3, 59]
-
-
-def test_curves_rise_and_fall_with_the_logged_values(tmp_path, runs):
-    folders, _ = runs
-    values = [0.9, 0.3, 0.3, 0.6]
-    history = [{"epoch": float(epoch), "eval_loss": value} for epoch, value in enumerate(values, start=1)]
-    (folders["anb"] / "trainer_state.json").write_text(json.dumps({"log_history": history}))
-    (line,) = Page(write(tmp_path, {"anb": folders["anb"]})).all("polyline")
-    x, y = np.array([point.split(",") for point in line["points"].split()], dtype=float).T
-    assert np.allclose(np.diff(x), np.diff(x)[0], atol=0.11)
-    assert np.allclose((y - y[0]) / (y[1] - y[0]), (np.array(values) - 0.9) / -0.6, atol=0.01) and y[1] > y[0]
-
-
-def test_a_single_logged_point_is_drawn(tmp_path, runs):
-    folders, _ = runs
-    history = [{"epoch": 1.0, "loss": 0.5, "eval_loss": 0.5, "eval_map_macro": 0.0}]
-    (folders["anb"] / "trainer_state.json").write_text(json.dumps({"log_history": history}))
-    page = Page(write(tmp_path, {"anb": folders["anb"]}))
-    assert len(page.all("circle")) == 3 and len(page.all("polyline")) == 3
-
-
-def test_bars_follow_prevalence_and_scale_with_average_precision(tmp_path, runs):
+def test_the_table_of_average_precisions_follows_prevalence(tmp_path, runs):
     folders, _ = runs
     emotions = [f"emotion {index}" for index in range(20)]
     rng = random.Random(3)
@@ -271,15 +237,9 @@ def test_bars_follow_prevalence_and_scale_with_average_precision(tmp_path, runs)
         score = per_label["teacher"][name]
         assert (prior, anb) == (f"{prevalence[name]:.3f}", f"{per_label['anb'][name]:.3f}")
         assert teacher == ("–" if score is None else f"{score:.3f}")
-    bars = page.all("rect")
-    widths = np.array([float(bar["width"]) for bar in bars])
-    scores = [per_label[run][name] or 0.0 for name in ordered for run in ("teacher", "anb")]
-    assert np.allclose(widths / widths.max(), np.array(scores) / max(scores), atol=0.002)
-    ticks = [float(mark["d"].split()[0][1:]) for mark in page.all("path") if mark["class"] == "prior"]
-    left = float(bars[0]["x"])
-    assert np.allclose(
-        (np.array(ticks) - left) / widths.max() * max(scores), [prevalence[n] for n in ordered], atol=0.002
-    )
+    titles = [own["aria-label"] for own in page.all("svg") if own["aria-label"].startswith("Average")]
+    cuts = (0, 9), (10, 19)
+    assert titles == [f"Average precision from {ordered[first]} to {ordered[last]}" for first, last in cuts]
 
 
 def test_pictures_are_small_jpegs_with_alt_text_and_emotions(tmp_path, runs):
@@ -339,19 +299,21 @@ def test_page_is_self_contained_responsive_and_accessible(tmp_path, runs):
     html = write(tmp_path, folders, examples=[example])
     page = Page(html)
     assert "<script" not in html and not re.search(r"https?://", html.replace("http://www.w3.org/2000/svg", ""))
-    assert "url(" not in html and "@import" not in html and "prefers-color-scheme: dark" in html
+    assert not re.search(r"url\((?!#)", html) and "@import" not in html and "prefers-color-scheme: dark" in html
+    assert html.count("<style") == 1 and "currentColor" in html
     assert any(own.get("name") == "viewport" and "width=device-width" in own["content"] for own in page.all("meta"))
     assert [own["href"] for own in page.all("link")] == ["data:,"]
     ids = [own["id"] for _, own, _ in page.elements if "id" in own]
     assert len(ids) == len(set(ids))
-    figures = [own for own in page.all("svg") if own.get("aria-hidden") != "true"]
-    assert len(figures) == 3 + 1 + 1 + 1 + 1  # losses, ranking, bars, reliability, mistakes
-    kinds = {own["id"]: tag for tag, own, _ in page.elements if tag in ("title", "desc") and "id" in own}
-    for figure in figures:
-        assert figure["role"] == "img" and [kinds[name] for name in figure["aria-labelledby"].split()] == [
-            "title",
-            "desc",
-        ]
+    figures = page.all("svg")
+    losses = [f"Loss of {name}" for name in folders]
+    assert [own["aria-label"] for own in figures] == [
+        *losses, "map_macro on the validation split", "Average precision from joy to joy",
+        "Share that came true by probability", "Mistaken emotions of anb",
+    ]  # fmt: skip
+    assert all(own["role"] == "img" for own in figures)
+    used = {own["href"][1:] for own in page.all("use")} | set(re.findall(r"url\(#([^)]+)\)", html))
+    assert used <= set(ids)
     for path in (path for tag, _, path in page.elements if tag == "table"):
         assert path[-1] == "div"
     assert sum(own.get("class") == "scroll card" for own in page.all("div")) == len(page.tables)
@@ -465,37 +427,35 @@ def test_mistakes_reliability_and_examples_are_drawn_from_the_details(tmp_path, 
     assert [[cell[0] for cell in row] for row in tables["mistakes"][1:]] == [
         ["joy", "awe", "7", "10"], ["awe", "joy", "2", "4"], ["joy", "sad", "1", "10"]
     ]  # fmt: skip
-    opacities = [float(own["fill-opacity"]) for own in page.all("rect") if "fill-opacity" in own]
-    assert opacities == [0.7, 0.5, 0.1]
-    curves = [own["points"].split() for own in page.all("polyline")]
-    assert len(curves[-1]) == 2  # the bin with nine answers is left out
+    tips = [text for path, text in page.text if path[-2:] == ("g", "title")]
+    assert {"joy missed, awe said: 7 of 10", "awe missed, joy said: 2 of 4", "joy missed, sad said: 1 of 10"} < set(
+        tips
+    )
     captions = [text for path, text in page.text if path[-1:] == ("blockquote",)]
     assert captions == [(tiny_table["test"][row]["captions"] or [""])[0] for row in (0, 1)]
     assert [text for path, text in page.text if path[-1:] == ("h3",)][-2:] == ["best", "worst"]
 
 
-def test_a_studys_curves_are_an_image(tmp_path, runs):
+def test_a_studys_curves_are_drawn_again(tmp_path, runs):
     folders, _ = runs
-    with pytest.raises(FileNotFoundError, match=r"figure\.svg'.*transfer-study"):
+    with pytest.raises(FileNotFoundError, match=r"study\.json'.*transfer-study"):
         write(tmp_path, folders, study=tmp_path)
-    (tmp_path / "figure.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>")
+    rows = [{"direction": "source_to_target", "size": 20, "strategy": "scratch", "num_layers": 0, "prior": 0.1,
+             "values": [0.2, 0.4], "mean": 0.3, "low": None, "high": None}]  # fmt: skip
+    (tmp_path / "study.json").write_text(json.dumps({"metric": HOSTILE, "rows": rows}))
     html = write(tmp_path, folders, study=tmp_path)
-    assert "<script" not in html and "data:image/svg+xml;base64," in html
+    assert Page(html).all("svg")[0]["aria-label"] == f"{HOSTILE} by layers passed" and "<script" not in html
 
 
-def test_charts_come_as_pictures_too(tmp_path, runs):
+def test_figures_come_as_files_too(tmp_path, runs):
     folders, _ = runs
     scores = {f"emotion {index}": index / 20 for index in range(20)}
     give_details(folders, {"anb": scores}, dict.fromkeys(scores, 0.2), reliability=[[0.1, 0.2, 50], [0.5, 0.6, 50]])
     write(tmp_path, folders, figures=tmp_path / "figures")
-    names = {path.name for path in (tmp_path / "figures").iterdir()}
-    assert names == {"loss_teacher.png", "loss_anb.png", "loss_anb+.png", "ranking.png", "reliability.png",
-                     "average_precision_1.png", "average_precision_2.png"}  # fmt: skip
-    bars = np.asarray(Image.open(tmp_path / "figures" / "average_precision_2.png"))
-    assert bars.shape[1] == 360 * 3 and bars.shape[2] == 3
-    colour = np.array([0xC8, 0x50, 0x0A])  # the second run's
-    lengths = (bars == colour).all(axis=2).sum(axis=1)
-    drawn = [int(lengths[row]) for row in range(1, len(lengths)) if lengths[row] and lengths[row - 1] != lengths[row]]
-    expected = list(scores.values())[10:]
-    longest = [length for length in drawn if length > 60]  # not the sample in the legend
-    np.testing.assert_allclose(np.array(longest) / max(longest), np.array(expected) / max(expected), atol=0.02)
+    names = ["loss_teacher", "loss_anb", "loss_anb+", "ranking", "reliability", "average_precision_1",
+             "average_precision_2"]  # fmt: skip
+    files = {path.name: path for path in (tmp_path / "figures").iterdir()}
+    assert set(files) == {f"{name}.{ending}" for name in names for ending in ("png", "pdf")}
+    for name in names:
+        assert np.asarray(Image.open(files[f"{name}.png"]).convert("L")).std() > 5
+        assert files[f"{name}.pdf"].read_bytes().startswith(b"%PDF")

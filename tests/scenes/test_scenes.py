@@ -88,9 +88,8 @@ def test_tables_name_known_values_and_emotions():
     assert moved == set(socratis_labels()) == set(tables.BASE_LOGITS)
 
 
-def test_probabilities_equal_a_slow_reference():
+def test_probabilities_equal_a_slow_reference(rng):
     both, text, image = scenes.label_probabilities()
-    rng = np.random.default_rng()
     for _ in range(20):
         v, w = rng.integers(len(scenes.PICTURE_STATES)), rng.integers(len(scenes.WORD_STATES))
         expected = slow_probability(scenes.PICTURE_STATES[v], scenes.WORD_STATES[w])
@@ -99,9 +98,8 @@ def test_probabilities_equal_a_slow_reference():
     assert both.max() < 1
 
 
-def test_marginals_equal_a_brute_force_loop():
+def test_marginals_equal_a_brute_force_loop(rng):
     _, text, image = scenes.label_probabilities()
-    rng = np.random.default_rng()
     w, v = rng.integers(len(scenes.WORD_STATES)), rng.integers(len(scenes.PICTURE_STATES))
     words, picture = scenes.WORD_STATES[w], scenes.PICTURE_STATES[v]
     joint = [slow_joint(state, words) for state in scenes.PICTURE_STATES]
@@ -271,8 +269,7 @@ def test_captions_reveal_their_state_and_nothing_else():
     assert len(tables.TOPICS) >= 12 and len(wordings) == len(set(wordings))
 
 
-def test_written_captions_vary_and_can_be_read_back():
-    rng = np.random.default_rng()
+def test_written_captions_vary_and_can_be_read_back(rng):
     for state in scenes.WORD_STATES:
         written = {scenes.write_caption(state, rng) for _ in range(30)}
         assert len(written) > 20
@@ -280,8 +277,7 @@ def test_written_captions_vary_and_can_be_read_back():
             assert parse(caption) == {state} and 8 <= len(caption.split()) <= 14
 
 
-def test_every_attribute_of_a_drawing_has_its_box():
-    rng = np.random.default_rng()
+def test_every_attribute_of_a_drawing_has_its_box(rng):
     weather_marks = {
         ("clear", "night"): {"moon", "stars"}, ("clear", "day"): {"sun"}, ("clear", "dusk"): {"sun"},
     }  # fmt: skip

@@ -11,8 +11,10 @@ from emocap.cli import main
 from emocap.data.pairs import label_matrix
 from emocap.data.storage import load_table, save_table
 from emocap.pseudo_labels.labelling import label_tables
-from emocap.studies.label_report import format_study, gain_chart, summarize_study
-from emocap.studies.label_study import LabelRun, LabelStudy, label_agreement, label_study_parser
+from emocap.report.figures import gain_figure
+from emocap.studies.label_report import format_study, summarize_study
+from emocap.studies.label_study import LabelRun, LabelStudy, label_agreement
+from emocap.studies.options import LabelStudyArguments
 
 HUMAN = ["labels", "soft_labels", "votes", "num_annotators"]
 
@@ -38,7 +40,7 @@ def flags(folder, tiny_table_dir, tiny_bert):
 
 
 def make_study(flags, output_dir) -> LabelStudy:
-    return LabelStudy(*label_study_parser().parse_args_into_dataclasses([*flags, "--output_dir", str(output_dir)]))
+    return LabelStudy(*LabelStudyArguments.parser().read([*flags, "--output_dir", str(output_dir)]))
 
 
 def test_the_command_runs_every_arm_once(tmp_path, flags, capsys, monkeypatch):
@@ -54,7 +56,7 @@ def test_the_command_runs_every_arm_once(tmp_path, flags, capsys, monkeypatch):
     assert all(arm["seeds"] == 1 and 0 < arm["mean"] <= 1 for arm in summary["arms"])
     assert format_study(summary) in capsys.readouterr().out
     page = (tmp_path / "report.html").read_text()
-    assert page.count("<polyline") == 4 and "selected, soft" in page and summary["agreement"] is None
+    assert page.count("<svg") == 1 and "selected, soft" in page and summary["agreement"] is None
     before = {path.name: path.read_bytes() for path in (tmp_path / "runs").iterdir()}
     assert len(before) == 2 * len(kinds)
     monkeypatch.setattr(LabelStudy, "perform", None)  # nothing is done again
@@ -99,10 +101,10 @@ def test_arms_learn_from_the_rows_they_say(tmp_path, flags):
     assert len(study.held_out) + len(study.taught) == 60
 
 
-def test_gains_are_paired_and_their_intervals_students(tmp_path, flags):
+def test_gains_are_paired_and_their_intervals_students(tmp_path, flags, rng):
     study = make_study(flags, tmp_path)
     study.runs_dir.mkdir()
-    rng, truth = np.random.default_rng(), label_matrix(study.target["test"], "labels")
+    truth = label_matrix(study.target["test"], "labels")
     values = {}
     for seed in range(2):
         for run in (LabelRun("scratch", None, None, seed), LabelRun("selected", "hard", 3, seed)):
@@ -117,13 +119,13 @@ def test_gains_are_paired_and_their_intervals_students(tmp_path, flags):
     assert arm["gain"] == pytest.approx(np.mean(own))
     assert (arm["gain_low"], arm["gain_high"]) == pytest.approx(interval, rel=1e-3)
     assert arm["images_low"] < arm["images_high"] and arm["before"] == 0.5 and "gain" not in scratch
-    chart = gain_chart(summarize_study(study))
-    assert len(chart["curves"]) == 1 and len(chart["curves"][0]["band"]) == 2
+    figure = gain_figure([scratch, arm])
+    assert figure.axes[0].get_lines()[1].get_xydata().tolist() == [[12, pytest.approx(arm["gain"])]]
 
 
-def test_agreement_with_the_true_process_equals_loops(folder):
+def test_agreement_with_the_true_process_equals_loops(folder, rng):
     source = load_table(folder / "source")["train"]
-    truth = np.random.default_rng().random((60, 5)).astype(np.float32)
+    truth = rng.random((60, 5)).astype(np.float32)
     feature = List(Value("float32"), length=5)
     source = source.add_column("bayes_probabilities", list(truth), feature=feature)
     agreement = label_agreement(source)

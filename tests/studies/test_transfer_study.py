@@ -14,14 +14,15 @@ from scipy.stats import t as student_t
 from torch.nn.functional import binary_cross_entropy
 
 from emocap.cli import main
+from emocap.commands.studies import TransferStudy as TransferCommand
 from emocap.data.storage import load_table
 from emocap.evaluation.scoring import load_model
 from emocap.metrics import Bootstrap, compute_metrics, intervals, resampled_metrics
 from emocap.metrics.seeds import t_interval, t_quantile
 from emocap.studies import scenes_corpus as study_corpus
+from emocap.studies.options import TransferArguments
 from emocap.studies.runs import Part, Recipe, fit, part_probabilities
 from emocap.studies.skeleton import paired_gain
-from emocap.studies.transfer_arguments import TransferArguments, parse_study, study_parser
 from emocap.studies.transfer_report import BASES, study_rows, study_table
 from emocap.studies.transfer_study import Run, TransferStudy
 
@@ -93,8 +94,9 @@ def test_a_study_from_the_command_line_resumes_and_grows(settings, tmp_path, cap
     assert "| 30 | AnB+ | 5 |" in short and "| 20 | scratch | – |" in short and "\nold\n" not in short
     assert "| gain over BnB+ matched |" in short and "| 20 | BnB+ matched | 5 | 8 + " in short
     svg = ElementTree.parse(study.output_dir / "figure.svg").getroot()
-    dots = svg.findall(".//{http://www.w3.org/2000/svg}circle")
-    assert len(dots) == sum(len(row["values"]) for row in rows)
+    assert svg.get("aria-label") == "map_macro by layers passed"
+    tips = [title.text for title in svg.findall(".//{http://www.w3.org/2000/svg}g/{http://www.w3.org/2000/svg}title")]
+    assert len(tips) == len(rows)
 
     before = files_of(study)
     main(["transfer-study", *flags(settings)])
@@ -126,6 +128,8 @@ def test_what_a_run_is(settings):
     assert origins["anb"]["gru.weight_ih_l0"]["origin"] == f"copied from {study.checkpoint(base)}"
     assert origins["bnb"]["gru.weight_ih_l0"]["origin"] == f"copied from {study.checkpoint(scratch)}"
     assert origins["anb"]["fc1.weight"]["sha256"] == origins["bnb"]["fc1.weight"]["sha256"], "fresh layers are shared"
+    drawn = study.content(scratch)["surgery"]["tensors"]["fc1.weight"]["sha256"]
+    assert drawn != origins["bnb"]["fc1.weight"]["sha256"], "not those that the copied layers grew up with"
     assert origins["anb+"]["fc2.weight"]["origin"] == f"copied from {study.checkpoint(base)}"
     assert origins["random"]["gru.weight_ih_l0"]["frozen"] and not origins["random"]["fc1.weight"]["frozen"]
     assert contents["anb"]["surgery"]["after_training"]["moved"] == []
@@ -363,13 +367,13 @@ def test_tables_of_other_emotions(settings, tiny_table_dir, tmp_path):
 
 
 def test_presets_and_flags():
-    scenes, preset = parse_study(study_parser(), ["--preset", "scenes", "--output_dir", "x", "--num_seeds", "2"])
-    assert preset == "scenes" and scenes.num_seeds == 2 and scenes.sizes == [100, 300, 1000]
+    (scenes,) = TransferCommand.parser().read(["--preset", "scenes", "--output_dir", "x", "--num_seeds", "2"])
+    assert scenes.preset == "scenes" and scenes.num_seeds == 2 and scenes.sizes == [100, 300, 1000]
     assert not scenes.freeze_word_embeddings
-    with pytest.raises(SystemExit):
-        parse_study(study_parser(), ["--preset", "real", "--output_dir", "x"])
-    given = ["--source_dataset", "a", "--target_dataset", "b", "--word_embeddings", "c", "--output_dir", "x"]
-    assert parse_study(study_parser(), ["--preset", "real", *given])[0].freeze_word_embeddings
+    (real,) = TransferCommand.parser().read(["--preset", "real", "--output_dir", "x", "--target_dataset", "b"])
+    assert real.freeze_word_embeddings and real.hidden_size == 128
+    with pytest.raises(ValueError, match="needs --source_dataset, --word_embeddings, or --preset scenes"):
+        real.run()
 
 
 def test_the_built_in_corpus_is_made_once(tmp_path, monkeypatch):
@@ -377,7 +381,7 @@ def test_the_built_in_corpus_is_made_once(tmp_path, monkeypatch):
 
     def make_small(folder, settings):
         made.append(settings)
-        teacher = settings["teacher"] | {"num_train_epochs": 1, "disable_tqdm": "true", "use_cpu": "true"}
+        teacher = settings["teacher"] | {"num_train_epochs": 1, "disable_tqdm": True, "use_cpu": True}
         make_corpus(folder, settings | {"scenes": {"num_target": 40, "num_source": 40}, "teacher": teacher})
 
     monkeypatch.setattr(study_corpus, "make_corpus", make_small)

@@ -37,8 +37,7 @@ def plain_crop(photo: np.ndarray, draws: np.ndarray) -> np.ndarray:
     return cropped
 
 
-def test_crops_equal_a_loop_over_their_pixels():
-    rng = np.random.default_rng()
+def test_crops_equal_a_loop_over_their_pixels(rng):
     photos = rng.integers(0, 256, (6, 3, 11, 11), dtype=np.uint8)
     draws = rng.random((6, 5), dtype=np.float32)
     found = crop_photos(torch.from_numpy(photos), draws)

@@ -4,7 +4,6 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -49,14 +48,14 @@ def pairs_of(folder: str, table) -> PairDataset:
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", ["student", "early", "late"])
-def test_a_head_on_pooled_outputs_is_the_whole_model(start, tiny_table, tmp_path, name, training):
+def test_a_head_on_pooled_outputs_is_the_whole_model(start, tiny_table, tmp_path, name, training, rng):
     model, pairs = AutoModel.from_pretrained(start(name)), pairs_of(start(name), tiny_table["train"])
     model.requires_grad_(False)
     head_of(model).requires_grad_(True)
     model.train(training)
     pooled = PooledPairs(model, pairs, tmp_path / "files", batch_size=7)
     assert len(pooled) == len(pairs) and model.training == training
-    chosen = np.random.default_rng().permutation(len(pairs))[:13]
+    chosen = rng.permutation(len(pairs))[:13]
     results = []
     for inputs in (pairs.__getitems__(chosen), pooled.__getitems__(chosen)):
         torch.manual_seed(5)  # of the dropout before the head

@@ -53,12 +53,12 @@ def test_hard_soft_and_ranked_targets(tmp_path, source, tiny_student, targets):
 
 
 def test_human_rows_beside_pseudo_labels(tmp_path, source, tiny_student, tiny_table_dir):
-    flags = ["--label_column", "emotion_scores", "--mix_dataset", tiny_table_dir, "--mix_share", "0.5"]
+    flags = ["--label_column", "emotion_scores", "--mix_dataset", tiny_table_dir, "--mix_share", "0.2"]
     metrics, config, state = train(tmp_path / "run", source, tiny_student, *flags)
     pseudo = np.array(load_table(source)["train"]["emotion_scores"][:]).mean(0)
     human = np.array(load_table(tiny_table_dir)["train"]["labels"][:]).mean(0)
-    np.testing.assert_allclose(config["label_prevalence"], (pseudo + human) / 2, atol=1e-5)
-    assert state["max_steps"] == 4, "60 images of each table"
+    np.testing.assert_allclose(config["label_prevalence"], 0.8 * pseudo + 0.2 * human, atol=1e-5)
+    assert state["max_steps"] == 3, "60 images of the one table, 15 of the other"
 
 
 def test_the_loss_of_a_run_stands_in_its_configuration(tmp_path, source, tiny_student):
@@ -74,7 +74,7 @@ def test_the_loss_of_a_run_stands_in_its_configuration(tmp_path, source, tiny_st
     ("flags", "words"),
     [
         (["--loss", "asl", "--pos_weight", "2"], "pos_weight is 2.0 with loss 'asl'"),
-        (["--label_smoothing", "1"], "Label smoothing is 1.0"),
+        (["--label_smoothing", "1"], "--label_smoothing is 1.0; it must lie from 0 to 1 (without it)"),
         (["--loss", "db", "--sampling", "shuffle"], "--sampling is shuffle with --loss db"),
         (["--train_fraction", "0"], "--train_fraction is 0.0; it must lie from 0 (without it) to 1"),
         (["--train_fraction", "1.5"], "--train_fraction is 1.5; it must lie from 0 (without it) to 1"),

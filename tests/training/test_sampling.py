@@ -118,7 +118,7 @@ def test_the_second_table_has_its_share_of_an_epoch_and_comes_in_turn(pairs, hum
 
 
 @pytest.mark.parametrize("lacking", ["nothing", "main regions", "mixed regions", "all regions"])
-def test_mixed_batches_hold_what_each_table_has(tiny_table, tiny_teacher, lacking):
+def test_mixed_batches_hold_what_each_table_has(tiny_table, tiny_teacher, lacking, rng):
     processor = EmocapProcessor.from_pretrained(tiny_teacher)
     with_captions = {
         name: table.filter(lambda captions: bool(captions), input_columns="captions")
@@ -130,7 +130,6 @@ def test_mixed_batches_hold_what_each_table_has(tiny_table, tiny_teacher, lackin
     ]
     mixed = MixedPairs(*parts)
     assert len(mixed) == len(parts[0]) + len(parts[1])
-    rng = np.random.default_rng()
     for chosen in (rng.permutation(len(mixed))[:17], np.arange(3), np.arange(len(mixed) - 3, len(mixed))):
         batch = mixed.__getitems__(chosen)
         assert ("visual_embeds" in batch) == (lacking != "all regions") == mixed.reads_photos
@@ -150,8 +149,7 @@ def test_mixed_batches_hold_what_each_table_has(tiny_table, tiny_teacher, lackin
     assert np.array_equal(np.diff(mixed.token_starts), np.concatenate([np.diff(part.token_starts) for part in parts]))
 
 
-def test_ranked_targets_follow_the_order_of_the_kept_emotions():
-    rng = np.random.default_rng()
+def test_ranked_targets_follow_the_order_of_the_kept_emotions(rng):
     emotions = [rng.permutation(5)[: rng.integers(0, 5)].tolist() for _ in range(20)]
     table = Dataset.from_dict({"emotions": emotions, "emotion_scores": [[0.1] * 5] * 20})
     table = table.cast_column("emotions", List(ClassLabel(names=list("abcde"))))

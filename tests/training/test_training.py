@@ -18,7 +18,6 @@ from emocap.arguments import (
     DataArguments,
     EmocapTrainingArguments,
     arguments_to_dict,
-    file_flags,
     finetune_parser,
     parse_arguments,
     teacher_parser,
@@ -431,7 +430,7 @@ def test_an_unknown_preset_or_key_is_refused(job, tmp_path, capsys):
 
 def test_the_presets_of_the_study_say_what_it_did(tmp_path):
     def read(parser, name: str) -> dict:
-        flags = [*file_flags(parser, name), "--dataset", "t", "--bf16", "false", "--output_dir", str(tmp_path)]
+        flags = [*parser.file_flags(name), "--dataset", "t", "--bf16", "false", "--output_dir", str(tmp_path)]
         return arguments_to_dict(*parse_arguments(parser, flags))
 
     teacher, tuned = read(teacher_parser(), "paper_teacher"), read(finetune_parser(), "paper_finetune")
@@ -468,7 +467,7 @@ def test_captions_that_are_cut_are_said_measured_and_in_the_card(job, tmp_path, 
 @pytest.mark.parametrize("name", ["oasis_teacher", "paper_teacher", "socratis_teacher", "socratis_text_teacher"])
 def test_presets_of_teachers_are_understood_and_flags_after_them_win(name, tmp_path):
     parser = teacher_parser()
-    flags = [*file_flags(parser, name), "--model_name_or_path", "body", "--dataset", "table", "--learning_rate", "0.5",
+    flags = [*parser.file_flags(name), "--model_name_or_path", "body", "--dataset", "table", "--learning_rate", "0.5",
              "--bf16", "false", "--output_dir", str(tmp_path)]  # fmt: skip
     data_args, model_args, training_args = parse_arguments(parser, flags)
     assert (data_args.dataset, model_args.model_name_or_path, training_args.learning_rate) == ("table", "body", 0.5)

@@ -13,7 +13,7 @@ from transformers import AutoModel
 from emocap.cli import main
 from emocap.data.pairs import PairDataset, with_pixels
 from emocap.models import EmocapProcessor
-from emocap.models.freezing_emocap import keep_frozen_in_eval
+from emocap.models.common_emocap import keep_frozen_in_eval
 from emocap.training import surgery as module
 from emocap.training.heads import collapsed_head, head_of, pooled_outputs, resize_columns, ridge_head
 from emocap.training.surgery import blocks_of, check_frozen, check_transfer, load_source

@@ -1,4 +1,4 @@
-"""One result as text, for a terminal."""
+"""What commands print of a measurement."""
 
 from emocap.metrics import FEW_UNITS, METRIC_KEYS
 from emocap.records import CONTROLS, GAIN_KEYS, Gain, Result

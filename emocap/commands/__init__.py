@@ -1,0 +1,35 @@
+"""The sub-commands of `emocap`. Each is a class: its docstring says what it does, its fields are its options, `run`
+does it. Nothing heavy is imported until a command runs; those that train load transformers for its options too."""
+
+from emocap.commands.data import Coco, Oasis, Scenes, Socratis
+from emocap.commands.evaluate import Calibrate, Evaluate, Predict
+from emocap.commands.label import Label, Regions
+from emocap.commands.publish import Export, Publish, PublishFamily, Report
+from emocap.commands.studies import CrossValidate, LabelStudy, Quickstart, TransferStudy
+from emocap.commands.train import Finetune, TrainStudent, TrainTeacher
+
+__all__ = ["COMMANDS"]
+
+COMMANDS = {
+    "quickstart": Quickstart,
+    "data socratis": Socratis,
+    "data coco": Coco,
+    "data oasis": Oasis,
+    "data scenes": Scenes,
+    "regions": Regions,
+    "label": Label,
+    "evaluate": Evaluate,
+    "calibrate": Calibrate,
+    "predict": Predict,
+    "report": Report,
+    "export": Export,
+    "publish": Publish,
+    "publish-family": PublishFamily,
+    "train-teacher": TrainTeacher,
+    "train-student": TrainStudent,
+    "finetune": Finetune,
+    "cross-validate": CrossValidate,
+    "transfer-study": TransferStudy,
+    "label-study": LabelStudy,
+}
+"""Every command by the words after `emocap`."""

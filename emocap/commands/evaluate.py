@@ -1,0 +1,112 @@
+"""Commands that measure a model, or look at what it says."""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from emocap.options import Count, Options, Whole, option, positional, required
+
+__all__ = ["Calibrate", "Evaluate", "Predict"]
+
+
+class Evaluate(Options):
+    """every metric of a model beside the prior"""
+
+    model: str = positional("MODEL", "folder or Hub id of a teacher or student")
+    dataset: str = required("folder or Hub id of a table with human labels")
+    split: str = option("split to evaluate", "test")
+    label_column: str = option("column of the truth", "labels")
+    modalities: Literal["both", "text", "image"] | None = option("what the model sees (what it was trained to read)")
+    batch_size: Count = option("pairs a step", 64)
+    controls: bool = option(
+        "also one modality alone, shuffled pictures and captions, logistic regressions (counted words, lexica where "
+        "the extra 'lexicon' is installed, the frozen encoder) and merged synonyms",
+        False,
+    )
+    valence_norms: str | None = option(
+        "instead, compare the valence that the emotions imply with people's ratings in the table (OASIS): a CSV with "
+        "the columns Word and V.Mean.Sum, as Warriner et al. (2013) publish it; --split all takes every split",
+        metavar="FILE",
+    )
+    encoder: str | None = option(
+        "folder or Hub id of the frozen encoder among the controls (the body that the run started from)",
+        metavar="ID_OR_DIR",
+    )
+    num_resamples: Whole = option("bootstrap draws behind the intervals; 0: none", 1000)
+    output: str | None = option("write the metrics there as JSON, and FILE_details.json beside it", metavar="FILE")
+
+    def run(self) -> None:
+        from emocap.commands.printing import print_result
+        from emocap.steps import evaluate
+
+        if self.valence_norms:
+            self.run_valence()
+        else:
+            print_result(evaluate(tables=self.dataset, **self.but("dataset", "valence_norms")))
+
+    def run_valence(self) -> None:
+        from emocap.commands.printing import print_valence
+        from emocap.data.storage import load_table, write_json
+        from emocap.evaluation.valence import evaluate_valence
+
+        result = evaluate_valence(
+            self.model,
+            load_table(self.dataset),
+            self.valence_norms,
+            splits=None if self.split == "all" else [self.split],
+            batch_size=self.batch_size,
+            num_resamples=self.num_resamples,
+        )
+        if self.output:
+            Path(self.output).parent.mkdir(parents=True, exist_ok=True)
+            write_json(self.output, result.metrics)
+        print_valence(result)
+
+
+class Calibrate(Options):
+    """fit temperature and thresholds into a model's configuration"""
+
+    model: str = positional("MODEL", "folder of a teacher or student; its config.json changes")
+    dataset: str = required("folder or Hub id of a table with human labels")
+    split: str = option("split to fit on", "validation")
+    label_column: str = option("column of the truth", "labels")
+    batch_size: Count = option("pairs a step", 64)
+
+    def run(self) -> None:
+        from emocap.data.storage import load_table
+        from emocap.evaluation.evaluate import calibrate
+
+        config = calibrate(self.model, load_table(self.dataset), **self.but("model", "dataset"))
+        print(f"temperature {config.temperature}")
+        for label, threshold in enumerate(config.thresholds):
+            print(f"{config.id2label[label]:16}{threshold:9.4f}")
+
+
+class Predict(Options):
+    """emotions of one picture, caption or both"""
+
+    model: str = positional("MODEL", "folder or Hub id of a teacher or student")
+    caption: str | None = option("the caption", metavar="TEXT")
+    image: str | None = option("the picture", metavar="FILE_OR_URL")
+    top_k: Count = option("emotions shown", 5)
+    explain: bool | str = option(
+        "add the weights of words and picture parts for the most probable emotion, or for this one",
+        False,
+        metavar="EMOTION",
+    )
+
+    def run(self) -> None:
+        if not self.caption and not self.image:
+            raise ValueError("Give --caption, --image or both.")
+        if self.image and "://" not in self.image:
+            if not Path(self.image).is_file():
+                raise FileNotFoundError(f"There is no picture at '{self.image}'.")
+            from emocap.data.storage import photo_problem
+
+            if problem := photo_problem(self.image):
+                raise ValueError(f"The picture '{self.image}' cannot be read: {problem}.")
+        from emocap.evaluation.evaluate import predict
+
+        for row in predict(self.model, **self.but("model")):
+            row.get("explanation", {}).pop("saliency", None)  # the boxes' weights once more
+            print(json.dumps(row))

@@ -1,0 +1,52 @@
+"""Commands that train one model. Their options are transformers' too, which are loaded when they are asked for."""
+
+from emocap.options import OptionsParser
+
+__all__ = ["Finetune", "TrainStudent", "TrainTeacher"]
+
+
+class StepParser(OptionsParser):
+    """Gives the options by name, as a step takes them."""
+
+    def make(self, values: dict[str, object]) -> tuple[dict[str, object]]:
+        return (values,)
+
+
+class Training:
+    step: str  # of emocap.steps
+
+    @classmethod
+    def parser(cls) -> OptionsParser:
+        from emocap import arguments
+
+        own = getattr(arguments, f"{cls.step.removeprefix('train_')}_parser")()
+        return StepParser(*own.parts, defaults=own.defaults)
+
+    @classmethod
+    def run(cls, options: dict[str, object]) -> None:
+        from accelerate import PartialState
+
+        from emocap import steps
+        from emocap.commands.printing import print_result
+
+        result = getattr(steps, cls.step)(options.pop("dataset"), **options)
+        if PartialState().is_main_process:
+            print_result(result)
+
+
+class TrainTeacher(Training):
+    """train a teacher on human labels"""
+
+    step = "train_teacher"
+
+
+class TrainStudent(Training):
+    """train a student"""
+
+    step = "train_student"
+
+
+class Finetune(Training):
+    """fine-tune onto the target: AnB, AnB+ and controls"""
+
+    step = "finetune"

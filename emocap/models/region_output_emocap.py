@@ -1,0 +1,65 @@
+"""What every region extractor gives."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedConfig
+from transformers.utils import ModelOutput
+
+__all__ = ["RegionOutput", "as_output", "pad_rows"]
+
+
+@dataclass
+class RegionOutput(ModelOutput):
+    """Regions of a batch of photos, best first, zeros after the last.
+
+    Args:
+        region_features: float `(batch, num_regions, feature_dim)`.
+        region_boxes: float `(batch, num_regions, 4)`, x1 y1 x2 y2 relative to the photo's width and height.
+        num_regions: int64 `(batch,)`, regions that were found.
+        scores: float `(batch, num_regions)`, probability of the best class.
+        class_ids: int64 `(batch, num_regions)`, the best class, -1 after the last region.
+        attribute_ids: int64 `(batch, num_regions)`, the best attribute, -1 after the last region; None where the
+            detector knows none.
+        attribute_scores: float `(batch, num_regions)`, its probability.
+        hidden_states: where they are asked for, the maps that the regions are cut from, finest first, float32
+            `(batch, channels, height, width)`.
+    """
+
+    region_features: torch.FloatTensor | None = None
+    region_boxes: torch.FloatTensor | None = None
+    num_regions: torch.LongTensor | None = None
+    scores: torch.FloatTensor | None = None
+    class_ids: torch.LongTensor | None = None
+    attribute_ids: torch.LongTensor | None = None
+    attribute_scores: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+
+
+def as_output(
+    config: PreTrainedConfig,
+    photos: Sequence[tuple[torch.Tensor, ...]],
+    hidden_states: Sequence[tuple[torch.Tensor, ...]],
+    output_hidden_states: bool | None,
+    return_dict: bool | None,
+) -> RegionOutput | tuple[torch.Tensor, ...]:
+    """The output of a batch from the fields and the maps of each photo.
+
+    Raises:
+        ValueError: the maps are asked for, and photos differ in size.
+    """
+    output = RegionOutput(*map(torch.stack, zip(*photos, strict=True)))
+    if config.output_hidden_states if output_hidden_states is None else output_hidden_states:
+        if len({maps[0].shape for maps in hidden_states}) > 1:
+            raise ValueError(
+                "Photos of different sizes have maps of different sizes, which are no batch: give them one by one, or "
+                "leave out output_hidden_states."
+            )
+        output.hidden_states = tuple(map(torch.stack, zip(*hidden_states, strict=True)))
+    return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+
+
+def pad_rows(values: torch.Tensor, rows: int) -> torch.Tensor:
+    """`values` followed by zeros up to `rows` rows."""
+    return torch.cat((values, values.new_zeros(rows - len(values), *values.shape[1:])))
