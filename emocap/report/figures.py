@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
+    from PIL import Image
 
 __all__ = [
     "STRATEGIES",
@@ -24,6 +26,7 @@ __all__ = [
     "histogram_figure",
     "loss_figure",
     "precision_figures",
+    "prediction_figure",
     "ranking_figure",
     "reliability_figure",
     "share_figure",
@@ -158,6 +161,35 @@ def share_figure(emotions: dict[str, dict]) -> Figure:
         legend(figure, [bars, ticks], ["these images", "the teacher's training set"])
     _emotion_axis(axes, order)
     axes.set(xlim=(0, None), xlabel="share of the images")
+    return figure
+
+
+@styled
+def prediction_figure(
+    rows: list[dict], prior: dict[str, float] | None, caption: str | None = None, photo: Image.Image | None = None
+) -> Figure:
+    """What a model says of one pair: the photo over its caption, beside them a bar for each emotion.
+
+    Args:
+        rows: `{"label", "score"}`, most probable first, as the pipeline gives them.
+        prior: each emotion's share of the training rows, drawn as an upright tick; None where it is not known.
+        caption: the caption.
+        photo: the picture.
+    """
+    figure = new_figure("", 6.4, max(2.2, 0.6 + 0.24 * len(rows)))
+    shown, axes = figure.subplots(1, 2, width_ratios=(1, 1.3))
+    shown.axis("off")
+    if photo is not None:
+        shown.imshow(photo)
+    shown.set_title(textwrap.fill(clean(caption or ""), 38), y=-0.04, va="top", fontsize="small")
+    names = [row["label"] for row in rows]
+    bars = axes.barh(range(len(rows)), [row["score"] for row in rows], 0.7, color=PALETTE[0])
+    for bar, row in zip(bars, rows, strict=True):
+        tip(bar, f"{row['label']}: {row['score']:.3f}")
+    if ticks := _upright_ticks(axes, np.arange(len(rows)), [(prior or {}).get(name) for name in names]):
+        legend(figure, [bars, ticks], ["probability", "share of the training rows"])
+    _emotion_axis(axes, names)
+    axes.set(xlim=(0, 1))
     return figure
 
 
