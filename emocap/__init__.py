@@ -29,7 +29,9 @@ if TYPE_CHECKING:
         EmotionRecognitionPipeline,
     )
     from emocap.pseudo_labels.selection import select_pseudo_labels
+    from emocap.records import Result
     from emocap.scenes.corpus import load_scenes
+    from emocap.steps import evaluate, finetune, label, train_student, train_teacher
 
 __version__ = "0.1.0"
 
@@ -46,19 +48,31 @@ __all__ = [
     "EmocapTeacherConfig",
     "EmocapTeacherForMultiLabelClassification",
     "EmotionRecognitionPipeline",
+    "Result",
+    "evaluate",
+    "finetune",
+    "label",
     "load_coco",
     "load_oasis",
     "load_scenes",
     "load_socratis",
     "select_pseudo_labels",
+    "train_student",
+    "train_teacher",
 ]
 
 HOMES = {
+    "Result": "emocap.records",
+    "evaluate": "emocap.steps",
+    "finetune": "emocap.steps",
+    "label": "emocap.steps",
     "load_coco": "emocap.data.coco",
     "load_oasis": "emocap.data.oasis",
     "load_scenes": "emocap.scenes.corpus",
     "load_socratis": "emocap.data.socratis",
     "select_pseudo_labels": "emocap.pseudo_labels.selection",
+    "train_student": "emocap.steps",
+    "train_teacher": "emocap.steps",
 }
 """Modules of the names that are no models."""
 

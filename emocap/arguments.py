@@ -1,14 +1,27 @@
 """What the training commands take: dataclasses behind one parser a job, shared by commands, studies and cards."""
 
 import dataclasses
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import torch
 from transformers import TrainingArguments
 
-from emocap.options import Amount, Count, Options, OptionsParser, Whole, check_options, option, required
+from emocap.options import (
+    Amount,
+    Count,
+    Options,
+    OptionsParser,
+    Whole,
+    check_names,
+    check_options,
+    option,
+    option_fields,
+    required,
+)
 
 __all__ = [
     "DataArguments",
@@ -18,6 +31,7 @@ __all__ = [
     "TeacherArguments",
     "arguments_to_dict",
     "finetune_parser",
+    "make_arguments",
     "parse_arguments",
     "settle_sampling",
     "student_parser",
@@ -26,7 +40,7 @@ __all__ = [
 
 
 class DataArguments(Options, kw_only=False):
-    """Which rows, which labels."""
+    """Which rows, which labels. `dataset` is None where the tables came from memory."""
 
     dataset: str = required("Folder of a table of pairs, or a Hub data set id.")
     train_split: str = option("Split to train on.", "train")
@@ -286,7 +300,19 @@ def parse_arguments(parser: OptionsParser, argv: Sequence[str] | None = None) ->
         SystemExit: with a usage message, on an unknown flag or key.
         ValueError: a value that its flag may not have.
     """
-    data_args, job_args, training_args = parser.read(argv)
+    return make_arguments(parser, parser.given(sys.argv[1:] if argv is None else argv))
+
+
+def make_arguments(parser: OptionsParser, options: Mapping[str, object]) -> tuple:
+    """A job's dataclasses from options by name; what is left out is the job's own default.
+
+    Raises:
+        TypeError: an option that the job does not have; names the nearest.
+        ValueError: a value that the option may not have.
+    """
+    check_names(options, [own.name for part in parser.parts for own in option_fields(part)], f"`{parser.prog}`")
+    values = {name: os.fspath(own) if isinstance(own, os.PathLike) else own for name, own in options.items()}
+    data_args, job_args, training_args = parser.make(values)
     settle_sampling(data_args, training_args.loss)
     return data_args, job_args, training_args
 

@@ -3,6 +3,7 @@ an interval. Flags, help, run files and checks come from it."""
 
 import argparse
 import dataclasses
+import difflib
 import enum
 import functools
 import json
@@ -10,7 +11,7 @@ import math
 import sys
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -21,6 +22,7 @@ __all__ = [
     "OptionsParser",
     "Share",
     "Whole",
+    "check_names",
     "check_options",
     "interval_of",
     "option",
@@ -80,6 +82,19 @@ class Options:
     def but(self, *names: str) -> dict[str, object]:
         """The options by name, without some."""
         return {own.name: getattr(self, own.name) for own in dataclasses.fields(self) if own.name not in names}
+
+
+def check_names(names: Iterable[str], known: Iterable[str], where: str) -> None:
+    """Refuses an option that does not exist.
+
+    Raises:
+        TypeError: names the nearest that does.
+    """
+    known = list(known)
+    for name in names:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, 1, 0)[0]
+            raise TypeError(f"{where} has no option '{name}'. Did you mean '{nearest}'?")
 
 
 def check_options(options: object) -> None:

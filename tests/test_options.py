@@ -12,16 +12,17 @@ from emocap.commands import COMMANDS
 from emocap.data.coco import build_coco
 from emocap.data.oasis import build_oasis
 from emocap.data.socratis import build_socratis
-from emocap.evaluation.evaluate import calibrate, evaluate_checkpoint, predict
+from emocap.evaluation.evaluate import calibrate, predict
 from emocap.evaluation.valence import evaluate_valence
 from emocap.export import export_onnx
 from emocap.hub.family import publish_family
 from emocap.hub.publishing import publish
 from emocap.options import Count, Options, OptionsParser, option, positional, required
-from emocap.pseudo_labels.labelling import label_tables
+from emocap.pseudo_labels.selection import Selection
 from emocap.regions import extract_regions
 from emocap.scenes.corpus import load_scenes
-from emocap.training.surgery import check_transfer, transfer_model
+from emocap.steps import evaluate, label
+from emocap.training.surgery import check_transfer
 
 FUNCTIONS = {
     "data socratis": [build_socratis],
@@ -29,14 +30,14 @@ FUNCTIONS = {
     "data oasis": [build_oasis],
     "data scenes": [load_scenes],
     "regions": [extract_regions],
-    "label": [label_tables],
-    "evaluate": [evaluate_checkpoint, evaluate_valence],
+    "label": [label, Selection],
+    "evaluate": [evaluate, evaluate_valence],
     "calibrate": [calibrate],
     "predict": [predict],
     "export": [export_onnx],
     "publish": [publish],
     "publish-family": [publish_family],
-    "finetune": [transfer_model, check_transfer],
+    "finetune": [check_transfer],
 }
 """The functions behind the commands that pass options on as they are."""
 

@@ -1,5 +1,6 @@
 """The README's Python runs as it stands."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -8,7 +9,14 @@ import pytest
 from PIL import Image
 
 README = Path(__file__).parents[1] / "README.md"
-BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+JOB, *BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+TINY = {
+    r"num_target=\d+": "num_target=60",
+    r"num_source=\d+": "num_source=20",
+    r"num_train_epochs=\d+": "num_train_epochs=1, disable_tqdm=True",
+    r"image_size=\d+": "image_size=16",
+    r"cnn_channels=\[[\d, ]+\]": "cnn_channels=[8]",
+}
 
 
 @pytest.fixture
@@ -39,3 +47,25 @@ def test_its_python_runs(quickstart):
     names = {}
     exec(compile("\n".join(BLOCKS) + RESULT, str(README), "exec"), names)
     check(names["found"])
+
+
+@pytest.mark.slow
+def test_its_whole_job_in_python_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, names = JOB, {}
+    for pattern, tiny in TINY.items():
+        code, number = re.subn(pattern, tiny, code)
+        assert number, pattern
+    exec(compile(code, str(README), "exec"), names)
+    for name in ("teacher", "student", "anb-plus"):
+        folder = tmp_path / "runs" / "python" / name
+        assert {"model.safetensors", "metrics.json", "run_arguments.json", "README.md"} <= {
+            path.name for path in folder.iterdir()
+        }
+    assert (tmp_path / "runs/python/labelled/labels.html").is_file()
+    assert names["teacher"] == json.loads((tmp_path / "runs/python/teacher/metrics.json").read_text())
+    assert names["before"]["truth"] == names["after"]["truth"] == "labels"
+    gain = names["after"]["map_macro"] - names["after"]["prior/map_macro"]
+    assert names["after"].gain("prior", "map_macro").value == pytest.approx(gain)
+    batch = names["processor"](text="a picture of the garden")
+    assert names["model"](**batch).logits.shape == (1, 29)

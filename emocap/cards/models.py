@@ -22,8 +22,7 @@ from emocap.cards.public_names import PublicNames
 from emocap.cards.surgery import WITHOUT_WEIGHTS, told_surgery
 from emocap.cards.text import Markdown, code_block, escape, in_code, one_line, render, shell_command, table
 from emocap.data.licenses import license_fields, license_note
-from emocap.metrics import FEW_UNITS
-from emocap.records import PATH_KEYS
+from emocap.records import ARGUMENTS_FILE, CONTROLS, GAIN_KEYS, PATH_KEYS, Gain, Result
 
 __all__ = ["family_table", "hub_link", "model_card", "num_parameters", "write_model_card"]
 
@@ -91,6 +90,9 @@ HUMAN_TRUTHS = ("labels", "soft_labels")
 
 DATASET_KEYS = ("dataset", "mix_dataset", "source_dataset")
 
+IN_MEMORY = "a table in memory"
+"""What a run was trained on that was given a table, and not the folder or Hub id of one."""
+
 
 def write_model_card(folder: Path, repo_id: str | None = None) -> None:
     """Writes README.md beside a finished run's checkpoint."""
@@ -109,12 +111,10 @@ def model_card(
         license: what the card names; by default what the run was told, or that of its training data, or none.
     """
     names = names or PublicNames()
-    config, metrics, arguments = (
-        read_json(folder / name) for name in ("config.json", "metrics.json", "run_arguments.json")
-    )
+    result, config, arguments = Result.read(folder), *map(read_json, (folder / "config.json", folder / ARGUMENTS_FILE))
     processor = read_json(folder / "processor_config.json") if (folder / "processor_config.json").is_file() else {}
     repo_id, modalities = repo_id or folder.name, config.get("modalities")
-    title, dataset = repo_id.rpartition("/")[2], names.shown(arguments["dataset"])
+    title, dataset = repo_id.rpartition("/")[2], names.shown(arguments["dataset"] or IN_MEMORY)
     sees_photos = modalities != "text" and bool(processor.get("image_size") or processor.get("region_extractor"))
     carbon, chosen = carbon_of(folder), license or arguments.get("license")
     licenses = [chosen] if chosen else arguments.get("licenses")
@@ -129,7 +129,7 @@ def model_card(
         widget=[{"text": CAPTION}] if modalities != "image" else None,
         co2_eq_emissions=carbon,
         model_name=one_line(title),
-        eval_results=eval_results(metrics, one_line(dataset)),
+        eval_results=eval_results(result, one_line(dataset)),
     )
     text = render(
         arguments["kind"],
@@ -146,23 +146,23 @@ def model_card(
         model_snippet=model_snippet(repo_id, sees_photos, modalities),
         reads=READS[modalities] + ("" if sees_photos or modalities == "text" else "; pictures as region features"),
         family=Markdown(relations(arguments, names) + family_table(names, repo_id)),
-        split=metrics["split"],
-        num_examples=f"{metrics['num_examples']:,}",
-        against_people=metrics["truth"] in HUMAN_TRUTHS,
-        truth_column=in_code(metrics["truth"]),
-        has_intervals=metrics.get("map_macro_low") is not None,
-        is_simulated=is_simulated(metrics),
-        has_ceiling=has_ceiling(metrics),
-        has_people="human/jaccard" in metrics,
-        few=(metrics.get("num_groups") or metrics["num_examples"]) < FEW_UNITS,
-        groups=metrics.get("num_groups"),
-        results=results_table(metrics),
-        controls=controls_table(metrics),
+        split=result["split"],
+        num_examples=f"{result['num_examples']:,}",
+        against_people=result["truth"] in HUMAN_TRUTHS,
+        truth_column=in_code(result["truth"]),
+        has_intervals=result.interval("map_macro") is not None,
+        is_simulated=is_simulated(result),
+        has_ceiling=has_ceiling(result),
+        has_people="human/jaccard" in result,
+        few=result.is_few,
+        groups=result.get("num_groups"),
+        results=results_table(result),
+        controls=controls_table(result),
         temperature=config.get("temperature"),
-        ece=metrics.get("ece"),
-        prior_ece=metrics.get("prior/ece"),
+        ece=result.get("ece"),
+        prior_ece=result.prior("ece"),
         emotions=emotions_table(config),
-        data=data_table(arguments, names, metrics, processor),
+        data=data_table(arguments, names, result, processor),
         license_note=license_note(licenses),
         command=run_command(arguments, names),
         names_folders=any(arguments.get(key) and not names.hub_id(arguments[key]) for key in RELATIONS),
@@ -195,7 +195,7 @@ def hub_ids(arguments: dict, names: PublicNames, keys: tuple[str, ...]) -> list[
     return list(dict.fromkeys(filter(None, found))) or None
 
 
-def eval_results(metrics: dict, dataset: str) -> list[EvalResult]:
+def eval_results(result: Result, dataset: str) -> list[EvalResult]:
     """The model-index: each figure with its 95 % interval, where there is one."""
     return [
         EvalResult(
@@ -203,16 +203,16 @@ def eval_results(metrics: dict, dataset: str) -> list[EvalResult]:
             task_name="Emotions of a picture with its caption",
             dataset_type=dataset,
             dataset_name=dataset,
-            dataset_split=metrics["split"],
+            dataset_split=result["split"],
             metric_type=key,
             metric_name=key,
-            metric_value=round(metrics[key], 4),
-            metric_args=None
-            if metrics.get(f"{key}_low") is None
-            else {"interval_95": [round(metrics[f"{key}_{end}"], 4) for end in ("low", "high")]},
+            metric_value=round(result[key], 4),
+            metric_args={"interval_95": [round(bound, 4) for bound in bounds]}
+            if (bounds := result.interval(key))
+            else None,
         )
         for key in SHOWN
-        if metrics.get(key) is not None
+        if result.figure(key) is not None
     ]
 
 
@@ -282,29 +282,31 @@ def hub_link(repo_id: str, repo_type: str) -> Markdown:
     return Markdown(f"[{escape(repo_id)}]({constants.ENDPOINT}/{kind}{repo_id})")
 
 
-def is_simulated(metrics: dict[str, object]) -> bool:
+def is_simulated(result: Result) -> bool:
     """Whether the crowd's true probabilities are known, as of no real crowd."""
-    return "ceiling/lrap" in metrics
+    return "ceiling/lrap" in result
 
 
-def has_ceiling(metrics: dict[str, object]) -> bool:
+def has_ceiling(result: Result) -> bool:
     """Whether these probabilities bound the results: they do not where a model's labels are the truth."""
-    return is_simulated(metrics) and metrics["truth"] in HUMAN_TRUTHS
+    return is_simulated(result) and result["truth"] in HUMAN_TRUTHS
 
 
-def results_table(metrics: dict[str, float]) -> Markdown:
+def results_table(result: Result) -> Markdown:
     """The shown metrics with their intervals beside the prior and, where known, people and the ceiling."""
     shown = {
-        name: prefix for name, prefix in COLUMNS.items() if any(metrics.get(prefix + key) is not None for key in SHOWN)
+        name: prefix
+        for name, prefix in COLUMNS.items()
+        if any(result.figure(prefix + key) is not None for key in SHOWN)
     }
-    if not has_ceiling(metrics):
+    if not has_ceiling(result):
         shown.pop("ceiling", None)
-    keys = [key for key in SHOWN if metrics.get(key) is not None]
-    has_intervals = any(metrics.get(f"{key}_low") is not None for key in keys)
+    keys = [key for key in SHOWN if result.figure(key) is not None]
+    has_intervals = any(result.interval(key) for key in keys)
 
     def row(key: str) -> list[str]:
-        own, *others = (figure(metrics.get(prefix + key)) for prefix in shown.values())
-        return [key, own, *([interval(metrics, key)] if has_intervals else []), *others]
+        own, *others = (figure(result.figure(prefix + key)) for prefix in shown.values())
+        return [key, own, *([interval(result.interval(key))] if has_intervals else []), *others]
 
     first, *others = shown
     header = ["metric", first, *(["95 % interval"] if has_intervals else []), *others]
@@ -315,33 +317,28 @@ def figure(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def interval(metrics: dict[str, float], key: str) -> str:
-    low, high = (metrics.get(f"{key}_{end}") for end in ("low", "high"))
-    return "–" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+def interval(bounds: tuple[float, float] | None) -> str:
+    return "–" if bounds is None else "{:.3f} to {:.3f}".format(*bounds)
 
 
-def controls_table(metrics: dict[str, float]) -> Markdown | None:
+def controls_table(result: Result) -> Markdown | None:
     """What `emocap evaluate --controls` found, if it wrote these metrics."""
-    from emocap.records import CONTROLS, GAIN_KEYS
-
     rows = [
         (
-            about,
-            figure(metrics[f"{name}/map_macro"]),
-            interval(metrics, f"{name}/map_macro"),
-            *(gain(metrics, f"{name}/{key}_gain") for key in GAIN_KEYS),
+            CONTROLS[name],
+            figure(result.figure(f"{name}/map_macro")),
+            interval(result.interval(f"{name}/map_macro")),
+            *(lead(result.gain(name, key)) for key in GAIN_KEYS),
         )
-        for name, about in CONTROLS.items()
-        if metrics.get(f"{name}/map_macro") is not None
+        for name in result.controls
     ]
     header = ("control", "map_macro", "95 % interval", *(f"model ahead in {key}" for key in GAIN_KEYS))
     return table(header, rows) if rows else None
 
 
-def gain(metrics: dict[str, float], key: str) -> str:
+def lead(gain: Gain | None) -> str:
     """By how much the model is ahead, and the interval."""
-    value, low, high = (metrics.get(f"{key}{end}") for end in ("", "_low", "_high"))
-    return "–" if None in (value, low, high) else f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
+    return "–" if gain is None or gain.low is None else "{:+.3f} ({:+.3f} to {:+.3f})".format(*gain)
 
 
 def emotions_table(config: dict) -> Markdown:
@@ -357,7 +354,7 @@ def emotions_table(config: dict) -> Markdown:
     return table(("emotion", *known), rows)
 
 
-def data_table(arguments: dict, names: PublicNames, metrics: dict, processor: dict) -> Markdown:
+def data_table(arguments: dict, names: PublicNames, result: Result, processor: dict) -> Markdown:
     """Data sets, splits and their rows, columns, and how many captions are longer than the model reads."""
     rows = [
         (key, in_code(names.shown(arguments[key])))
@@ -365,8 +362,8 @@ def data_table(arguments: dict, names: PublicNames, metrics: dict, processor: di
         if arguments.get(key) is not None and isinstance(arguments[key], str)
     ]
     rows += [(f"rows, {split}", f"{number:,}") for split, number in arguments.get("num_rows", {}).items()]
-    if (share := metrics.get("truncated_captions")) is not None and processor.get("max_length"):
-        rows.append((f"captions cut at {processor['max_length']} tokens, {metrics['split']}", f"{100 * share:.1f} %"))
+    if (share := result.get("truncated_captions")) is not None and processor.get("max_length"):
+        rows.append((f"captions cut at {processor['max_length']} tokens, {result['split']}", f"{100 * share:.1f} %"))
     return table(("data", "value"), rows, numbers=False)
 
 

@@ -36,22 +36,20 @@ class Evaluate(Options):
     output: str | None = option("write the metrics there as JSON, and FILE_details.json beside it", metavar="FILE")
 
     def run(self) -> None:
-        from emocap.commands.printing import print_metrics
-        from emocap.data.storage import load_table
-        from emocap.evaluation.evaluate import evaluate_checkpoint
+        from emocap.commands.printing import print_result
+        from emocap.steps import evaluate
 
         if self.valence_norms:
             self.run_valence()
         else:
-            options = self.but("model", "dataset", "valence_norms")
-            print_metrics(evaluate_checkpoint(self.model, load_table(self.dataset), **options))
+            print_result(evaluate(tables=self.dataset, **self.but("dataset", "valence_norms")))
 
     def run_valence(self) -> None:
         from emocap.commands.printing import print_valence
         from emocap.data.storage import load_table, write_json
         from emocap.evaluation.valence import evaluate_valence
 
-        metrics = evaluate_valence(
+        result = evaluate_valence(
             self.model,
             load_table(self.dataset),
             self.valence_norms,
@@ -61,8 +59,8 @@ class Evaluate(Options):
         )
         if self.output:
             Path(self.output).parent.mkdir(parents=True, exist_ok=True)
-            write_json(self.output, metrics)
-        print_valence(metrics)
+            write_json(self.output, result.metrics)
+        print_valence(result)
 
 
 class Calibrate(Options):

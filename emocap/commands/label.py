@@ -67,19 +67,6 @@ class Label(Options):
     batch_size: Count = option("pairs a step", 64)
 
     def run(self) -> None:
-        from datasets import DatasetDict
+        from emocap.steps import label
 
-        from emocap.data.storage import load_table
-        from emocap.pseudo_labels.labelling import label_tables
-
-        tables = load_table(self.dataset)
-        for name in self.split or []:
-            if name not in tables:
-                raise ValueError(f"'{self.dataset}' has no split '{name}' (splits: {', '.join(tables)}).")
-        from emocap.data.ranks import launched_ranks
-        from emocap.report.labels_page import write_label_page
-
-        chosen = DatasetDict({name: tables[name] for name in self.split or tables})
-        label_tables(chosen, **self.but("dataset", "split"))
-        if launched_ranks().is_first:
-            write_label_page(self.output_dir)
+        label(tables=self.dataset, **self.but("dataset"))

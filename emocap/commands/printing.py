@@ -1,66 +1,67 @@
 """What commands print of a measurement."""
 
 from emocap.metrics import FEW_UNITS, METRIC_KEYS
-from emocap.records import CONTROLS, GAIN_KEYS
+from emocap.records import CONTROLS, GAIN_KEYS, Gain, Result
 
-__all__ = ["print_metrics", "print_valence"]
+__all__ = ["print_result", "print_valence"]
+
+REFERENCES = ("prior", "chance", "tfidf", "lexicon", "encoder", "ceiling", "human", "as_human")
 
 
-def print_metrics(metrics: dict[str, object]) -> None:
-    """One line a metric, beside it the prior, ceiling and people, where known, and its interval."""
-    known = ("prior", "chance", "tfidf", "lexicon", "encoder", "ceiling", "human", "as_human")
-    shown = [name for name in known if any(f"{name}/{key}" in metrics for key in METRIC_KEYS)]
+def print_result(result: Result) -> None:
+    """One line a metric, beside it the prior, ceiling and people, where known, and its interval; then the controls."""
+    shown = [name for name in REFERENCES if any(f"{name}/{key}" in result for key in METRIC_KEYS)]
     print(f"{'':20}{'model':>9}" + "".join(f"{name:>9}" for name in shown))
-    for name in METRIC_KEYS:
-        if isinstance(value := metrics.get(name), float):
-            row = [value, *(metrics.get(f"{prefix}/{name}") for prefix in shown)]
-            bounds = [metrics.get(f"{name}_low"), metrics.get(f"{name}_high")]
-            interval = "" if None in bounds else "   {:.4f} to {:.4f}".format(*bounds)
-            print(f"{name:20}" + "".join("        -" if cell is None else f"{cell:9.4f}" for cell in row) + interval)
-    print(f"{metrics['num_examples']} images, split '{metrics['split']}', truth '{metrics['truth']}'", end="; ")
-    print(f"decisions at {metrics['decisions']} thresholds; to the right 95 % intervals")
-    print_units(metrics)
+    for key in METRIC_KEYS:
+        if (value := result.figure(key)) is not None:
+            row = [value, *(result.figure(f"{name}/{key}") for name in shown)]
+            bounds = result.interval(key)
+            interval = "" if bounds is None else "   {:.4f} to {:.4f}".format(*bounds)
+            print(f"{key:20}" + "".join("        -" if cell is None else f"{cell:9.4f}" for cell in row) + interval)
+    print(f"{result['num_examples']} images, split '{result['split']}', truth '{result['truth']}'", end="; ")
+    print(f"decisions at {result['decisions']} thresholds; to the right 95 % intervals")
+    print_units(result)
     if "as_human" in shown:
         print(
             "human: one annotator against the others; as_human: the model on the same answers, naming as many emotions"
         )
-    print_controls(metrics)
+    print_controls(result)
 
 
-def print_valence(metrics: dict[str, object]) -> None:
-    """One line a way of reading the valence: its correlation with people's, and the interval."""
-    for key, value in metrics.items():
+def print_valence(result: Result) -> None:
+    """One line a correlation with people's valence."""
+    for key, value in result.items():
         if key.startswith("spearman/") and not key.endswith(("_low", "_high")):
-            bounds = [metrics[f"{key}_low"], metrics[f"{key}_high"]]
-            interval = "" if None in bounds else " ({:.3f} to {:.3f})".format(*bounds)
+            bounds = result.interval(key)
+            interval = "" if bounds is None else " ({:.3f} to {:.3f})".format(*bounds)
             print(f"{key.removeprefix('spearman/'):16}" + ("     -" if value is None else f"{value:6.3f}") + interval)
-    print(f"Spearman with people's mean valence, {metrics['num_examples']} photos, split '{metrics['split']}'")
-    print_units(metrics)
+    print(f"Spearman with people's mean valence, {result['num_examples']} photos, split '{result['split']}'")
+    print_units(result)
 
 
-def print_units(metrics: dict[str, object]) -> None:
+def print_units(result: Result) -> None:
     """What intervals were drawn over, where that is not the images, and whether it is little."""
-    groups = metrics.get("num_groups")
-    what, units = ("images", metrics["num_examples"]) if groups is None else ("groups of images", groups)
-    if groups is not None:
-        print(f"Intervals are over {units} {what}, each drawn whole.")
-    if units < FEW_UNITS:
-        print(f"{units} {what} are few: intervals from fewer than {FEW_UNITS} are too narrow.")
+    what = "groups of images" if "num_groups" in result else "images"
+    if "num_groups" in result:
+        print(f"Intervals are over {result.num_units} {what}, each drawn whole.")
+    if result.is_few:
+        print(f"{result.num_units} {what} are few: intervals from fewer than {FEW_UNITS} are too narrow.")
 
 
-def print_controls(metrics: dict[str, object]) -> None:
+def print_controls(result: Result) -> None:
     """One line a control: its map_macro with its interval, and by how much the model is ahead of it."""
 
-    def figure(key: str, form: str) -> str:
-        value, low, high = (metrics.get(f"{key}{end}") for end in ("", "_low", "_high"))
-        text = "" if None in (value, low, high) else f"{value:{form}} ({low:{form}} to {high:{form}})"
-        return text.ljust(30)
+    def cell(gain: Gain | None, form: str) -> str:
+        known = gain is not None and gain.low is not None
+        return (f"{gain.value:{form}} ({gain.low:{form}} to {gain.high:{form}})" if known else "").ljust(30)
 
-    names = [name for name in ("prior", *CONTROLS) if f"{name}/map_macro_gain" in metrics or name in CONTROLS]
-    names = [name for name in names if f"{name}/map_macro_low" in metrics]
+    names = ["prior"] * ("prior/map_macro_gain" in result) + result.controls
+    names = [name for name in names if result.interval(f"{name}/map_macro")]
     if names:
         ahead = "".join(f"ahead in {key}".ljust(30) for key in GAIN_KEYS)
         print(f"{'control':20}{'map_macro':30}{ahead}".rstrip())
     for name in names:
-        cells = [figure(f"{name}/map_macro", ".4f"), *(figure(f"{name}/{key}_gain", "+.4f") for key in GAIN_KEYS)]
+        own = f"{name}/map_macro"
+        cells = [cell(Gain(result.figure(own), *result.interval(own)), ".4f")]
+        cells += [cell(result.gain(name, key), "+.4f") for key in GAIN_KEYS]
         print(f"{name:20}{''.join(cells)}{CONTROLS.get(name, 'the constant answer')}")

@@ -47,16 +47,16 @@ class TransferStudy(TransferArguments):
         needed = ("source_dataset", "target_dataset", "word_embeddings")
         if missing := [f"--{name}" for name in needed if getattr(self, name) is None and not makes_corpus]:
             raise ValueError(f"transfer-study needs {', '.join(missing)}, or --preset scenes, which makes its own.")
+        from emocap.studies import transfer_study
         from emocap.studies.transfer_report import study_table, write_study
-        from emocap.studies.transfer_study import Study, transfer_study
 
         if makes_corpus:
             from emocap.studies.scenes_corpus import scenes_corpus
 
             for name, path in scenes_corpus(Path(self.output_dir, "corpus")).items():
                 setattr(self, name, path)
-        study = Study(self)
-        transfer_study(study)
+        study = transfer_study.TransferStudy(self)
+        study.perform_all()
         print(study_table(write_study(study), self.metric))
         print(f"Table and figure: {study.output_dir}")
 
@@ -94,7 +94,7 @@ class CrossValidate:
 
     @staticmethod
     def run(own: CrossValidationArguments, flags: list[str]) -> None:
-        from emocap.commands.printing import print_metrics
+        from emocap.commands.printing import print_result
         from emocap.studies.cross_validation import cross_validate
 
-        print_metrics(cross_validate(own, flags))
+        print_result(cross_validate(own, flags))

@@ -5,39 +5,48 @@ from emocap.options import OptionsParser
 __all__ = ["Finetune", "TrainStudent", "TrainTeacher"]
 
 
+class StepParser(OptionsParser):
+    """Gives the options by name, as a step takes them."""
+
+    def make(self, values: dict[str, object]) -> tuple[dict[str, object]]:
+        return (values,)
+
+
 class Training:
-    job: str  # of emocap.training.jobs
+    step: str  # of emocap.steps
 
     @classmethod
     def parser(cls) -> OptionsParser:
         from emocap import arguments
 
-        return getattr(arguments, f"{cls.job.removeprefix('train_')}_parser")()
+        own = getattr(arguments, f"{cls.step.removeprefix('train_')}_parser")()
+        return StepParser(*own.parts, defaults=own.defaults)
 
     @classmethod
-    def run(cls, data_args, model_args, training_args) -> None:
-        from emocap.commands.printing import print_metrics
-        from emocap.hub.finishing import train_and_publish
-        from emocap.training import jobs
+    def run(cls, options: dict[str, object]) -> None:
+        from accelerate import PartialState
 
-        metrics = train_and_publish(getattr(jobs, cls.job), data_args, model_args, training_args)
-        if training_args.should_log:
-            print_metrics(metrics)
+        from emocap import steps
+        from emocap.commands.printing import print_result
+
+        result = getattr(steps, cls.step)(options.pop("dataset"), **options)
+        if PartialState().is_main_process:
+            print_result(result)
 
 
 class TrainTeacher(Training):
     """train a teacher on human labels"""
 
-    job = "train_teacher"
+    step = "train_teacher"
 
 
 class TrainStudent(Training):
     """train a student"""
 
-    job = "train_student"
+    step = "train_student"
 
 
 class Finetune(Training):
     """fine-tune onto the target: AnB, AnB+ and controls"""
 
-    job = "finetune"
+    step = "finetune"

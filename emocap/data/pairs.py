@@ -89,7 +89,7 @@ class PairDataset(torch.utils.data.Dataset):
     Args:
         table: rows of the table of pairs; for a student with photos, one that passed `with_pixels`.
         processor: an `EmocapProcessor`.
-        label_column: the column of targets, or None: see `label_matrix`.
+        labels: the targets, float32 `(rows, L)`, or their column, see `label_matrix`; None: batches have none.
         modalities: "both", or "text" or "image" alone.
 
     Attributes:
@@ -99,7 +99,13 @@ class PairDataset(torch.utils.data.Dataset):
         num_truncated: how many of them are longer than the processor's `max_length` tokens, and were cut there.
     """
 
-    def __init__(self, table: datasets.Dataset, processor, label_column: str | None = None, modalities: str = "both"):
+    def __init__(
+        self,
+        table: datasets.Dataset,
+        processor,
+        labels: str | np.ndarray | None = None,
+        modalities: str = "both",
+    ):
         if modalities not in MODALITIES:
             raise ValueError(f"modalities is '{modalities}'; it must be one of {', '.join(MODALITIES)}.")
         self.processor = processor
@@ -125,7 +131,8 @@ class PairDataset(torch.utils.data.Dataset):
         self.row_of_pair = np.repeat(np.arange(len(table)), [max(len(own), 1) for own in captions])
         self.token_ids, self.token_starts, self.num_truncated = tokenise(processor, captions)
         self.num_captions = sum(map(len, captions))
-        self.labels = None if label_column is None else torch.from_numpy(label_matrix(table, label_column))
+        labels = label_matrix(table, labels) if isinstance(labels, str) else labels
+        self.labels = None if labels is None else torch.from_numpy(labels)
 
     def __len__(self) -> int:
         return len(self.row_of_pair)

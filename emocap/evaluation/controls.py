@@ -14,6 +14,7 @@ from emocap.evaluation.calibration import fit_thresholds
 from emocap.evaluation.scoring import predict_probabilities, prepare_table, score_table
 from emocap.metrics import (
     GREATER_IS_BETTER,
+    Bootstrap,
     compute_metrics,
     intervals,
     prior_probabilities,
@@ -82,7 +83,7 @@ def measure_controls(
         found["shuffled_captions"] = by_picture, thresholds
     validation = tables.get("validation")
     found |= regression_baselines(train, validation, table, encoder, label_column, photos=pairs.reads_photos)
-    draws = {"groups": truth.groups, "num_resamples": num_resamples, "seed": seed, "keys": GAIN_KEYS}
+    draws = {"bootstrap": Bootstrap(num_resamples, seed, truth.groups), "keys": GAIN_KEYS}
     own = compute_metrics(probabilities, truth.labels), resampled_metrics(probabilities, truth.labels, **draws)
     metrics = {}
     for name, (scores, cut) in found.items():

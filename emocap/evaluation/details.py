@@ -5,10 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from datasets import Dataset
 
-from emocap.data.pairs import label_matrix
 from emocap.data.schema import label_names
 from emocap.metrics import compute_metrics
-from emocap.metrics.metrics import BCE_CLIP, ECE_BINS, THRESHOLD, row_ranking_precisions
+from emocap.metrics.metrics import ECE_BINS, THRESHOLD, cross_entropies, row_ranking_precisions
 
 __all__ = ["average_precisions", "describe", "human_metrics"]
 
@@ -67,7 +66,7 @@ def human_metrics(
 def describe(
     probabilities: np.ndarray,
     table: Dataset,
-    label_column: str = "labels",
+    labels: np.ndarray,
     thresholds: Sequence[float] | None = None,
 ) -> dict[str, object]:
     """What the report draws of one evaluation, as plain lists.
@@ -75,7 +74,7 @@ def describe(
     Args:
         probabilities: float `(N, L)` for the rows of `table`.
         table: the split.
-        label_column: the truth.
+        labels: float `(N, L)`, its truth.
         thresholds: as in `compute_metrics`.
 
     Returns:
@@ -87,7 +86,7 @@ def describe(
         - `examples`: the rows that the model ranks best and worst (`lrap` of the row; ties by binary cross-entropy),
           `{"image_id", "kind", "predicted", "truth"}`, emotions by falling probability.
     """
-    labels, names = label_matrix(table, label_column), label_names(table)
+    names = label_names(table)
     true = labels >= THRESHOLD
     cut = THRESHOLD if thresholds is None else np.asarray(thresholds)
     predicted = probabilities >= cut
@@ -126,8 +125,7 @@ def _examples(
     probabilities: np.ndarray, labels: np.ndarray, names: Sequence[str], image_ids: Sequence[str]
 ) -> list[dict[str, object]]:
     true = labels >= THRESHOLD
-    clipped = np.clip(probabilities, BCE_CLIP, 1 - BCE_CLIP)
-    entropy = -(labels * np.log(clipped) + (1 - labels) * np.log1p(-clipped)).mean(axis=1)
+    entropy = cross_entropies(probabilities, labels).mean(axis=1)
     rows = np.flatnonzero(true.any(axis=1))
     ranked = rows[np.lexsort((entropy[rows], -row_ranking_precisions(probabilities, true)[rows]))]
     number = min(NUM_EXAMPLES, len(ranked) // 2)

@@ -1,6 +1,7 @@
 """What an evaluation makes of a model's probabilities, on a table or of one pair."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from transformers import PreTrainedConfig, pipeline
 
 from emocap.data.pairs import PairDataset, label_matrix
 from emocap.data.schema import label_names
-from emocap.data.storage import write_json
+from emocap.data.storage import load_table, write_json
 from emocap.data.truth import Truth, read_truth
 from emocap.evaluation.baselines import check_scikit_learn
 from emocap.evaluation.calibration import fit_decisions, fit_thresholds
@@ -29,6 +30,7 @@ from emocap.evaluation.scoring import (
 )
 from emocap.metrics import (
     VOTE_KEYS,
+    Bootstrap,
     break_ties,
     compute_metrics,
     compute_with_prior,
@@ -36,9 +38,9 @@ from emocap.metrics import (
     prior_probabilities,
     resampled_metrics,
 )
-from emocap.records import write_metrics
+from emocap.records import Result, write_metrics
 
-__all__ = ["calibrate", "evaluate", "evaluate_checkpoint", "predict"]
+__all__ = ["calibrate", "evaluate", "measure", "predict"]
 
 CEILINGS = {"ceiling/": "", "ceiling_text/": "_text", "ceiling_image/": "_image"}
 """Prefixes of the metrics of exact posteriors, and how the columns of what they know end."""
@@ -48,11 +50,75 @@ NO_CEILING = ("ece", "num_examples")
 
 
 def evaluate(
+    model: str | os.PathLike,
+    tables: DatasetDict | str | os.PathLike,
+    split: str = "test",
+    *,
+    label_column: str = "labels",
+    batch_size: int = 64,
+    modalities: str | None = None,
+    num_resamples: int = 1000,
+    output: str | Path | None = None,
+    controls: bool = False,
+    encoder: str | None = None,
+) -> Result:
+    """Every metric of a model on one split; labels and features are checked before the model is loaded.
+
+    Args:
+        model: folder or Hub id of a teacher or student, or the result that it came with.
+        tables: a table with labels and a split `train`, or its folder or Hub id.
+        split: the one measured.
+        label_column: the truth.
+        batch_size: pairs a step.
+        modalities: what the model sees; by default what it was trained to read.
+        num_resamples: bootstrap draws behind the intervals; 0: none.
+        output: where the metrics are written as JSON, and beside them what the report draws, see `details_path`.
+        controls: measure those of `measure_controls` too.
+        encoder: the frozen encoder among them; by default the body that the run started from.
+    """
+    if controls:
+        check_scikit_learn()
+    model_name_or_path, tables = os.fspath(model), tables if isinstance(tables, DatasetDict) else load_table(tables)
+    if split not in tables or "train" not in tables:
+        missing = split if split not in tables else "train"
+        raise ValueError(
+            f"The data set has no split '{missing}' (splits: {', '.join(tables)}); the prior needs 'train'."
+        )
+    config = load_config(model_name_or_path)
+    check_labels(config, label_names(tables), model_name_or_path)
+    check_features(config, tables[split], model_name_or_path)
+    truth, taught = read_truth(tables[split], label_column), label_matrix(tables["train"], label_column)
+    for name, labels in ((split, truth.labels), ("train", taught)):
+        if not len(labels):
+            raise ValueError(f"The {name} split is empty; add rows or choose another split.")
+    network, processor = load_model(model_name_or_path)
+    pairs = read_pairs(network, processor, tables[split], modalities)
+    probabilities = pairs.mean_over_captions(predict_probabilities(network, pairs, batch_size))
+    prior = prior_probabilities(taught)
+    metrics = measure(probabilities, tables[split], truth, prior, config.thresholds, num_resamples)
+    metrics |= {"split": split, "truth": label_column, "truncated_captions": pairs.truncated_captions}
+    if controls:
+        metrics |= measure_controls(
+            network,
+            processor,
+            tables,
+            split,
+            probabilities,
+            label_column,
+            encoder=encoder or body_of_run(model_name_or_path),
+            batch_size=batch_size,
+            num_resamples=num_resamples or 1000,
+        )
+    if output is not None:
+        write_metrics(output, metrics, describe(probabilities, tables[split], truth.labels, config.thresholds))
+    return Result(metrics, model_name_or_path)
+
+
+def measure(
     probabilities: np.ndarray,
     table: datasets.Dataset,
-    train: datasets.Dataset,
-    label_column: str = "labels",
-    prior_column: str | None = None,
+    truth: Truth,
+    prior: np.ndarray,
     thresholds: Sequence[float] | None = None,
     num_resamples: int = 1000,
 ) -> dict[str, float | str | None]:
@@ -60,12 +126,11 @@ def evaluate(
 
     Args:
         probabilities: float `(rows, L)` for the rows of `table`.
-        table: the split, with human labels.
-        train: the training split, on which the prior is fitted.
-        label_column: the truth.
-        prior_column: the labels of `train`; by default `label_column`. A table of pseudo-labels has no others.
+        table: the split.
+        truth: what `read_truth` read of it.
+        prior: float `(L,)`, the constant answer, from the training split.
         thresholds: from which each emotion counts as predicted; 0.5 by default. Where they are given, the prior
-            decides at its own best on `train`, and a ceiling at the best for these very rows, being an upper bound.
+            decides at its own best, and a ceiling at the best for these very rows, being an upper bound.
         num_resamples: bootstrap draws, of images or of their groups, behind the 95 % intervals `KEY_low` and
             `KEY_high`; 0: no intervals.
 
@@ -75,13 +140,12 @@ def evaluate(
         `num_groups` where rows have a `group`; and `decisions`, "fitted" or "0.5". Against votes, probabilities of a
         label among several reactions count as one reaction's, see `one_reaction`.
     """
-    truth = read_truth(table, label_column)
     labels, votes, asked, groups = truth
-    prior = prior_probabilities(label_matrix(train, prior_column or label_column))
     metrics = compute_with_prior(probabilities, labels, prior, votes, thresholds, asked)
     if num_resamples:
-        how = {"groups": groups, "num_annotators": asked, "num_resamples": num_resamples}
-        metrics |= intervals(resampled_metrics(probabilities, labels, votes, thresholds, **how), metrics)
+        draws = Bootstrap(num_resamples, groups=groups)
+        drawn = resampled_metrics(probabilities, labels, votes, thresholds, asked, bootstrap=draws)
+        metrics |= intervals(drawn, metrics)
     for prefix, known in CEILINGS.items():
         if f"bayes_probabilities{known}" in table.features:
             best = ceiling_metrics(table, known, truth, decides=thresholds is not None)
@@ -102,67 +166,6 @@ def ceiling_metrics(table: datasets.Dataset, known: str, truth: Truth, decides: 
     if truth.votes is not None and f"bayes_shares{known}" in table.features:
         shares = compute_metrics(label_matrix(table, f"bayes_shares{known}"), truth.labels, truth.votes)
         metrics |= {key: shares[key] for key in VOTE_KEYS}
-    return metrics
-
-
-def evaluate_checkpoint(
-    model_name_or_path: str,
-    tables: DatasetDict,
-    split: str = "test",
-    *,
-    label_column: str = "labels",
-    batch_size: int = 64,
-    modalities: str | None = None,
-    num_resamples: int = 1000,
-    output: str | Path | None = None,
-    controls: bool = False,
-    encoder: str | None = None,
-) -> dict[str, float | str | None]:
-    """Metrics of a checkpoint on one split; labels and features are checked before the model is loaded.
-
-    With `output` they are written there as JSON, and what the report draws beside them, see `details_path`. With
-    `controls` those of `measure_controls` are among them; `encoder` is by default the body that the run started from.
-    """
-    if controls:
-        check_scikit_learn()
-    if split not in tables or "train" not in tables:
-        missing = split if split not in tables else "train"
-        raise ValueError(
-            f"The data set has no split '{missing}' (splits: {', '.join(tables)}); the prior needs 'train'."
-        )
-    config = load_config(model_name_or_path)
-    check_labels(config, label_names(tables), model_name_or_path)
-    check_features(config, tables[split], model_name_or_path)
-    for name in (split, "train"):
-        if not len(label_matrix(tables[name], label_column)):
-            raise ValueError(f"The {name} split is empty; add rows or choose another split.")
-    model, processor = load_model(model_name_or_path)
-    pairs = read_pairs(model, processor, tables[split], modalities)
-    probabilities = pairs.mean_over_captions(predict_probabilities(model, pairs, batch_size))
-    metrics = evaluate(
-        probabilities,
-        tables[split],
-        tables["train"],
-        label_column,
-        thresholds=config.thresholds,
-        num_resamples=num_resamples,
-    )
-    metrics |= {"split": split, "truth": label_column, "truncated_captions": pairs.truncated_captions}
-    if controls:
-        encoder = encoder or body_of_run(model_name_or_path)
-        metrics |= measure_controls(
-            model,
-            processor,
-            tables,
-            split,
-            probabilities,
-            label_column,
-            encoder=encoder,
-            batch_size=batch_size,
-            num_resamples=num_resamples or 1000,
-        )
-    if output is not None:
-        write_metrics(output, metrics, describe(probabilities, tables[split], label_column, config.thresholds))
     return metrics
 
 

@@ -10,7 +10,8 @@ from emocap.data.pairs import PairDataset
 from emocap.data.storage import csv_rows, read_text
 from emocap.data.truth import row_groups
 from emocap.evaluation.scoring import check_features, load_config, load_model, prepare_table, score_table
-from emocap.metrics import intervals, resample_weights
+from emocap.metrics import Bootstrap, intervals
+from emocap.records import Result
 
 __all__ = ["evaluate_valence", "expected_valence", "read_norms", "spearman"]
 
@@ -87,8 +88,7 @@ def evaluate_valence(
     splits: Sequence[str] | None = None,
     batch_size: int = 64,
     num_resamples: int = 1000,
-    seed: int = 0,
-) -> dict[str, float | int | str]:
+) -> Result:
     """Spearman correlation of a model's expected valence with people's mean rating, from words, picture and both.
 
     The model's emotions need not be the table's: a teacher of Socratis meets OASIS here without having learned on it.
@@ -99,7 +99,7 @@ def evaluate_valence(
         norms_path: see `read_norms`.
         splits: those to use; all by default. A model that was trained on this table wants its test split alone.
         batch_size: pairs a step.
-        num_resamples, seed: of the bootstrap over images, or over their groups.
+        num_resamples: of the bootstrap over images, or over their groups.
 
     Returns:
         For each of `both`, `text` and `image` that the model reads `spearman/NAME` with `_low` and `_high` (95 %), for
@@ -138,20 +138,18 @@ def evaluate_valence(
         name: expected_valence(score_table(model, processor, shown, batch_size, name), norms) for name in modalities
     }
     groups = row_groups(shown)
-    metrics = correlations(scores, people[rows], num_resamples, seed, groups)
+    metrics = correlations(scores, people[rows], Bootstrap(num_resamples, groups=groups))
     metrics |= {"num_examples": len(rows), "split": "+".join(splits)}
-    return metrics if groups is None else metrics | {"num_groups": len(np.unique(groups))}
+    metrics |= {} if groups is None else {"num_groups": len(np.unique(groups))}
+    return Result(metrics, model_name_or_path)
 
 
-def correlations(
-    scores: dict[str, np.ndarray], people: np.ndarray, num_resamples: int, seed: int, groups: np.ndarray | None = None
-) -> dict[str, float | None]:
+def correlations(scores: dict[str, np.ndarray], people: np.ndarray, bootstrap: Bootstrap) -> dict[str, float | None]:
     """Spearman of each score, float `(N,)`, with people's, and of `both` over the others, with 95 % intervals on the
-    same draws of images, or of their `groups`, int `(N,)`. Of scores `(S, N)`, of as many models, the
-    means over the models."""
+    same draws. Of scores `(S, N)`, of as many models, the means over the models."""
     draws = [
         np.repeat(np.arange(len(people)), own.astype(np.intp))
-        for weights in resample_weights(len(people), num_resamples, seed, groups)
+        for weights in bootstrap.weights(len(people))
         for own in weights.T
     ]
 

@@ -1,6 +1,6 @@
 """Metrics of multi-label emotion prediction."""
 
-from emocap.metrics.bootstrap import FEW_UNITS, intervals, paired_gain, resample_weights, resampled_metrics
+from emocap.metrics.bootstrap import FEW_UNITS, Bootstrap, intervals, resampled_metrics
 from emocap.metrics.metrics import (
     GREATER_IS_BETTER,
     METRIC_KEYS,
@@ -21,6 +21,7 @@ __all__ = [
     "GREATER_IS_BETTER",
     "METRIC_KEYS",
     "VOTE_KEYS",
+    "Bootstrap",
     "break_ties",
     "chance_map_macro",
     "check_metric",
@@ -28,10 +29,8 @@ __all__ = [
     "compute_with_prior",
     "intervals",
     "one_reaction",
-    "paired_gain",
     "prior_probabilities",
     "prior_threshold",
-    "resample_weights",
     "resampled_metrics",
     "t_interval",
 ]

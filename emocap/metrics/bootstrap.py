@@ -2,17 +2,18 @@
 far each metric would move with others.
 
 A resample is a vector of multiplicities, so nothing is measured again: every metric is a function of weighted sums,
-and scores are sorted once. Two models scored with one `seed` meet the same resamples: subtract what they give, and
-the differences are paired.
+and scores are sorted once. Two models scored with one `Bootstrap` meet the same resamples: subtract what they
+give, and the differences are paired.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from emocap.metrics import metrics as single
 
-__all__ = ["FEW_UNITS", "intervals", "paired_gain", "resample_weights", "resampled_metrics"]
+__all__ = ["FEW_UNITS", "Bootstrap", "intervals", "resampled_metrics"]
 
 CHUNK = 2**22
 """Numbers in flight: entries that share a label (or all of them, for `map_micro`) times resamples."""
@@ -21,16 +22,43 @@ FEW_UNITS = 50
 """Images, or groups of them, below which an interval by resampling them is too narrow to be taken at its word."""
 
 
+@dataclass(frozen=True)
+class Bootstrap:
+    """What is drawn anew: `num_resamples` times as many images, or groups, as there are.
+
+    Attributes:
+        num_resamples: draws.
+        seed: of the draws; equal seeds and groups (or numbers of images) give equal draws.
+        groups: int `(N,)`, the group of each image, drawn whole; None: each image is its own.
+    """
+
+    num_resamples: int = 1000
+    seed: int = 0
+    groups: np.ndarray | None = None
+
+    def weights(self, num_rows: int) -> Iterator[np.ndarray]:
+        """Multiplicities of the rows, float64 `(num_rows, resamples)`, a chunk of resamples at a time; rows of one
+        group have one multiplicity."""
+        rng = np.random.default_rng(self.seed)
+        member = np.arange(num_rows) if self.groups is None else np.unique(self.groups, return_inverse=True)[1]
+        units = member.max() + 1
+        size = max(1, min(self.num_resamples, CHUNK // num_rows))
+        for start in range(0, self.num_resamples, size):
+            number = min(size, self.num_resamples - start)
+            weights = np.empty((num_rows, number))
+            for column in range(number):
+                weights[:, column] = np.bincount(rng.integers(units, size=units), minlength=units)[member]
+            yield weights
+
+
 def resampled_metrics(
     probabilities: np.ndarray,
     labels: np.ndarray,
     votes: np.ndarray | None = None,
     thresholds: np.ndarray | float | None = None,
-    *,
-    groups: np.ndarray | None = None,
     num_annotators: np.ndarray | None = None,
-    num_resamples: int = 1000,
-    seed: int = 0,
+    *,
+    bootstrap: Bootstrap = Bootstrap(),
     keys: tuple[str, ...] | None = None,
     centred: bool = True,
 ) -> dict[str, np.ndarray]:
@@ -42,33 +70,24 @@ def resampled_metrics(
 
     Args:
         probabilities, labels, votes, thresholds, num_annotators: as in `compute_metrics`.
-        groups: int `(N,)`, the group of each image, drawn whole; None: each image is its own.
-        num_resamples: draws of as many images, or groups, as there are.
-        seed: of the draws; equal seeds and groups (or numbers of images) give equal draws.
+        bootstrap: the draws.
         keys: the metrics wanted, all by default. `map_micro` sorts all N * L entries and takes most of the time.
         centred: False leaves the draws as they fell.
 
     Returns:
-        float64 `(num_resamples,)` for each key, NaN in resamples that leave it undefined.
+        float64 `(bootstrap.num_resamples,)` for each key, NaN in resamples that leave it undefined.
     """
-    probabilities = single._checked(probabilities, "probabilities", upper=1.0)
-    labels = single._checked(labels, "labels", upper=1.0, shape=probabilities.shape)
+    probabilities, labels, votes = single.checked_arrays(probabilities, labels, votes)
     true = labels >= single.THRESHOLD
-    predicted = probabilities >= single._checked_thresholds(thresholds, true.shape[1])
     wanted = [key for key in single.METRIC_KEYS if keys is None or key in keys]
     if votes is None:
         wanted = [key for key in wanted if key not in single.VOTE_KEYS]
-    else:
-        votes = single._checked(votes, "votes", upper=np.iinfo(np.int32).max, shape=probabilities.shape)
-    shares = probabilities
-    if votes is not None and num_annotators is not None:
-        shares = single.one_reaction(probabilities, num_annotators)
-    per_row = _per_row(probabilities, labels, true, predicted, votes, shares)
-    sums = {name: values for name, values in per_row.items() if _needed(name, wanted)}
+    rows = single.row_values(probabilities, labels, votes, thresholds, num_annotators)
+    sums = {name: values for name, values in _summands(rows, probabilities, labels).items() if _needed(name, wanted)}
     rankings = _rankings(probabilities, true) if "map_macro" in wanted else []
     micro = _Ranking(probabilities.reshape(-1), true.reshape(-1), true.shape[1]) if "map_micro" in wanted else None
     parts = []
-    for weights in resample_weights(len(true), num_resamples, seed, groups):
+    for weights in bootstrap.weights(len(true)):
         weighted = {name: np.tensordot(weights, values, axes=(0, 0)) for name, values in sums.items()}
         part = _ratios(weighted, true.shape[1])
         if rankings:
@@ -78,7 +97,7 @@ def resampled_metrics(
         if micro is not None:
             part["map_micro"] = micro.average_precision(weights)
         parts.append(part)
-    nothing = np.full(num_resamples, np.nan)  # map_macro where no label has a positive at all
+    nothing = np.full(bootstrap.num_resamples, np.nan)  # map_macro where no label has a positive at all
     drawn = {key: np.concatenate([part[key] for part in parts]) if key in parts[0] else nothing for key in wanted}
     if not centred:
         return drawn
@@ -117,66 +136,23 @@ def intervals(
     return bounds
 
 
-def paired_gain(
-    better: dict[str, np.ndarray], other: dict[str, np.ndarray], key: str, confidence: float = 0.95
-) -> tuple[float, float]:
-    """Percentile interval of `better` minus `other` on the same resamples; clear of 0, it is no chance."""
-    bounds = intervals({key: better[key] - other[key]}, confidence=confidence)
-    return bounds[f"{key}_low"], bounds[f"{key}_high"]
-
-
-def resample_weights(
-    num_rows: int, num_resamples: int, seed: int, groups: np.ndarray | None = None
-) -> Iterator[np.ndarray]:
-    """Multiplicities of the rows, float64 `(num_rows, resamples)`, a chunk of resamples at a time; rows of one of the
-    `groups` (`(num_rows,)`) have one multiplicity."""
-    rng = np.random.default_rng(seed)
-    member = np.arange(num_rows) if groups is None else np.unique(groups, return_inverse=True)[1]
-    units = member.max() + 1
-    size = max(1, min(num_resamples, CHUNK // num_rows))
-    for start in range(0, num_resamples, size):
-        number = min(size, num_resamples - start)
-        weights = np.empty((num_rows, number))
-        for column in range(number):
-            weights[:, column] = np.bincount(rng.integers(units, size=units), minlength=units)[member]
-        yield weights
-
-
-def _per_row(probabilities, labels, true, predicted, votes, shares) -> dict[str, np.ndarray]:
-    """What each row adds to the sums that the metrics are made of, `(N,)` or `(N, k)`; `shares` are compared with the
-    votes."""
-    has_label = true.any(axis=1)
-    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :3]
-    hits = np.take_along_axis(true, best, axis=1) & has_label[:, None]
-    num_true = true.sum(axis=1)
-    clipped = np.clip(probabilities, single.BCE_CLIP, 1 - single.BCE_CLIP)
-    both, either = (predicted & true).sum(axis=1), (predicted | true).sum(axis=1)
-    rows = {
-        "rows": np.ones(len(true)),
-        "has_label": has_label.astype(float),
-        **{f"top{k}_accuracy": hits[:, :k].any(axis=1).astype(float) for k in (1, 2, 3)},
-        "precision_at_3": hits.sum(axis=1) / best.shape[1],
-        "recall_at_3": hits.sum(axis=1) / np.maximum(num_true, 1),
-        "lrap": single.row_ranking_precisions(probabilities, true),
-        "jaccard": both / np.maximum(either, 1),
+def _summands(rows: dict[str, np.ndarray], probabilities: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """What each row adds to the sums that the metrics are made of, float64 `(N,)` or `(N, k)`."""
+    sums = {name: values.astype(np.float64) for name, values in rows.items() if not name.endswith("_entropy")}
+    for key in single.LABELLED_KEYS:
+        sums[key] *= sums["has_label"]
+    sums |= {
+        "rows": np.ones(len(labels)),
         "brier": ((probabilities - labels) ** 2).mean(axis=1),
-        "bce": -(labels * np.log(clipped) + (1 - labels) * np.log1p(-clipped)).mean(axis=1),
-        "f1_hits": (predicted & true).astype(float),
-        "f1_total": predicted.astype(float) + true,
-        "ece": _bin_gaps(probabilities, labels),
+        "bce": single.cross_entropies(probabilities, labels).mean(axis=1),
+        "ece": single.bin_gaps(probabilities, labels, by_example=True),
     }
-    if votes is not None:
-        p, q = single._distributions(votes), single._distributions(shares)
-        voted = votes.any(axis=1).astype(float)
-        a, b = single._entropy(p), single._entropy(q)
-        rows["voted"] = voted
-        rows["jsd"] = single._jensen_shannon_divergence(p, q, a + b) * voted
-        rows["soft_f1"] = np.minimum(p, q).sum(axis=1) * voted
-        some = voted.astype(bool)
+    if "voted" in rows:
+        some, (a, b) = rows["voted"], (rows["crowd_entropy"], rows["model_entropy"])
         # centred first: differences of large sums would lose the small variances
         a, b = a - (a[some].mean() if some.any() else 0), b - (b[some].mean() if some.any() else 0)
-        rows["entropy_correlation"] = np.stack([a, b, a * a, b * b, a * b], axis=1) * voted[:, None]
-    return rows
+        sums["entropy_correlation"] = np.stack([a, b, a * a, b * b, a * b], axis=1) * sums["voted"][:, None]
+    return sums
 
 
 def _needed(name: str, wanted: list[str]) -> bool:
@@ -186,18 +162,10 @@ def _needed(name: str, wanted: list[str]) -> bool:
     )
 
 
-def _bin_gaps(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Sum of probability minus label over the entries of each row and bin, `(N, ECE_BINS)`."""
-    bins = np.maximum(np.ceil(probabilities * single.ECE_BINS).astype(np.intp) - 1, 0)
-    places = bins + single.ECE_BINS * np.arange(len(bins))[:, None]
-    gaps = np.bincount(places.ravel(), weights=(probabilities - labels).ravel(), minlength=len(bins) * single.ECE_BINS)
-    return gaps.reshape(len(bins), single.ECE_BINS)
-
-
 def _ratios(sums: dict[str, np.ndarray], num_labels: int) -> dict[str, np.ndarray]:
     """Metrics of each resample from its weighted sums, `(resamples,)` each."""
     part = {}
-    for key in ("top1_accuracy", "top2_accuracy", "top3_accuracy", "precision_at_3", "recall_at_3"):
+    for key in single.LABELLED_KEYS:
         if key in sums:
             part[key] = _divide(sums[key], sums["has_label"])
     for key in ("lrap", "jaccard", "brier", "bce"):

@@ -49,6 +49,9 @@ GREATER_IS_BETTER = {key: key not in ("brier", "ece", "jsd", "bce") for key in M
 VOTE_KEYS = ("jsd", "soft_f1", "entropy_correlation")
 """Those of the keys that need votes."""
 
+LABELLED_KEYS = ("top1_accuracy", "top2_accuracy", "top3_accuracy", "precision_at_3", "recall_at_3")
+"""Means over the examples that have a true label."""
+
 THRESHOLD = 0.5
 """A label is true at or above this value, and so is a prediction where no other threshold is given."""
 
@@ -108,24 +111,103 @@ def compute_metrics(
     Raises:
         ValueError: no examples, shapes that differ, NaN, values outside 0..1 or negative votes.
     """
-    probabilities = _checked(probabilities, "probabilities", upper=1.0)
-    labels = _checked(labels, "labels", upper=1.0, shape=probabilities.shape)
-    true = labels >= THRESHOLD
+    probabilities, labels, votes = checked_arrays(probabilities, labels, votes)
+    true, rows = labels >= THRESHOLD, row_values(probabilities, labels, votes, thresholds, num_annotators)
+    hits, total = rows["f1_hits"].sum(axis=0), rows["f1_total"].sum(axis=0)
     metrics = {
-        **_top_k(probabilities, true),
+        **{key: _mean(rows[key][rows["has_label"]]) for key in LABELLED_KEYS},
         **_average_precisions(probabilities, true),
-        "lrap": float(row_ranking_precisions(probabilities, true).mean()),
-        **_threshold_metrics(probabilities >= _checked_thresholds(thresholds, probabilities.shape[1]), true),
+        "lrap": float(rows["lrap"].mean()),
+        "f1_micro": float(2 * hits.sum() / max(total.sum(), 1)),
+        "f1_macro": float(np.mean(2 * hits / np.maximum(total, 1))),
+        "jaccard": float(rows["jaccard"].mean()),
         "brier": float(np.mean((probabilities - labels) ** 2)),
-        "ece": _expected_calibration_error(probabilities, labels),
+        "ece": float(np.abs(bin_gaps(probabilities, labels)).sum() / probabilities.size),
     }
     if votes is not None:
-        votes = _checked(votes, "votes", upper=np.iinfo(np.int32).max, shape=probabilities.shape)
-        shares = probabilities if num_annotators is None else one_reaction(probabilities, num_annotators)
-        metrics |= _vote_metrics(votes, shares)
-    metrics["bce"] = _binary_cross_entropy(probabilities, labels)
+        voted = rows["voted"]
+        metrics |= {key: _mean(rows[key][voted]) for key in ("jsd", "soft_f1")}
+        metrics["entropy_correlation"] = _correlation(*(rows[f"{who}_entropy"][voted] for who in ("crowd", "model")))
+    metrics["bce"] = float(np.mean(cross_entropies(probabilities, labels)))
     metrics["num_examples"] = len(probabilities)
     return metrics
+
+
+def row_values(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    votes: np.ndarray | None = None,
+    thresholds: np.ndarray | float | None = None,
+    num_annotators: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
+    """What each example adds to the metrics that are made of sums over examples; arguments as `checked_arrays` gives
+    them.
+
+    Returns:
+        `(N,)` under the metrics' own keys (0 where an example does not count), `has_label` and, with votes, `voted`,
+        whether it counts, `crowd_entropy` and `model_entropy`; `(N, L)` of `f1_hits` and `f1_total`.
+    """
+    true = labels >= THRESHOLD
+    predicted = probabilities >= _checked_thresholds(thresholds, true.shape[1])
+    has_label, num_true = true.any(axis=1), true.sum(axis=1)
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :3]
+    hits = np.take_along_axis(true, best, axis=1)
+    both, either = predicted & true, predicted | true
+    rows = {
+        "has_label": has_label,
+        **{f"top{k}_accuracy": hits[:, :k].any(axis=1) for k in (1, 2, 3)},
+        "precision_at_3": hits.sum(axis=1) / hits.shape[1],
+        "recall_at_3": hits.sum(axis=1) / np.maximum(num_true, 1),
+        "lrap": row_ranking_precisions(probabilities, true),
+        "jaccard": both.sum(axis=1) / np.maximum(either.sum(axis=1), 1),
+        "f1_hits": both,
+        "f1_total": predicted.astype(np.int64) + true,
+    }
+    if votes is not None:
+        voted = votes.any(axis=1)
+        shares = probabilities if num_annotators is None else one_reaction(probabilities, num_annotators)
+        p, q = _distributions(votes), _distributions(shares)
+        crowd, model = _entropy(p), _entropy(q)
+        rows |= {
+            "voted": voted,
+            "jsd": np.maximum(_entropy((p + q) / 2) - (crowd + model) / 2, 0.0) * voted,
+            "soft_f1": np.minimum(p, q).sum(axis=1) * voted,
+            "crowd_entropy": crowd,
+            "model_entropy": model,
+        }
+    return rows
+
+
+def checked_arrays(
+    probabilities: np.ndarray, labels: np.ndarray, votes: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """The three as float64 `(N, L)`.
+
+    Raises:
+        ValueError: as in `compute_metrics`.
+    """
+    probabilities = _checked(probabilities, "probabilities", upper=1.0)
+    labels = _checked(labels, "labels", upper=1.0, shape=probabilities.shape)
+    if votes is not None:
+        votes = _checked(votes, "votes", upper=np.iinfo(np.int32).max, shape=probabilities.shape)
+    return probabilities, labels, votes
+
+
+def cross_entropies(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Binary cross-entropy of each entry in nats, `(N, L)`."""
+    clipped = np.clip(probabilities, BCE_CLIP, 1 - BCE_CLIP)
+    return -(labels * np.log(clipped) + (1 - labels) * np.log1p(-clipped))
+
+
+def bin_gaps(probabilities: np.ndarray, labels: np.ndarray, by_example: bool = False) -> np.ndarray:
+    """Sum of probability minus label over the entries of each bin, `(1, ECE_BINS)`, or of each example and bin,
+    `(N, ECE_BINS)`: in `ece` the bins' weights cancel out."""
+    bins, number = np.maximum(np.ceil(probabilities * ECE_BINS).astype(np.intp) - 1, 0), 1
+    if by_example:
+        number = len(bins)
+        bins = bins + ECE_BINS * np.arange(number)[:, None]
+    weights = (probabilities - labels).ravel()
+    return np.bincount(bins.ravel(), weights=weights, minlength=number * ECE_BINS).reshape(number, ECE_BINS)
 
 
 def compute_with_prior(
@@ -325,18 +407,6 @@ def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if values.size else float("nan")
 
 
-def _top_k(probabilities: np.ndarray, true: np.ndarray) -> dict[str, float]:
-    has_label = true.any(axis=1)
-    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :3]
-    hits = np.take_along_axis(true, best, axis=1)[has_label]
-    num_hits, num_true = hits.sum(axis=1), true.sum(axis=1)[has_label]
-    return {
-        **{f"top{k}_accuracy": _mean(hits[:, :k].any(axis=1)) for k in (1, 2, 3)},
-        "precision_at_3": _mean(num_hits / hits.shape[1]),
-        "recall_at_3": _mean(num_hits / num_true),
-    }
-
-
 def _average_precisions(probabilities: np.ndarray, true: np.ndarray) -> dict[str, float]:
     by_label = [
         _average_precision(column, column_true)
@@ -370,36 +440,6 @@ def row_ranking_precisions(probabilities: np.ndarray, true: np.ndarray) -> np.nd
     return np.where(num_true > 0, precisions / np.maximum(num_true, 1), 1.0)
 
 
-def _threshold_metrics(predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
-    both, either = predicted & true, predicted | true
-    by_label, total_by_label = both.sum(axis=0), predicted.sum(axis=0) + true.sum(axis=0)
-    return {
-        "f1_micro": float(2 * by_label.sum() / max(total_by_label.sum(), 1)),
-        "f1_macro": float(np.mean(2 * by_label / np.maximum(total_by_label, 1))),
-        "jaccard": float(np.mean(both.sum(axis=1) / np.maximum(either.sum(axis=1), 1))),
-    }
-
-
-def _expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Sum over bins of |sum of probabilities - sum of labels|, over all entries: the bins' weights cancel out."""
-    bins = np.maximum(np.ceil(probabilities * ECE_BINS).astype(np.intp) - 1, 0)
-    gaps = np.bincount(bins.ravel(), weights=(probabilities - labels).ravel(), minlength=ECE_BINS)
-    return float(np.abs(gaps).sum() / probabilities.size)
-
-
-def _vote_metrics(votes: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    voted = votes.any(axis=1)
-    if not voted.all():
-        votes, probabilities = votes[voted], probabilities[voted]
-    p, q = _distributions(votes), _distributions(probabilities)
-    people, model = _entropy(p), _entropy(q)
-    return {
-        "jsd": _mean(_jensen_shannon_divergence(p, q, people + model)),
-        "soft_f1": _mean(np.minimum(p, q).sum(axis=1)),
-        "entropy_correlation": _correlation(people, model),
-    }
-
-
 def _distributions(values: np.ndarray) -> np.ndarray:
     """Rows that sum to 1; a row that is all zero becomes uniform."""
     totals = values.sum(axis=1, keepdims=True)
@@ -407,11 +447,6 @@ def _distributions(values: np.ndarray) -> np.ndarray:
         values = np.where(totals > 0, values, 1.0)
         totals = values.sum(axis=1, keepdims=True)
     return values / totals
-
-
-def _jensen_shannon_divergence(p: np.ndarray, q: np.ndarray, entropies: np.ndarray) -> np.ndarray:
-    """Of each row, in nats; `entropies` is that of p plus that of q."""
-    return np.maximum(_entropy((p + q) / 2) - entropies / 2, 0.0)
 
 
 def _entropy(p: np.ndarray) -> np.ndarray:
@@ -426,8 +461,3 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
         return float("nan")
     a, b = a - a.mean(), b - b.mean()
     return float(a @ b / np.sqrt((a @ a) * (b @ b)))
-
-
-def _binary_cross_entropy(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    clipped = np.clip(probabilities, BCE_CLIP, 1 - BCE_CLIP)
-    return float(-np.mean(labels * np.log(clipped) + (1 - labels) * np.log1p(-clipped)))

@@ -4,6 +4,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -28,17 +29,16 @@ from emocap.evaluation.scoring import (
     prepare_table,
 )
 from emocap.models import EmocapProcessor
-from emocap.pseudo_labels.selection import PseudoLabels, select_pseudo_labels
+from emocap.options import check_names
+from emocap.pseudo_labels.selection import PseudoLabels, Selection
 from emocap.pseudo_labels.statistics import label_statistics
 from emocap.records import STATISTICS_FILE
 from emocap.regions.extraction import is_result_of
 
-__all__ = ["LABEL_SHARES", "label_tables", "score_columns", "select_from_table"]
+__all__ = ["label_tables", "score_columns"]
 
 HUMAN_COLUMNS = ("labels", "soft_labels", "votes", "num_annotators")
 OWN_COLUMNS = ("emotion_scores", "caption_disagreement", "caption_scores", "emotions", "selected_for")
-
-LABEL_SHARES = ("prevalence", "balanced")
 
 
 def label_tables(
@@ -46,14 +46,9 @@ def label_tables(
     teacher: str,
     output_dir: str,
     *,
-    labels_per_image: int | None = 4,
-    images_per_label: int | None = None,
-    threshold: float | None = None,
-    label_shares: str | None = None,
-    min_confidence: float | None = None,
-    max_disagreement: float | None = None,
     batch_size: int = 64,
     bf16: bool | None = None,
+    **selection: object,
 ) -> DatasetDict:
     """Scores every split, selects pseudo-labels and saves the table with them.
 
@@ -69,30 +64,19 @@ def label_tables(
         tables: a table of pairs.
         teacher: folder or Hub id of an emocap model.
         output_dir: where the augmented table goes.
-        labels_per_image, images_per_label, threshold: see `select_pseudo_labels`.
-        label_shares: None; "prevalence": each emotion's best images, as large a share as carry it in the teacher's
-            training set; "balanced": the same share for each, so that `labels_per_image` is the mean. With either an
-            image may carry any number of emotions.
-        min_confidence: images whose highest score is lower get no labels.
-        max_disagreement: images whose `caption_disagreement` is higher get no labels.
         batch_size: pairs a step.
         bf16: bfloat16 autocast; None: on GPUs that have it.
+        selection: what becomes a label, see `Selection`.
 
     Raises:
+        TypeError: `Selection` has no such option.
         ValueError: features of another width than the teacher's, human labels in another order than the teacher's, a
             model of another family, a number out of range, or a teacher without prevalence where it is asked for:
             before anything is loaded. Weights or scores that are not finite.
     """
-    output = check_output_dir(output_dir)
+    check_names(selection, Selection.__dataclass_fields__, "Labelling")
+    output, selection = check_output_dir(output_dir), Selection(**selection)
     config = load_config(teacher)
-    selection = {
-        "labels_per_image": labels_per_image,
-        "images_per_label": images_per_label,
-        "threshold": threshold,
-        "label_shares": label_shares,
-        "min_confidence": min_confidence,
-        "max_disagreement": max_disagreement,
-    }
     check_job(tables, config, teacher, selection)
     ranks = launched_ranks()
     if not ranks.is_first:
@@ -140,28 +124,33 @@ def save_labelled(
     scored: dict[str, Dataset],
     config: PreTrainedConfig,
     origin: dict[str, object],
-    selection: dict[str, object],
+    selection: Selection,
     output_dir: str,
     fingerprint: str,
 ) -> None:
     """Selects within each split and writes the finished table and its statistics; photos and region features
     stay where `stored` has them."""
-    labelled, report = DatasetDict(), DataReport()
+    labelled, report, recorded = DatasetDict(), DataReport(), asdict(selection)
     for name, whole in tables.items():
         if not len(whole):
             continue
         split, new = without_unread_rows(without_old_labels(whole), scored[name], report)
         if not len(split):
             continue
-        chosen = selection_columns(select_from_table(new, split, config, **selection), config)
-        labelled[name] = concatenate_datasets([split, new, chosen], axis=1)
-        labelled[name]._fingerprint = job_fingerprint({"scores": fingerprint, **selection}, [whole])  # not the time
+        chosen = selection.select(
+            label_matrix(new, "emotion_scores"),
+            new.with_format("arrow")["caption_disagreement"][:].to_numpy(),
+            config.label_prevalence,
+            split["image_id"][:],
+        )
+        labelled[name] = concatenate_datasets([split, new, selection_columns(chosen, config)], axis=1)
+        labelled[name]._fingerprint = job_fingerprint({"scores": fingerprint, **recorded}, [whole])  # not the time
     if not labelled:
         raise ValueError(
             f"'{origin['teacher']}' reads {config.modalities or 'both'}, of which the data set's rows have nothing."
         )
-    report.extra |= {"selection": origin | selection, "fingerprint": fingerprint}
-    statistics = label_statistics(labelled, origin | selection, config.label_prevalence)
+    report.extra |= {"selection": origin | recorded, "fingerprint": fingerprint}
+    statistics = label_statistics(labelled, origin | recorded, config.label_prevalence)
     files = {STATISTICS_FILE: json.dumps(statistics, indent=2, ensure_ascii=False) + "\n"}
     save_table(labelled, output_dir, report, files, stored)
 
@@ -187,7 +176,7 @@ def score_columns(num_labels: int) -> Features:
     )
 
 
-def check_job(tables: DatasetDict, config: PreTrainedConfig, teacher: str, selection: dict[str, object]) -> None:
+def check_job(tables: DatasetDict, config: PreTrainedConfig, teacher: str, selection: Selection) -> None:
     """Refuses what cannot be done, before any model is loaded."""
     if not any(len(split) for split in tables.values()):
         raise ValueError("The data set has no rows to label.")
@@ -195,17 +184,12 @@ def check_job(tables: DatasetDict, config: PreTrainedConfig, teacher: str, selec
         check_features(config, split, teacher)
         if "labels" in split.features and "emotions" in split.features:  # human labels stay beside the teacher's
             check_labels(config, split.features["emotions"].feature.names, teacher)
-    for name in ("threshold", "min_confidence", "max_disagreement"):
-        if selection[name] is not None and not 0 <= selection[name] <= 1:
-            raise ValueError(f"{name} is {selection[name]}; expected a number in 0..1.")
-    if selection["label_shares"] not in (None, *LABEL_SHARES):
-        raise ValueError(f"label_shares is '{selection['label_shares']}'; expected one of {', '.join(LABEL_SHARES)}.")
-    if selection["label_shares"] == "prevalence" and config.label_prevalence is None:
+    if selection.label_shares == "prevalence" and config.label_prevalence is None:
         raise ValueError(
             f"The configuration of '{teacher}' has no label_prevalence, which label_shares 'prevalence' matches. "
             "Train the teacher again, or choose 'balanced'."
         )
-    select_pseudo_labels(np.zeros((0, config.num_labels)), **selection_options(config, **selection))
+    selection.select(np.zeros((0, config.num_labels)), np.zeros(0), config.label_prevalence, [])
 
 
 def scorer(
@@ -291,57 +275,6 @@ def without_unread_rows(split: Dataset, new: Dataset, report: DataReport) -> tup
         report.problem(image_id, "neither a caption nor a photo that the teacher reads", "row left out")
     kept = np.flatnonzero(~unread)
     return split.select(kept), new.select(kept)
-
-
-def select_from_table(
-    scored: Dataset,
-    rows: Dataset,
-    config: PreTrainedConfig,
-    *,
-    min_confidence: float | None = None,
-    max_disagreement: float | None = None,
-    **selection: object,
-) -> PseudoLabels:
-    """Selection among the rows of one split.
-
-    Args:
-        scored: the columns `emotion_scores` and `caption_disagreement`.
-        rows: the same rows with `image_id`.
-        config: the teacher's, with `label_prevalence`.
-        min_confidence, max_disagreement, selection: see `label_tables`.
-    """
-    scores = label_matrix(scored, "emotion_scores")
-    eligible = np.ones(len(scores), dtype=bool)
-    if min_confidence is not None and len(scores):
-        eligible &= scores.max(axis=1) >= min_confidence
-    if max_disagreement is not None:
-        disagreement = scored.with_format("arrow")["caption_disagreement"][:].to_numpy()
-        eligible &= ~(disagreement > max_disagreement)  # one caption alone, NaN here, disagrees with none
-    options = selection_options(config, **selection)
-    return select_pseudo_labels(scores, **options, eligible=eligible, image_ids=rows["image_id"][:])
-
-
-def selection_options(
-    config: PreTrainedConfig,
-    *,
-    labels_per_image: int | None,
-    images_per_label: int | None,
-    threshold: float | None,
-    label_shares: str | None = None,
-    **filters: object,
-) -> dict[str, object]:
-    """Arguments of `select_pseudo_labels`."""
-    options = {"labels_per_image": labels_per_image, "images_per_label": images_per_label, "threshold": threshold}
-    if label_shares == "prevalence":
-        options |= {"labels_per_image": None, "label_shares": config.label_prevalence}
-    elif label_shares == "balanced":
-        if labels_per_image is None or not 1 <= labels_per_image <= config.num_labels:
-            raise ValueError(
-                f"labels_per_image is {labels_per_image}; label_shares 'balanced' needs 1 to {config.num_labels}, the "
-                "mean number of emotions an image."
-            )
-        options |= {"labels_per_image": None, "label_shares": labels_per_image / config.num_labels}
-    return options
 
 
 def selection_columns(selection: PseudoLabels, config: PreTrainedConfig) -> Dataset:

@@ -1,12 +1,14 @@
 """Pseudo-labels: which emotions the teacher's scores give to each image, and which images stand for each emotion."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["PseudoLabels", "select_pseudo_labels"]
+__all__ = ["PseudoLabels", "Selection", "select_pseudo_labels"]
 
+LABEL_SHARES = ("prevalence", "balanced")
 
 BLOCK = 8192
 """Images ranked at a time."""
@@ -22,6 +24,78 @@ class PseudoLabels(NamedTuple):
 
     image_labels: list[list[int]]
     label_images: list[list[int]]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which of a teacher's scores become labels.
+
+    Attributes:
+        labels_per_image, images_per_label, threshold: see `select_pseudo_labels`.
+        label_shares: None; "prevalence": each emotion's best images, as large a share as carry it in the teacher's
+            training set; "balanced": the same share for each, so that `labels_per_image` is the mean. With either an
+            image may carry any number of emotions.
+        min_confidence: images whose highest score is lower get no labels.
+        max_disagreement: images whose `caption_disagreement` is higher get no labels.
+
+    Raises:
+        ValueError: a value out of range.
+    """
+
+    labels_per_image: int | None = 4
+    images_per_label: int | None = None
+    threshold: float | None = None
+    label_shares: str | None = None
+    min_confidence: float | None = None
+    max_disagreement: float | None = None
+
+    def __post_init__(self):
+        for name in ("threshold", "min_confidence", "max_disagreement"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name} is {value}; expected a number in 0..1.")
+        if self.label_shares not in (None, *LABEL_SHARES):
+            raise ValueError(f"label_shares is '{self.label_shares}'; expected one of {', '.join(LABEL_SHARES)}.")
+
+    def select(
+        self,
+        scores: np.ndarray,
+        disagreement: np.ndarray,
+        prevalence: Sequence[float] | None,
+        image_ids: Sequence[str],
+    ) -> PseudoLabels:
+        """The selection among some images.
+
+        Args:
+            scores: float `(N, L)`.
+            disagreement: float `(N,)`, NaN for an image of one caption, which disagrees with none.
+            prevalence: share of the teacher's training images that carry each label, where known.
+            image_ids: N ids.
+        """
+        eligible = np.ones(len(scores), dtype=bool)
+        if self.min_confidence is not None and len(scores):
+            eligible &= scores.max(axis=1) >= self.min_confidence
+        if self.max_disagreement is not None:
+            eligible &= ~(disagreement > self.max_disagreement)
+        number, shares = self.labels_per_image, None
+        if self.label_shares == "prevalence":
+            number, shares = None, prevalence
+        elif self.label_shares == "balanced":
+            if number is None or not 1 <= number <= scores.shape[1]:
+                raise ValueError(
+                    f"labels_per_image is {number}; label_shares 'balanced' needs 1 to {scores.shape[1]}, the mean "
+                    "number of emotions an image."
+                )
+            number, shares = None, number / scores.shape[1]
+        return select_pseudo_labels(
+            scores,
+            number,
+            self.images_per_label,
+            self.threshold,
+            label_shares=shares,
+            eligible=eligible,
+            image_ids=image_ids,
+        )
 
 
 def select_pseudo_labels(

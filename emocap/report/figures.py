@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from emocap.records import finite
 from emocap.report.drawing import INK, PALETTE, clean, legend, line_style, new_figure, styled, tip
-from emocap.report.tables import around, finite, value_text
+from emocap.report.tables import around, value_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,7 @@ from PIL import Image
 
 from emocap.data.storage import write_text
 from emocap.models.photo_emocap import to_rgb
-from emocap.records import GAIN_KEYS, details_path
+from emocap.records import GAIN_KEYS, details_path, finite, read_json
 from emocap.report.drawing import save_figure
 from emocap.report.figures import (
     confusion_figure,
@@ -27,14 +27,12 @@ from emocap.report.tables import (
     Runs,
     cell_text,
     control_rows,
-    finite,
     folders_of,
     format_table,
     groups,
     markdown_table,
     name_text,
     notes,
-    read_json,
     read_metrics,
     results_rows,
     setting_text,

@@ -1,13 +1,12 @@
 """Results of finished runs as rows, and the rows as text, from their metrics.json alone."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
-from emocap.data.storage import parse_json, read_text, write_text
-from emocap.metrics import FEW_UNITS, GREATER_IS_BETTER
-from emocap.records import CONTROLS, GAIN_KEYS
+from emocap.data.storage import write_text
+from emocap.metrics import GREATER_IS_BETTER
+from emocap.records import CONTROLS, GAIN_KEYS, Gain, Result
 
 __all__ = [
     "COLUMNS",
@@ -20,7 +19,6 @@ __all__ = [
     "markdown_table",
     "name_text",
     "notes",
-    "read_json",
     "results_rows",
     "setting_text",
     "update_block",
@@ -85,20 +83,19 @@ def results_rows(runs: Runs) -> list[dict[str, object]]:
         raise ValueError("There are no runs to report; give a name and a finished run's folder for each.")
     settings = {}
     for name in runs:
-        metrics = read_metrics(name, runs)
-        setting = {key: metrics.get(key) for key in ("split", "truth", "num_examples")}
-        settings.setdefault(tuple(setting.values()), (setting, {}))[1][name] = metrics
+        result = read_metrics(name, runs)
+        setting = {key: result.get(key) for key in ("split", "truth", "num_examples")}
+        settings.setdefault(tuple(setting.values()), (setting, {}))[1][name] = result
     rows = []
     for setting, group in settings.values():
         is_pseudo = setting["truth"] in PSEUDO_TRUTHS
         own = _reference_rows("prior", "prior", "prior/", group) + _reference_rows("chance", "prior", "chance/", group)
-        own += _with_best([_row(name, "model", "", metrics) for name, metrics in group.items()])
+        own += _with_best([_row(name, "model", "", result) for name, result in group.items()])
         own += [] if is_pseudo else _human_rows(group)
         for name, prefix in CEILINGS.items():
             # the people's own probabilities are no upper bound on the agreement with a labelling model
             own += [] if is_pseudo else _reference_rows(name, "ceiling", prefix, group)
-        units = [metrics.get("num_groups") or metrics.get("num_examples") or FEW_UNITS for metrics in group.values()]
-        shared = [PSEUDO_NOTE] * is_pseudo + [FEW_NOTE] * (min(units) < FEW_UNITS)
+        shared = [PSEUDO_NOTE] * is_pseudo + [FEW_NOTE] * any(result.is_few for result in group.values())
         rows += [{**row, **setting, "notes": [*shared, *row.get("notes", [])]} for row in own]
     return rows
 
@@ -108,52 +105,52 @@ def folders_of(runs: Runs, name: str) -> list[Path]:
     return [Path(own)] if isinstance(own, (str, Path)) else [Path(folder) for folder in own]
 
 
-def read_metrics(name: str, runs: Runs) -> dict[str, object]:
-    """A run's metrics.json; of several seeds their means, with `KEY_sd` and `num_seeds` and without intervals.
+def read_metrics(name: str, runs: Runs) -> Result:
+    """A run's figures; of several seeds their means, with `KEY_sd` and `num_seeds` and without intervals.
 
     Raises:
         ValueError: seeds that were measured on different rows.
     """
-    what = "the metrics that a finished run leaves in its folder"
-    several = [read_json(folder / "metrics.json", what) for folder in folders_of(runs, name)]
+    several = [Result.read(folder) for folder in folders_of(runs, name)]
     if len(several) == 1:
         return several[0]
     for key in ("split", "truth", "num_examples"):
         if len({own.get(key) for own in several}) > 1:
             raise ValueError(f"The runs of '{name}' differ in {key}: {[own.get(key) for own in several]}.")
-    merged = dict(several[0])
-    for key in [key for key in merged if key.endswith(("_low", "_high"))]:
-        del merged[key]
+    merged = {key: value for key, value in several[0].items() if not key.endswith(("_low", "_high"))}
     for key, value in list(merged.items()):
-        values = [finite(own.get(key)) if isinstance(own.get(key), float) else None for own in several]
+        values = [own.figure(key) for own in several]
         if isinstance(value, float) and None not in values:
             merged |= {key: fmean(values), f"{key}_sd": stdev(values)}
-    return merged | {"num_seeds": len(several)}
+    return Result(merged | {"num_seeds": len(several)})
 
 
-def control_rows(metrics: dict[str, object]) -> list[dict[str, object]]:
+def control_rows(result: Result) -> list[dict[str, object]]:
     """The controls in one run's metrics (see `emocap.evaluation.controls`): map_macro, the leads, intervals.
 
     Returns:
         Dicts of texts: `name`, `meaning`, `map_macro` and its `interval`, and `gains`, for each of `GAIN_KEYS` by how
         much the model is ahead and the interval ("–" where unknown).
     """
-    rows = []
-    for name, meaning in CONTROLS.items():
-        if finite(metrics.get(f"{name}/map_macro")) is None:
-            continue
-        key = f"{name}/map_macro"
-        row = {"name": name.replace("_", " "), "meaning": meaning, "map_macro": value_text(metrics[key])}
-        row["interval"] = _interval_text(metrics, key)
-        leads = [f"{name}/{own}_gain" for own in GAIN_KEYS]
-        row["gains"] = [(value_text(finite(metrics.get(lead))), _interval_text(metrics, lead)) for lead in leads]
-        rows.append(row)
-    return rows
+
+    def lead(gain: Gain | None) -> tuple[str, str]:
+        known = gain is not None and gain.low is not None
+        return (value_text(gain.value), interval_text(gain[1:])) if known else (value_text(None), "")
+
+    return [
+        {
+            "name": name.replace("_", " "),
+            "meaning": CONTROLS[name],
+            "map_macro": value_text(result.figure(f"{name}/map_macro")),
+            "interval": interval_text(result.interval(f"{name}/map_macro")),
+            "gains": [lead(result.gain(name, key)) for key in GAIN_KEYS],
+        }
+        for name in result.controls
+    ]
 
 
-def _interval_text(metrics: dict[str, object], key: str) -> str:
-    low, high = finite(metrics.get(f"{key}_low")), finite(metrics.get(f"{key}_high"))
-    return "" if low is None or high is None else f"{value_text(low)} to {value_text(high)}"
+def interval_text(bounds: Sequence[float] | None) -> str:
+    return "" if bounds is None else f"{value_text(bounds[0])} to {value_text(bounds[1])}"
 
 
 def format_table(rows: list[dict[str, object]]) -> str:
@@ -202,39 +199,23 @@ def markdown_table(rows: list[dict[str, object]]) -> str:
     return "\n\n".join([*blocks, *(f"{sign} {note}" for note, sign in notes(rows).items())])
 
 
-def read_json(path: Path, what: str) -> dict:
-    text = read_text(path, what)
-    try:
-        content = parse_json(text)
-    except ValueError as error:
-        raise ValueError(f"'{path}' is not JSON ({error}); expected {what}.") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"'{path}' holds a {type(content).__name__}; expected an object with {what}.")
-    return content
-
-
-def _row(name: str, kind: str, prefix: str, metrics: dict) -> dict[str, object]:
-    row = {"name": name, "kind": kind, **{key: finite(metrics.get(prefix + key)) for key in COLUMNS}}
+def _row(name: str, kind: str, prefix: str, result: Result) -> dict[str, object]:
+    row = {"name": name, "kind": kind, **{key: result.figure(prefix + key) for key in COLUMNS}}
     row |= {"beside": {}, "best": []}
-    if kind == "model" and "num_seeds" in metrics:
-        row["name"] = f"{name} ({metrics['num_seeds']} seeds)"
-    row["spread"] = {key: _interval_text(metrics, prefix + key) for key in COLUMNS}
+    if kind == "model" and "num_seeds" in result:
+        row["name"] = f"{name} ({result['num_seeds']} seeds)"
+    row["spread"] = {key: interval_text(result.interval(prefix + key)) for key in COLUMNS}
     for key in COLUMNS:
-        if kind == "model" and (deviation := finite(metrics.get(f"{key}_sd"))) is not None:
+        if kind == "model" and (deviation := result.figure(f"{key}_sd")) is not None:
             row["spread"][key] = f"± {value_text(deviation)}"
     return row
 
 
-def finite(value: float | None) -> float | None:
-    """The number, or None for what is none."""
-    return float(value) if value is not None and math.isfinite(value) else None
-
-
-def _reference_rows(name: str, kind: str, prefix: str, group: dict[str, dict]) -> list[dict[str, object]]:
+def _reference_rows(name: str, kind: str, prefix: str, group: dict[str, Result]) -> list[dict[str, object]]:
     """One row for each set of values that the runs of a group show; none where nothing is known."""
     variants = {}
-    for run, metrics in group.items():
-        row = _row(name, kind, prefix, metrics)
+    for run, result in group.items():
+        row = _row(name, kind, prefix, result)
         if any(row[key] is not None for key in COLUMNS):
             variants.setdefault(tuple(value_text(row[key]) for key in COLUMNS), (row, []))[1].append(run)
     if len(variants) == 1:
@@ -242,12 +223,12 @@ def _reference_rows(name: str, kind: str, prefix: str, group: dict[str, dict]) -
     return [{**row, "name": f"{name} ({', '.join(names)})"} for row, names in variants.values()]
 
 
-def _human_rows(group: dict[str, dict]) -> list[dict[str, object]]:
+def _human_rows(group: dict[str, Result]) -> list[dict[str, object]]:
     """One annotator, and in the same row each model scored on the same answers."""
     rows = []
-    for name, metrics in group.items():
-        row = _row(f"one annotator / {name}", "human", "human/", metrics)
-        row["beside"] = {key: finite(metrics.get(f"as_human/{key}")) for key in COLUMNS if row[key] is not None}
+    for name, result in group.items():
+        row = _row(f"one annotator / {name}", "human", "human/", result)
+        row["beside"] = {key: result.figure(f"as_human/{key}") for key in COLUMNS if row[key] is not None}
         rows += [row | {"notes": [AS_HUMAN_NOTE]}] if row["beside"] else []
     return rows
 

@@ -1,8 +1,10 @@
 """What a teacher of the built-in corpus starts from: an untrained VisualBERT and the vocabulary of its captions."""
 
+import os
 from collections import Counter
-from pathlib import Path
+from importlib import resources
 
+import yaml
 from datasets import DatasetDict
 from transformers import BertTokenizer, VisualBertConfig, VisualBertModel, set_seed
 
@@ -13,8 +15,20 @@ __all__ = ["make_body"]
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
-def make_body(tables: DatasetDict, folder: Path, settings: dict[str, int], seed: int = 0) -> None:
-    """An untrained VisualBERT and a WordPiece vocabulary of the corpus's own captions, saved like any checkpoint."""
+def make_body(
+    tables: DatasetDict, folder: str | os.PathLike, settings: dict[str, int] | None = None, seed: int = 0
+) -> None:
+    """An untrained VisualBERT and a WordPiece vocabulary of the corpus's own captions, saved like any checkpoint.
+
+    Args:
+        tables: the corpus with region features.
+        folder: where it goes.
+        settings: vocabulary and sizes, fields of `VisualBertConfig`; by default the quickstart's.
+        seed: of the weights.
+    """
+    if settings is None:
+        preset = resources.files("emocap.presets").joinpath("quickstart.yaml").read_text("utf-8")
+        settings = yaml.safe_load(preset)["body"]
     set_seed(seed)
     captions = [caption for split in ("train", "source") for own in tables[split]["captions"] for caption in own]
     tokenizer = make_tokenizer(captions, settings["vocab_size"])

@@ -7,12 +7,13 @@ import json
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import yaml
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
-from emocap.arguments import parse_arguments, teacher_parser
+from emocap.arguments import make_arguments, teacher_parser
 from emocap.data.pairs import label_matrix
 from emocap.data.schema import group_keys
 from emocap.data.storage import load_table, write_json
@@ -22,6 +23,7 @@ from emocap.evaluation.controls import gains
 from emocap.evaluation.scoring import load_model, score_table
 from emocap.metrics import (
     GREATER_IS_BETTER,
+    Bootstrap,
     chance_map_macro,
     check_metric,
     compute_metrics,
@@ -30,15 +32,26 @@ from emocap.metrics import (
     prior_threshold,
     resampled_metrics,
 )
+from emocap.records import Result
+from emocap.steps import train_teacher
 from emocap.studies.options import CrossValidationArguments
-from emocap.training.jobs import train_teacher
+from emocap.studies.skeleton import remember_plan
 
 __all__ = ["cross_validate", "fold_of"]
 
 VALIDATION_SHARE = 0.1
 
 
-def cross_validate(own: CrossValidationArguments, flags: list[str]) -> dict[str, object]:
+class Fold(NamedTuple):
+    """A finished fold: the setting chosen and every setting's validation score, the rows that it scored, and of model
+    and controls probabilities float `(rows, L)` and thresholds `(L,)`."""
+
+    chosen: dict[str, object]
+    test: Dataset
+    scores: dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+def cross_validate(own: CrossValidationArguments, flags: list[str]) -> Result:
     """Runs `emocap cross-validate`.
 
     The images fall into folds by a hash of their id, or of their group. For each fold every setting trains on the
@@ -58,24 +71,25 @@ def cross_validate(own: CrossValidationArguments, flags: list[str]) -> dict[str,
         `chance/map_macro`. `settings.json` has every setting's validation scores, `preset.yaml` the setting chosen
         most often.
     """
-    data_args, model_args, training_args = parse_arguments(teacher_parser(), flags)
+    check_scikit_learn()
+    check_metric(own.choose_by, "--choose_by")
     settings = [dict(chosen) for chosen in itertools.product(*map(parse_vary, own.vary))]
-    check(own, settings, flags)
-    output = Path(training_args.output_dir)
-    table = labelled_rows(load_table(data_args.dataset))
+    options = [teacher_parser().given([*flags, *setting_flags(setting)]) for setting in settings]
+    for each in options:
+        make_arguments(teacher_parser(), each)  # an unknown flag or value ends here
+    output, table = Path(options[0]["output_dir"]), labelled_rows(load_table(options[0]["dataset"]))
     check_metric(own.choose_by, "--choose_by", has_votes=known_votes(table) is not None)
     folds = make_folds(table, own.num_folds)
-    plan = {"num_folds": own.num_folds, "num_seeds": own.num_seeds, "vary": own.vary, "choose_by": own.choose_by,
-            "flags": flags}  # fmt: skip
-    remember_plan(output, plan)
-    scored = []
+    remember_plan(output, own.but() | {"flags": flags})
+    finished = []
     for fold in range(own.num_folds):
-        scored.append(run_fold(output / f"fold{fold}", table, folds, fold, settings, own, flags, model_args))
-        print(f"fold {fold}: {json.dumps(scored[-1]['chosen'])}", flush=True)
-    metrics = summarise(scored, truth_column(table))
+        tables = fold_tables(table, folds, fold)
+        finished.append(run_fold(output / f"fold{fold}", tables, settings, options, own))
+        print(f"fold {fold}: {json.dumps(finished[-1].chosen)}", flush=True)
+    metrics = summarise(finished, truth_column(table))
     write_json(output / "metrics.json", metrics)
-    write_choice(output, scored, settings, flags)
-    return metrics
+    write_choice(output, finished, settings, flags)
+    return Result(metrics)
 
 
 def parse_vary(text: str) -> list[tuple[str, str]]:
@@ -83,14 +97,6 @@ def parse_vary(text: str) -> list[tuple[str, str]]:
     if not name or not values:
         raise ValueError(f"--vary '{text}': expected FLAG=VALUE,VALUE such as learning_rate=5e-5,1e-4.")
     return [(name, value) for value in values.split(",")]
-
-
-def check(own: CrossValidationArguments, settings: list[dict[str, str]], flags: list[str]) -> None:
-    """Refuses bad settings before anything is loaded."""
-    check_scikit_learn()
-    check_metric(own.choose_by, "--choose_by")
-    for setting in settings:
-        parse_arguments(teacher_parser(), [*flags, *setting_flags(setting)])  # an unknown flag or value ends here
 
 
 def setting_flags(setting: dict[str, str]) -> list[str]:
@@ -139,55 +145,36 @@ def labelled_rows(tables: DatasetDict) -> Dataset:
     return concatenate_datasets(parts)
 
 
-def remember_plan(output: Path, plan: dict[str, object]) -> None:
-    """Writes the plan, or refuses a folder in which another one was begun."""
-    path = output / "plan.json"
-    output.mkdir(parents=True, exist_ok=True)
-    if not path.is_file():
-        write_json(path, plan)
-    elif (before := json.loads(path.read_text("utf-8"))) != plan:
-        differs = ", ".join(name for name in plan if before.get(name) != plan[name])
-        raise ValueError(f"'{output}' holds a cross-validation with other settings ({differs}); give a new folder.")
-
-
-def run_fold(folder, table, folds, fold, settings, own, flags, model_args) -> dict[str, object]:
-    """Trains every setting on the other folds, chooses on their validation rows and scores this fold once."""
-    test = table.select(np.flatnonzero(folds == fold))
+def fold_tables(table: Dataset, folds: np.ndarray, fold: int) -> DatasetDict:
+    """The rows of a fold as `test`; of the others a tenth as `validation`, the rest as `train`."""
     others = np.flatnonzero(folds != fold)
     kept_back = np.array([is_validation(key) for key in group_keys(table.select(others))])
-    train, validation = table.select(others[~kept_back]), table.select(others[kept_back])
-    if (folder / "chosen.json").is_file():
-        return {"chosen": json.loads((folder / "chosen.json").read_text("utf-8")), "test": test,
-                **read_scores(folder)}  # fmt: skip
-    if not (folder / "table" / "dataset_dict.json").is_file():
-        DatasetDict({"train": train, "validation": validation}).save_to_disk(str(folder / ".table"))
-        (folder / ".table").replace(folder / "table")
-    runs = {}
-    for index, setting in enumerate(settings):
-        for seed in range(own.num_seeds):
-            runs[index, seed] = folder / f"setting{index}_seed{seed}"
-            train_once(runs[index, seed], folder / "table", [*flags, *setting_flags(setting)], seed)
-    validated = [
-        float(np.mean([read_metric(runs[index, seed], own.choose_by) for seed in range(own.num_seeds)]))
-        for index in range(len(settings))
-    ]
-    best = best_of(validated, own.choose_by)
-    chosen = {"setting": settings[best], "validation": validated}
-    scores = baseline_scores(train, validation, test, model_args.model_name_or_path)
-    for seed in range(own.num_seeds):
-        model, processor = load_model(str(runs[best, seed]))
-        scores[f"seed{seed}"] = score_table(model, processor, test), np.array(model.config.thresholds)
-    arrays = {f"{name}/{part}": value for name, own_scores in scores.items()
-              for part, value in zip(("probabilities", "thresholds"), own_scores, strict=True)}  # fmt: skip
-    with open(folder / ".scores.npz", "wb") as file:
-        np.savez(file, **arrays)
-    (folder / ".scores.npz").replace(folder / "scores.npz")
-    write_json(folder / "chosen.json", chosen)
-    for (index, _), run in runs.items():
-        if index != best:
-            (run / "model.safetensors").unlink(missing_ok=True)
-    shutil.rmtree(folder / "table")
-    return {"chosen": chosen, "test": test, **read_scores(folder)}
+    rows = {"train": others[~kept_back], "validation": others[kept_back], "test": np.flatnonzero(folds == fold)}
+    return DatasetDict({name: table.select(own) for name, own in rows.items()})
+
+
+def run_fold(
+    folder: Path, tables: DatasetDict, settings: list[dict], options: list[dict], own: CrossValidationArguments
+) -> Fold:
+    """Trains every setting on the other folds, chooses on their validation rows and scores this fold once."""
+    test = tables.pop("test")  # no training sees it
+    if not (folder / "chosen.json").is_file():
+        seeds = range(own.num_seeds)
+        runs = [
+            [train_once(folder / f"setting{index}_seed{seed}", tables, each | {"seed": seed}) for seed in seeds]
+            for index, each in enumerate(options)
+        ]
+        validated = [float(np.mean([run[own.choose_by] for run in each])) for each in runs]
+        best = best_of(validated, own.choose_by)
+        scores = baseline_scores(tables, test, options[0]["model_name_or_path"])
+        for seed, run in enumerate(runs[best]):
+            model, processor = load_model(str(run.folder))
+            scores[f"seed{seed}"] = score_table(model, processor, test), np.array(model.config.thresholds)
+        write_scores(folder / "scores.npz", scores)
+        write_json(folder / "chosen.json", {"setting": settings[best], "validation": validated})
+        for run in itertools.chain.from_iterable(runs[:best] + runs[best + 1 :]):
+            (run.folder / "model.safetensors").unlink(missing_ok=True)
+    return Fold(json.loads((folder / "chosen.json").read_text("utf-8")), test, read_scores(folder / "scores.npz"))
 
 
 def best_of(values: list[float], metric: str) -> int:
@@ -195,42 +182,49 @@ def best_of(values: list[float], metric: str) -> int:
     return int((np.argmax if GREATER_IS_BETTER[metric] else np.argmin)(values))
 
 
-def train_once(run: Path, table: Path, flags: list[str], seed: int) -> None:
+def train_once(folder: Path, tables: DatasetDict, options: dict[str, object]) -> Result:
     """One training, unless it is done; a killed one goes on from its last checkpoint."""
-    if (run / "metrics.json").is_file():
-        return
-    resume = ["--resume_from_checkpoint", "true"] if list(run.glob("checkpoint-*")) else []
-    paths = ["--dataset", str(table), "--output_dir", str(run), "--seed", str(seed), "--push_to_hub", "false"]
-    train_teacher(*parse_arguments(teacher_parser(), [*flags, *paths, *resume]))
-    for checkpoint in run.glob("checkpoint-*"):
+    if (folder / "metrics.json").is_file():
+        return Result.read(folder)
+    if list(folder.glob("checkpoint-*")):
+        options["resume_from_checkpoint"] = "true"
+    del options["dataset"]
+    result = train_teacher(tables, **options | {"output_dir": folder, "push_to_hub": False})
+    for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
+    return result
 
 
-def read_metric(run: Path, key: str) -> float:
-    return json.loads((run / "metrics.json").read_text("utf-8"))[key]
+def write_scores(path: Path, scores: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """Under a temporary name, then renamed."""
+    arrays = {f"{name}/{part}": value for name, own in scores.items()
+              for part, value in zip(("probabilities", "thresholds"), own, strict=True)}  # fmt: skip
+    with open(path.with_name(f".{path.name}"), "wb") as file:
+        np.savez(file, **arrays)
+    path.with_name(f".{path.name}").replace(path)
 
 
-def read_scores(folder: Path) -> dict[str, dict[str, np.ndarray]]:
-    with np.load(folder / "scores.npz", allow_pickle=False) as arrays:
+def read_scores(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    with np.load(path, allow_pickle=False) as arrays:
         names = dict.fromkeys(key.partition("/")[0] for key in arrays)
-        return {"scores": {name: (arrays[f"{name}/probabilities"], arrays[f"{name}/thresholds"]) for name in names}}
+        return {name: (arrays[f"{name}/probabilities"], arrays[f"{name}/thresholds"]) for name in names}
 
 
-def baseline_scores(train: Dataset, validation: Dataset, test: Dataset, encoder: str) -> dict[str, tuple]:
-    """Probabilities and thresholds on the fold of prior, TF-IDF and encoder."""
-    prior = prior_probabilities(label_matrix(train, "labels"))
+def baseline_scores(tables: DatasetDict, test: Dataset, encoder: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Probabilities and thresholds on the fold of prior, TF-IDF, lexica and encoder."""
+    prior = prior_probabilities(label_matrix(tables["train"], "labels"))
     thresholds = np.full(len(prior), prior_threshold(prior))
     own = {"prior": (np.tile(prior, (len(test), 1)), thresholds)}
-    return own | regression_baselines(train, validation, test, encoder)
+    return own | regression_baselines(tables["train"], tables["validation"], test, encoder)
 
 
-def summarise(scored: list[dict], truth: str) -> dict[str, object]:
+def summarise(finished: list[Fold], truth: str) -> dict[str, object]:
     """Means over folds, and over seeds, with intervals; see `cross_validate`."""
-    names = list(scored[0]["scores"])
+    names = list(finished[0].scores)
     seeds = [name for name in names if name.startswith("seed")]
     measured, resampled = {}, {}
     for name in names:
-        folds = [measure(fold["test"], *fold["scores"][name]) for fold in scored]
+        folds = [measure(fold.test, *fold.scores[name]) for fold in finished]
         measured[name] = {key: float(np.mean([own[key] for own, _ in folds])) for key in folds[0][0]}
         resampled[name] = {key: np.mean([own[key] for _, own in folds], axis=0) for key in folds[0][1]}
     teacher = {key: float(np.mean([measured[seed][key] for seed in seeds])) for key in measured[seeds[0]]}
@@ -244,13 +238,13 @@ def summarise(scored: list[dict], truth: str) -> dict[str, object]:
         control = measured[name] | intervals(resampled[name], measured[name])
         control |= gains(teacher, drawn, measured[name], resampled[name])
         metrics |= {f"{name}/{key}": value for key, value in control.items()}
-    truths = [read_truth(fold["test"]) for fold in scored]
+    truths = [read_truth(fold.test) for fold in finished]
     metrics["chance/map_macro"] = float(np.mean([chance_map_macro(own.labels) for own in truths]))
     if truths[0].groups is not None:
         metrics["num_groups"] = sum(own.num_units for own in truths)
     metrics = {key: None if value != value else value for key, value in metrics.items()}
-    rows = sum(len(fold["test"]) for fold in scored)
-    return metrics | {"num_examples": rows, "split": f"{len(scored)} folds", "truth": truth, "decisions": "fitted"}
+    rows = sum(len(fold.test) for fold in finished)
+    return metrics | {"num_examples": rows, "split": f"{len(finished)} folds", "truth": truth, "decisions": "fitted"}
 
 
 def measure(table: Dataset, probabilities: np.ndarray, thresholds: np.ndarray) -> tuple[dict, dict]:
@@ -260,19 +254,15 @@ def measure(table: Dataset, probabilities: np.ndarray, thresholds: np.ndarray) -
     half = compute_metrics(probabilities, labels)
     metrics |= {f"{key}_at_half": half[key] for key in ("f1_micro", "f1_macro", "jaccard")}
     metrics.pop("num_examples")
-    drawn = resampled_metrics(probabilities, labels, votes, thresholds, groups=groups, num_annotators=asked)
+    drawn = resampled_metrics(probabilities, labels, votes, thresholds, asked, bootstrap=Bootstrap(groups=groups))
     return metrics, drawn
 
 
-def write_choice(output: Path, scored: list[dict], settings: list[dict[str, str]], flags: list[str]) -> None:
+def write_choice(output: Path, finished: list[Fold], settings: list[dict[str, str]], flags: list[str]) -> None:
     """Every setting's validation scores, and the flags of the one chosen most often."""
-    chosen = Counter(settings.index(fold["chosen"]["setting"]) for fold in scored)
+    chosen = Counter(settings.index(fold.chosen["setting"]) for fold in finished)
     rows = [
-        {
-            **setting,
-            "validation": [fold["chosen"]["validation"][index] for fold in scored],
-            "times_chosen": chosen[index],
-        }
+        {**setting, "validation": [own.chosen["validation"][index] for own in finished], "times_chosen": chosen[index]}
         for index, setting in enumerate(settings)
     ]
     write_json(output / "settings.json", rows)

@@ -1,18 +1,15 @@
 """Table, figure and JSON of a label study, from its runs' files alone."""
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from emocap.data.storage import write_json, write_text
-from emocap.data.truth import Truth, read_truth
-from emocap.metrics import intervals, resampled_metrics, t_interval
+from emocap.data.storage import write_json
+from emocap.data.truth import read_truth
 from emocap.report.figures import gain_figure
 from emocap.report.render import render_page
-from emocap.report.tables import update_block
 from emocap.studies.label_study import LabelRun, LabelStudy, label_agreement
+from emocap.studies.skeleton import markdown, paired_gain
 
 __all__ = ["format_study", "summarize_study", "write_study"]
 
@@ -31,9 +28,7 @@ def write_study(study: LabelStudy) -> dict[str, object]:
         summary=summary,
         arms=[[*(cells := arm_cells(arm))[:3], arm["seeds"], *cells[3:]] for arm in summary["arms"]],
     )
-    write_text(study.output_dir / "report.html", page)
-    if study.arguments.readme:
-        update_block(Path(study.arguments.readme), study.arguments.block, format_study(summary))
+    study.write({"report.html": page}, format_study(summary))
     return summary
 
 
@@ -48,12 +43,9 @@ def summarize_study(study: LabelStudy) -> dict[str, object]:
         `images_high` (95 % by bootstrap over the test images of the mean gain).
     """
     metric = study.arguments.metric
-    finished = {
-        run: json.loads(study.path(run).read_text("utf-8")) for run in study.runs() if study.path(run).is_file()
-    }
+    finished = {run: study.content(run) for runs in study.stages() for run in runs if study.is_finished(run)}
     truth = read_truth(study.target["test"])
-    labels = truth.labels
-    resamples = {run: resampled(study, run, truth, metric) for run in finished}
+    resamples = {run: study.resampled(run, truth, NUM_RESAMPLES) for run in finished}
     scratch = {run.seed: run for run in finished if run.selection == "scratch"}
     arms = {}
     for run in finished:
@@ -72,61 +64,47 @@ def summarize_study(study: LabelStudy) -> dict[str, object]:
         }
         if selection != "scratch":
             row["before"] = float(np.mean([finished[run]["metrics_before"][metric] for run in runs]))
-            row |= gains(runs, scratch, finished, resamples, metric)
+            row |= gain_over(scratch, runs, finished, resamples, metric)
         rows.append(row)
-    known = "bayes_probabilities" in study.source.features
+    known, prevalence = "bayes_probabilities" in study.source.features, truth.labels.mean(axis=0)
     return {
         "metric": metric,
         "num_target": study.arguments.num_target,
-        "test_images": len(labels),
-        "prior": float(labels.mean(axis=0)[labels.any(axis=0)].mean()) if metric == "map_macro" else None,
+        "test_images": len(truth.labels),
+        "prior": float(prevalence[truth.labels.any(axis=0)].mean()) if metric == "map_macro" else None,
         "agreement": label_agreement(study.source) if known else None,
         "arms": rows,
     }
 
 
-def resampled(study: LabelStudy, run: LabelRun, truth: Truth, metric: str) -> np.ndarray:
-    probabilities = np.load(study.path(run).with_suffix(".npy"), allow_pickle=False)
-    how = {"groups": truth.groups, "num_resamples": NUM_RESAMPLES, "keys": (metric,)}
-    return resampled_metrics(probabilities, truth.labels, **how)[metric]
-
-
-def gains(
-    runs: Sequence[LabelRun],
+def gain_over(
     scratch: dict[int, LabelRun],
+    runs: Sequence[LabelRun],
     finished: dict[LabelRun, dict],
     resamples: dict[LabelRun, np.ndarray],
     metric: str,
 ) -> dict[str, float | None]:
     """Paired gains of one arm over the students from scratch."""
+    names = ("gain", "gain_low", "gain_high", "images_low", "images_high")
     pairs = [(run, scratch[run.seed]) for run in runs if run.seed in scratch]
     if not pairs:
-        return dict.fromkeys(("gain", "gain_low", "gain_high", "images_low", "images_high"))
+        return dict.fromkeys(names)
     own = np.array([finished[run]["metrics"][metric] - finished[base]["metrics"][metric] for run, base in pairs])
-    bounds = intervals({"images": np.mean([resamples[run] - resamples[base] for run, base in pairs], axis=0)})
-    gain, gain_low, gain_high = t_interval(own)
-    return {
-        "gain": gain,
-        "gain_low": gain_low,
-        "gain_high": gain_high,
-        **bounds,
-    }
+    images = np.mean([resamples[run] - resamples[base] for run, base in pairs], axis=0)
+    return dict(zip(names, paired_gain(own, images), strict=True))
 
 
 def format_study(summary: dict[str, object]) -> str:
     """The arms as a markdown table, above it what the figures are."""
     seeds = max(arm["seeds"] for arm in summary["arms"])
-    lines = [
+    prior = "" if summary["prior"] is None else f"; the prior has {summary['prior']:.3f}"
+    head = (
         f"{summary['metric']} on {summary['test_images']:,} test images (crowd labels) after "
-        f"{summary['num_target']:,} training rows, {seeds} seeds, 95 % intervals of the gain"
-        + ("" if summary["prior"] is None else f"; the prior has {summary['prior']:.3f}")
-        + ":",
-        "",
-        f"| pseudo-labels | P | images | {summary['metric']} | before fine-tuning | gain | over seeds | over images |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
-    ]
-    lines += [f"| {' | '.join(arm_cells(arm))} |" for arm in summary["arms"]]
-    return "\n".join(lines)
+        f"{summary['num_target']:,} training rows, {seeds} seeds, 95 % intervals of the gain{prior}:"
+    )
+    columns = ("P", "images", summary["metric"], "before fine-tuning", "gain", "over seeds", "over images")
+    rows = [arm_cells(arm) for arm in summary["arms"]]
+    return "\n".join([head, "", *markdown({"pseudo-labels": "---", **dict.fromkeys(columns, "--:")}, rows)])
 
 
 def arm_cells(arm: dict[str, object]) -> list[str]:

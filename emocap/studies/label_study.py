@@ -5,32 +5,25 @@ at random, soft targets against hard ones. A seed fixes the target's rows, the s
 draw, so that gains over `scratch` are paired.
 """
 
-import hashlib
-import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import NamedTuple
 
-import datasets
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
-from datasets.utils.logging import tqdm
 from transformers import set_seed
-from transformers.utils import logging
 
-from emocap.arguments import StudentArguments
 from emocap.data.pairs import label_matrix
 from emocap.data.schema import group_keys, label_names, split_of
-from emocap.data.storage import load_table, write_array, write_json
+from emocap.data.storage import load_table
 from emocap.data.truth import truth_column
-from emocap.metrics import break_ties, check_metric, compute_metrics, prior_probabilities
+from emocap.metrics import break_ties, compute_metrics, prior_probabilities
 from emocap.pseudo_labels.selection import select_pseudo_labels
 from emocap.studies.options import LabelStudyArguments
-from emocap.studies.runs import Part, Recipe, fit, part_probabilities
-from emocap.threads import one_thread
+from emocap.studies.runs import Part, fit, part_probabilities
+from emocap.studies.skeleton import Study
 from emocap.training.build import build_student
-from emocap.training.heads import head_of
+from emocap.training.heads import start_at_prior
 
 __all__ = ["LabelRun", "LabelStudy"]
 
@@ -46,18 +39,15 @@ class LabelRun(NamedTuple):
     seed: int
 
 
-class LabelStudy:
-    """Tables, runs and folder of one study.
+class LabelStudy(Study):
+    """Tables and students of one study.
 
     Raises:
         ValueError: tables or settings that do not fit, before anything is trained.
     """
 
     def __init__(self, arguments: LabelStudyArguments):
-        check_metric(arguments.metric, "--metric", has_votes=False)  # the study measures against labels alone
-        self.arguments = arguments
-        self.output_dir = Path(arguments.output_dir)
-        self.runs_dir = self.output_dir / "runs"
+        super().__init__(arguments)
         self.target = load_table(arguments.target_dataset)
         source = load_table(arguments.source_dataset)
         check_tables(arguments, source, self.target)
@@ -67,12 +57,11 @@ class LabelStudy:
         self.taught = np.flatnonzero(~held_out)
         if not len(self.held_out) or not len(self.taught):
             raise ValueError(f"The source has {len(self.source)} rows, too few to keep a tenth for validation.")
-        self.parts: dict[str, Part] = {}
 
-    def runs(self) -> list[LabelRun]:
-        """Every student; one seed after the other, so that a study cut short has whole seeds."""
+    def stages(self) -> list[list[LabelRun]]:
+        """Every student, one seed after the other, so that a study cut short has whole seeds."""
         arguments = self.arguments
-        return [
+        runs = [
             run
             for seed in range(arguments.num_seeds)
             for run in [
@@ -86,33 +75,23 @@ class LabelStudy:
                 ),
             ]
         ]
+        return [runs]
 
-    @one_thread()
-    def perform_all(self) -> None:
-        """Trains the students that are not there yet."""
-        logging.disable_progress_bar()
-        datasets.disable_progress_bars()
-        self.runs_dir.mkdir(parents=True, exist_ok=True)
-        for run in tqdm(self.runs(), desc="Label study", unit="run", disable=False):
-            if not self.path(run).is_file():
-                self.perform(run)
-
-    def perform(self, run: LabelRun) -> None:
-        """Trains and measures one student and writes its files, the JSON last."""
+    def train(self, run: LabelRun) -> tuple[dict[str, object], np.ndarray]:
         arguments = self.arguments
         set_seed(run.seed)
-        model, processor, _ = build_student(self.student(), self.target)
+        model, processor, _ = build_student(self.student(), label_names(self.target))
         train, validation, test = (self.part(name, processor) for name in ("train", "validation", "test"))
         chosen = np.random.default_rng(run.seed).permutation(len(train.truth.labels))[: arguments.num_target]
         train = train.of_rows(chosen)
         model.to("cuda" if torch.cuda.is_available() else "cpu")
-        content = {"run": run._asdict(), "settings": self.settings(), "images": 0}
+        content = {"run": run._asdict(), "settings": self.common_settings(), "images": 0}
         if run.selection == "scratch":
-            set_bias(model, prior_probabilities(train.targets))
+            start_at_prior(model, prior_probabilities(train.targets))
         else:
             rows = self.source_rows(run)
             taught = self.part(run.targets, processor).of_rows(rows)
-            set_bias(model, prior_probabilities(taught.targets))
+            start_at_prior(model, prior_probabilities(taught.targets))
             checked = self.part("held_out", processor)
             content |= {
                 "images": len(rows),
@@ -121,9 +100,7 @@ class LabelStudy:
             }
         content["finetuning"] = fit(model, train, validation, self.recipe(arguments.max_steps), run.seed)
         probabilities = part_probabilities(model, test)
-        content["metrics"] = compute_metrics(probabilities, test.truth.labels)
-        write_array(self.path(run).with_suffix(".npy"), probabilities.astype(np.float32))
-        write_json(self.path(run), content)
+        return content | {"metrics": compute_metrics(probabilities, test.truth.labels)}, probabilities
 
     def source_rows(self, run: LabelRun) -> np.ndarray:
         """Rows of the source that the run learns from, ascending."""
@@ -157,39 +134,15 @@ class LabelStudy:
                 self.parts[name] = Part(split, processor, "labels", "labels")
         return self.parts[name]
 
-    def recipe(self, steps: int) -> Recipe:
-        arguments = self.arguments
-        return Recipe(
-            max_steps=steps,
-            eval_steps=max(1, -(-steps // arguments.num_evaluations)),
-            patience=arguments.patience,
-            learning_rate=arguments.learning_rate,
-            batch_size=arguments.batch_size,
-            weight_decay=arguments.weight_decay,
-            metric=arguments.metric,
-        )
+    def settings(self, run: LabelRun) -> list[dict[str, object]]:
+        return [run._asdict(), self.common_settings()]
 
-    def student(self) -> StudentArguments:
-        arguments = self.arguments
-        return StudentArguments(
-            word_embeddings=arguments.word_embeddings,
-            freeze_word_embeddings=arguments.freeze_word_embeddings,
-            image_size=arguments.image_size,
-            cnn_channels=arguments.cnn_channels,
-            gru_hidden_size=arguments.hidden_size,
-            fc_hidden_size=arguments.hidden_size,
-        )
-
-    def settings(self) -> dict[str, object]:
-        """What every run depends on beside its own axes: further P, seeds or arms add to the folder."""
-        free = ("output_dir", "images_per_label", "selections", "targets", "num_seeds", "readme", "block")
+    def common_settings(self) -> dict[str, object]:
+        """What every run depends on beside its own axes."""
+        free = ("output_dir", "images_per_label", "selections", "targets", "num_seeds", "jobs", "readme", "block")
         tables = [self.source, *(self.target[name] for name in ("train", "validation", "test"))]
         own = {name: value for name, value in asdict(self.arguments).items() if name not in free}
         return own | {"rows": [table._fingerprint for table in tables]}
-
-    def path(self, run: LabelRun) -> Path:
-        text = json.dumps([run._asdict(), self.settings()], sort_keys=True)
-        return self.runs_dir / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
 
 
 def check_tables(arguments: LabelStudyArguments, source: DatasetDict, target: DatasetDict) -> None:
@@ -211,12 +164,6 @@ def check_tables(arguments: LabelStudyArguments, source: DatasetDict, target: Da
         )
     if len(target["train"]) < arguments.num_target:
         raise ValueError(f"--num_target is {arguments.num_target}; the target has {len(target['train'])} rows.")
-
-
-def set_bias(model: torch.nn.Module, prior: np.ndarray) -> None:
-    """Starts the head from the constant predictor's logits."""
-    with torch.no_grad():
-        head_of(model).bias.copy_(torch.logit(torch.from_numpy(prior).float(), eps=1e-3))
 
 
 def label_agreement(source: Dataset) -> dict[str, object]:

@@ -21,6 +21,7 @@ class StudyArguments(Options):
     batch_size: Count = option("Pairs a step.", 32)
     weight_decay: Amount = option("Of weights; biases and norms have none.", 0.01)
     metric: str = option("What the best state, gains, table and figure go by.", "map_macro")
+    jobs: Count = option("Processes that train, one thread each.", 1)
     readme: str | None = option("Put the table into this markdown file ...")
 
 
@@ -56,7 +57,6 @@ class TransferArguments(StudyArguments):
     num_seeds: Count = option("Draws of rows, base networks and fresh layers.", 4)
     base_steps: Count = option("Steps at most of networks trained on all rows of A.", 1500)
     max_eval_samples: Count | None = option("Keep the first N validation rows.")
-    jobs: Count = option("Processes that train, one thread each.", 1)
     block: str = option("... between its '<!-- BLOCK -->' comments.", "transfer")
 
 

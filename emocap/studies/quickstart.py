@@ -6,13 +6,11 @@ from pathlib import Path
 
 import yaml
 
-from emocap.arguments import finetune_parser, student_parser
 from emocap.data.schema import label_names
-from emocap.evaluation.evaluate import evaluate_checkpoint
 from emocap.report.page import format_table, results_rows, write_report
-from emocap.studies.scenes_corpus import make_corpus, stage, train
+from emocap.steps import evaluate, finetune, train_student
+from emocap.studies.scenes_corpus import make_corpus, stage
 from emocap.threads import one_thread
-from emocap.training.jobs import finetune, train_student
 
 __all__ = ["quickstart"]
 
@@ -32,29 +30,17 @@ def quickstart(output_dir: str) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     tables, labelled = make_corpus(output, settings)
     with stage("Training the student on the pseudo-labels"):
-        train(
-            student_parser,
-            train_student,
-            runs["student"],
-            settings["student"],
-            dataset=output / "labelled",
-            word_embeddings=output / "body",  # untrained: the target reaches the student by pseudo-labels alone
-        )
+        # its word embeddings are untrained: the target reaches the student by pseudo-labels alone
+        words = {"word_embeddings": output / "body"}
+        train_student(output / "labelled", runs["student"], **words, **settings["student"])
     with stage("Measuring the student on the target's human labels"):
         on_target = output / "student_on_target"
-        evaluate_checkpoint(str(runs["student"]), tables, output=on_target / "metrics.json")
+        evaluate(runs["student"], tables, output=on_target / "metrics.json")
         shutil.copy(runs["student"] / "trainer_state.json", on_target)
     for strategy in ("scratch", "anb", "anb+"):
         with stage(f"Fine-tuning the student onto the target: {strategy}"):
-            train(
-                finetune_parser,
-                finetune,
-                runs[strategy],
-                settings["finetune"],
-                dataset=output / "regions",
-                student=runs["student"],
-                strategy=strategy,
-            )
+            own = {"student": runs["student"], "strategy": strategy, **settings["finetune"]}
+            finetune(output / "regions", runs[strategy], **own)
     with stage("Writing the report"):
         runs["student"] = on_target
         write_report(

@@ -13,7 +13,7 @@ from emocap.evaluation.scoring import prepare_table
 from emocap.metrics import GREATER_IS_BETTER, compute_metrics
 from emocap.models import EmocapProcessor
 from emocap.training.frozen import only_head_trains
-from emocap.training.weight_decay import decayed_parameter_names
+from emocap.training.weight_decay import parameter_groups
 
 __all__ = ["Part", "Recipe", "fit", "part_probabilities"]
 
@@ -102,7 +102,8 @@ def fit(
     if only_head_trains(model):
         train, validation = train.with_pooled_outputs(model), validation.with_pooled_outputs(model)
     torch.manual_seed(seed)
-    optimizer = adamw(model, recipe)
+    rate = recipe.learning_rate
+    optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay, (rate, rate)), lr=rate, fused=True)
     warm_up = max(1, recipe.max_steps // 10)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warm_up, (recipe.max_steps - step) / (recipe.max_steps - warm_up))
@@ -144,17 +145,6 @@ def part_probabilities(model: nn.Module, part: Part) -> np.ndarray:
         batch.pop("labels")
         scores[order[indices]] = model(**batch).logits.float().sigmoid().cpu().numpy()
     return part.pairs.mean_over_captions(scores)
-
-
-def adamw(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """Of what trains; weight decay as in every training, see `decayed_parameter_names`."""
-    decayed = set(decayed_parameter_names(model))
-    trained = [(name in decayed, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [parameter for own, parameter in trained if own == is_decayed], "weight_decay": decay}
-        for is_decayed, decay in ((True, recipe.weight_decay), (False, 0.0))
-    ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
 
 
 def epochs(number: int, batch_size: int, rng: np.random.Generator):

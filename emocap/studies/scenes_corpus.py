@@ -11,17 +11,13 @@ from pathlib import Path
 import yaml
 from datasets import DatasetDict
 
-from emocap.arguments import parse_arguments, teacher_parser
 from emocap.data.storage import load_table, save_table
-from emocap.hub.finishing import train_and_publish
-from emocap.pseudo_labels.labelling import label_tables
 from emocap.regions import SCENES_DETECTOR, extract_regions
-from emocap.report.labels_page import write_label_page
 from emocap.scenes.body import make_body
 from emocap.scenes.corpus import load_scenes
-from emocap.training.jobs import train_teacher
+from emocap.steps import label, train_teacher
 
-__all__ = ["make_corpus", "scenes_corpus", "stage", "train"]
+__all__ = ["make_corpus", "scenes_corpus", "stage"]
 
 SIZES = {"num_target": 4000, "num_source": 4000, "seed": 0}
 
@@ -49,19 +45,11 @@ def make_corpus(output: Path, settings: dict[str, dict]) -> tuple[DatasetDict, D
         tables = extract_regions(load_table(output / "scenes"), str(output / "extractor"), output / "regions")
     with stage("Training the teacher"):
         make_body(tables, output / "body", settings["body"])
-        train(
-            teacher_parser,
-            train_teacher,
-            output / "teacher",
-            settings["teacher"],
-            dataset=output / "regions",
-            model_name_or_path=output / "body",
-            region_extractor=output / "extractor",
-        )
+        extractor = {"region_extractor": output / "extractor"}
+        train_teacher(output / "regions", output / "body", output / "teacher", **extractor, **settings["teacher"])
     with stage("Labelling the source pictures"):
         source = DatasetDict({"train": tables["source"]})
-        labelled = label_tables(source, str(output / "teacher"), output / "labelled", **settings["label"])
-        write_label_page(output / "labelled")
+        labelled = label(source, output / "teacher", output / "labelled", **settings["label"])
     return tables, labelled
 
 
@@ -72,11 +60,3 @@ def stage(name: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
     print(f"   {time.perf_counter() - start:.0f} s", flush=True)
-
-
-def train(parser, job, output_dir: Path, settings: dict[str, object], **paths: object) -> None:
-    """One training job, its flags from the preset and the paths of this run."""
-    flags = []
-    for name, value in (settings | paths | {"output_dir": output_dir}).items():
-        flags += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
-    train_and_publish(job, *parse_arguments(parser(), flags))

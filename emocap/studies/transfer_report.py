@@ -1,15 +1,14 @@
 """The transfer study's table and figure, from the files of its finished runs."""
 
-from pathlib import Path
-
 import numpy as np
 
-from emocap.data.storage import write_json, write_text
-from emocap.metrics import compute_metrics, paired_gain, prior_probabilities, resampled_metrics, t_interval
+from emocap.data.storage import write_json
+from emocap.metrics import compute_metrics, prior_probabilities, t_interval
 from emocap.report.drawing import save_figure
 from emocap.report.figures import STRATEGIES, transfer_figure
-from emocap.report.tables import around, update_block
-from emocap.studies.transfer_study import OTHER, Run, Study
+from emocap.report.tables import around
+from emocap.studies.skeleton import markdown, paired_gain
+from emocap.studies.transfer_study import OTHER, TransferStudy
 
 __all__ = ["study_rows", "study_table", "write_study"]
 
@@ -22,35 +21,34 @@ BASES = {
 NUM_RESAMPLES = 500
 
 
-def write_study(study: Study) -> list[dict[str, object]]:
+def write_study(study: TransferStudy) -> list[dict[str, object]]:
     """Writes study.json, study.md and figure.svg into the study's folder, and the README's block where one is named;
     returns the rows."""
-    rows, arguments = study_rows(study), study.arguments
-    write_json(study.output_dir / "study.json", {"metric": arguments.metric, "rows": rows})
-    write_text(study.output_dir / "study.md", study_table(rows, arguments.metric) + "\n")
-    save_figure(transfer_figure(rows, arguments.metric), study.output_dir / "figure.svg")
-    if arguments.readme:
-        update_block(Path(arguments.readme), arguments.block, study_table(shown(rows), arguments.metric))
+    rows, metric = study_rows(study), study.arguments.metric
+    write_json(study.output_dir / "study.json", {"metric": metric, "rows": rows})
+    save_figure(transfer_figure(rows, metric), study.output_dir / "figure.svg")
+    study.write({"study.md": study_table(rows, metric) + "\n"}, study_table(shown(rows), metric))
     return rows
 
 
-def study_rows(study: Study) -> list[dict[str, object]]:
+def study_rows(study: TransferStudy) -> list[dict[str, object]]:
     """One dict for each direction, size, strategy and number of layers of the study's own runs.
 
     Each has `values`, the metric of every seed; `mean`, and `low` and `high`, its 95 % t interval over the seeds;
     `steps` that every seed took and `base_steps`, those of the network it started from (None: it started from none);
     `given_word_embeddings`, whether all networks have the same, frozen; `prior`, the constant answer's; and under the
-    names in `BASES` (at the same number of layers) the gain over another strategy: `mean`, `low` and `high` over the
-    seeds, of the differences seed by seed, and `low_images` and `high_images` from a bootstrap over the test images,
-    the same resamples for both, the seeds' mean taken as it is. Over `anb+` only `anb` has one: what freezing costs.
+    names in `BASES` (at the same number of layers) the gain over another strategy, a `PairedGain`. Over `anb+` only
+    `anb` has one: what freezing costs.
     """
-    metric, groups = study.arguments.metric, {}
+    groups = {}
     for run in (run for stage in study.stages() for run in stage if run.size is not None):
         groups.setdefault(run._replace(seed=0), []).append(run)
     read = {}
     for key, runs in groups.items():
         runs.sort(key=lambda run: run.seed)  # gains are taken seed by seed
-        read[key] = np.array([study.content(run)["metrics"][metric] for run in runs]), resampled(study, runs)
+        truth = study.part(key.side, "test").truth
+        images = np.mean([study.resampled(run, truth, NUM_RESAMPLES) for run in runs], axis=0)
+        read[key] = np.array([study.value(run) for run in runs]), images
     priors = {side: prior_metric(study, side) for side in study.trained_sides()}
     rows = []
     for run, (values, images) in read.items():
@@ -71,7 +69,8 @@ def study_rows(study: Study) -> list[dict[str, object]]:
         for base, name in BASES.items():
             other = run._replace(strategy=base, num_layers="0" if base == "scratch" else run.num_layers)
             if other in read and is_compared(run.strategy, base):
-                row[name] = gain(values, images, *read[other], metric)
+                base_values, base_images = read[other]
+                row[name] = paired_gain(values - base_values, images - base_images)._asdict()
         rows.append(row)
     return rows
 
@@ -83,25 +82,7 @@ def is_compared(strategy: str, base: str) -> bool:
     return strategy != base and (strategy, base) != ("bnb+", "bnb+ matched")
 
 
-def resampled(study: Study, runs: list[Run]) -> np.ndarray:
-    """The metric on resampled test images, mean over the runs' seeds: float64 `(NUM_RESAMPLES,)`."""
-    metric, truth = study.arguments.metric, study.part(runs[0].side, "test").truth
-    values = []
-    for run in runs:
-        probabilities = np.load(study.runs_dir / f"{study.key(run)}.npy")
-        how = {"groups": truth.groups, "num_resamples": NUM_RESAMPLES, "keys": (metric,)}
-        draws = resampled_metrics(probabilities, truth.labels, **how)
-        values.append(draws[metric])
-    return np.mean(values, axis=0)
-
-
-def gain(values: np.ndarray, images: np.ndarray, base: np.ndarray, base_images: np.ndarray, metric: str) -> dict:
-    mean, low, high = t_interval(values - base)
-    low_images, high_images = paired_gain({metric: images}, {metric: base_images}, metric)
-    return {"mean": mean, "low": low, "high": high, "low_images": low_images, "high_images": high_images}
-
-
-def prior_metric(study: Study, side: str) -> float:
+def prior_metric(study: TransferStudy, side: str) -> float:
     """The metric of the constant answer that all training rows give."""
     labels = study.part(side, "test").truth.labels
     constant = prior_probabilities(study.part(side, "train").truth.labels)
@@ -133,26 +114,21 @@ def study_table(rows: list[dict[str, object]], metric: str) -> str:
     """Markdown, one table a direction: steps, mean and gains with their intervals, the test images' in brackets; under
     it how many gains are clear of 0, and how many would be by chance."""
     blocks = []
+    columns = {"rows": "--:", "strategy": "---", "layers": "--:", "steps": "--:", "mean": "--:"}
+    columns |= {f"gain over {STRATEGIES[base]}": "--:" for base in BASES}
     for direction in dict.fromkeys(row["direction"] for row in rows):
         own = [row for row in rows if row["direction"] == direction]
         first, _, second = direction.partition("_to_")
         truth = "pseudo-labels" if own[0]["truth"] == "emotions" else "crowd labels"
-        seeds = len(own[0]["values"])
         words = "given to every network and frozen" if own[0]["given_word_embeddings"] else "each network's own"
-        lines = [
-            f"{first.capitalize()} to {second}, {metric} on the test split ({truth}), {seeds} seeds, 95 % intervals "
-            f"over seeds [over test images]; the prior has {own[0]['prior']:.3f}. Steps taken, mean over the seeds: "
-            f"the network that it starts from + its own. Word embeddings: {words}.",
-            "",
-            "| rows | strategy | layers | steps | mean | "
-            + " | ".join(f"gain over {STRATEGIES[base]}" for base in BASES)
-            + " |",
-            "|--:|---|--:|--:|--:|" + "--:|" * len(BASES),
-        ]
-        for row in sorted(
-            own, key=lambda row: (row["size"], list(STRATEGIES).index(row["strategy"]), row["num_layers"])
-        ):
-            cells = [
+        head = (
+            f"{first.capitalize()} to {second}, {metric} on the test split ({truth}), {len(own[0]['values'])} seeds, "
+            f"95 % intervals over seeds [over test images]; the prior has {own[0]['prior']:.3f}. Steps taken, mean "
+            f"over the seeds: the network that it starts from + its own. Word embeddings: {words}."
+        )
+        own.sort(key=lambda row: (row["size"], list(STRATEGIES).index(row["strategy"]), row["num_layers"]))
+        cells = [
+            [
                 f"{row['size']:,}",
                 STRATEGIES[row["strategy"]],
                 str(row["num_layers"] or "–"),
@@ -160,8 +136,11 @@ def study_table(rows: list[dict[str, object]], metric: str) -> str:
                 f"{row['mean']:.3f}{around(row)}",
                 *(gain_text(row.get(name)) for name in BASES.values()),
             ]
-            lines.append("| " + " | ".join(cells) + " |")
-        blocks.append("\n".join([*lines, "", counts_text(own)]))
+            for row in sorted(
+                own, key=lambda row: (row["size"], list(STRATEGIES).index(row["strategy"]), row["num_layers"])
+            )
+        ]
+        blocks.append("\n".join([head, "", *markdown(columns, cells), "", counts_text(own)]))
     return "\n\n".join(blocks)
 
 

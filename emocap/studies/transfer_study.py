@@ -10,38 +10,27 @@ of the same seed took on all of A's, on the same schedule. Patience does not end
 early; like every network it is left at its best evaluated state.
 """
 
-import hashlib
-import json
-import math
-import multiprocessing
 import time
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
-import datasets
 import numpy as np
 import torch
-import transformers
 from datasets import DatasetDict
-from tqdm.auto import tqdm
 from transformers import AutoConfig, set_seed
 
-from emocap.arguments import StudentArguments
 from emocap.data.schema import group_keys, label_names, split_of
-from emocap.data.storage import load_table, write_array, write_json
+from emocap.data.storage import load_table
 from emocap.data.truth import truth_column
-from emocap.metrics import check_metric, compute_metrics, prior_probabilities
+from emocap.metrics import compute_metrics, prior_probabilities
 from emocap.models import EmocapProcessor
 from emocap.studies.options import TransferArguments
 from emocap.studies.runs import Part, Recipe, fit, part_probabilities
-from emocap.threads import one_thread
+from emocap.studies.skeleton import Study, digest
 from emocap.training.build import build_student
-from emocap.training.surgery import MODELS, STRATEGIES, check_frozen, check_num_layers, transfer_model
+from emocap.training.surgery import MODELS, STRATEGIES, check_frozen, check_num_layers, check_transfer, transfer_model
 
-__all__ = ["Run", "Study", "transfer_study"]
+__all__ = ["Run", "TransferStudy"]
 
 MATCHED = " matched"
 """Ends the name of the control whose base network took as many steps as A's, and of that base, a scratch run."""
@@ -69,30 +58,6 @@ class Run(NamedTuple):
         return self.num_layers == "0"
 
 
-@one_thread()
-def transfer_study(study: "Study") -> None:
-    """Runs what is not yet there, in `jobs` processes.
-
-    A run is a JSON file named by a hash of its settings, beside its probabilities of the test rows: it is never
-    repeated, and a study with further sizes, seeds or layers adds to the folder.
-    """
-    quiet()
-    study.prepare()
-    todo = [[run for run in stage if not study.is_finished(run)] for stage in study.stages()]
-    jobs = min(study.arguments.jobs, max(map(len, todo)))
-    total = sum(map(len, study.stages()))
-    with ExitStack() as stack:
-        bar = stack.enter_context(tqdm(total=total, initial=total - sum(map(len, todo)), desc="Study", unit="run"))
-        work = map
-        if jobs > 1:
-            context = multiprocessing.get_context("spawn")
-            pool = ProcessPoolExecutor(jobs, context, start_worker, (study.arguments,))
-            work = stack.enter_context(pool).map
-        for stage in todo:
-            for _ in work(perform if jobs > 1 else study.perform, stage):
-                bar.update()
-
-
 @dataclass(frozen=True)
 class Side:
     """One of the two tables: its splits, and which columns teach and judge."""
@@ -105,25 +70,21 @@ class Side:
         return [self.splits[name]._fingerprint for name in ("train", "validation", "test")]
 
 
-class Study:
-    """Tables, runs and folders of one study; tokens and pixels are made once a process.
+class TransferStudy(Study):
+    """Tables and networks of one study; tokens and pixels are made once a process.
 
     Raises:
         ValueError: settings or tables that do not fit, before anything is trained.
     """
 
     def __init__(self, arguments: TransferArguments):
-        check_metric(arguments.metric, "--metric", has_votes=False)  # the study measures against labels alone
-        self.arguments = arguments
-        self.output_dir = Path(arguments.output_dir)
-        self.runs_dir = self.output_dir / "runs"
+        super().__init__(arguments)
         self.sides = {
             "source": load_side(arguments.source_dataset, arguments.source_label_column, arguments.max_eval_samples),
             "target": load_side(arguments.target_dataset, arguments.target_label_column, arguments.max_eval_samples),
         }
         self.total = len(arguments.cnn_channels) + 4  # word embeddings, GRU, convolutions, fc1, fc2
         self.check()
-        self.parts: dict[tuple[str, str], Part] = {}
         untrained = [self.student_settings(), label_names(self.sides["target"].splits)]
         self.architecture = self.output_dir / "bases" / f"architecture-{digest(untrained)}"
 
@@ -162,20 +123,12 @@ class Study:
 
     def prepare(self) -> None:
         """Saves the untrained architecture and its processor; resizes the photos once, for every process."""
-        self.runs_dir.mkdir(parents=True, exist_ok=True)
+        super().prepare()
         if not (self.architecture / "config.json").is_file():
-            arguments = self.arguments
-            flags = StudentArguments(
-                word_embeddings=arguments.word_embeddings,
-                freeze_word_embeddings=arguments.freeze_word_embeddings,
-                image_size=arguments.image_size,
-                cnn_channels=arguments.cnn_channels,
-                gru_hidden_size=arguments.hidden_size,
-                fc_hidden_size=arguments.hidden_size,
-            )
-            model, processor, _ = build_student(flags, self.sides["target"].splits)
-            processor.max_length = arguments.max_length or processor.max_length
-            model.config.given_word_embeddings = arguments.freeze_word_embeddings  # else each network draws its own
+            model, processor, _ = build_student(self.student(), label_names(self.sides["target"].splits))
+            processor.max_length = self.arguments.max_length or processor.max_length
+            given = self.arguments.freeze_word_embeddings
+            model.config.given_word_embeddings = given  # else each network draws its own
             processor.save_pretrained(self.architecture)
             model.save_pretrained(self.architecture)
         for side in SIDES:
@@ -210,26 +163,16 @@ class Study:
             numbers |= set(range(1, last + 1)) if number == "every" else {last if number == "all" else int(number)}
         return [str(number) for number in sorted(numbers) if 1 <= number <= last]
 
-    def recipe(self, run: Run) -> Recipe:
-        arguments = self.arguments
+    def recipe_of(self, run: Run) -> Recipe:
         is_long = run.size is None or run.strategy == f"scratch{MATCHED}"
-        steps = arguments.base_steps if is_long else arguments.max_steps
-        return Recipe(
-            max_steps=steps,
-            eval_steps=max(1, math.ceil(steps / arguments.num_evaluations)),
-            patience=arguments.patience,
-            learning_rate=arguments.learning_rate,
-            batch_size=arguments.batch_size,
-            weight_decay=arguments.weight_decay,
-            metric=arguments.metric,
-        )
+        return self.recipe(self.arguments.base_steps if is_long else self.arguments.max_steps)
 
     def settings(self, run: Run) -> dict[str, object]:
         """Everything that the run's result depends on."""
         side = self.sides[run.side]
         settings = {
             **run._asdict(),
-            "recipe": self.recipe(run)._asdict(),
+            "recipe": self.recipe_of(run)._asdict(),
             "student": self.student_settings(),
             "data": side.fingerprint(),
             "label_column": side.label_column,
@@ -240,21 +183,9 @@ class Study:
         return settings
 
     def student_settings(self) -> dict[str, object]:
-        known = (
-            "word_embeddings",
-            "freeze_word_embeddings",
-            "image_size",
-            "cnn_channels",
-            "hidden_size",
-            "max_length",
-        )
+        size = ("image_size", "cnn_channels", "hidden_size", "max_length")
+        known = ("word_embeddings", "freeze_word_embeddings", *size)
         return {name: getattr(self.arguments, name) for name in known}
-
-    def key(self, run: Run) -> str:
-        return digest(self.settings(run))
-
-    def is_finished(self, run: Run) -> bool:
-        return (self.runs_dir / f"{self.key(run)}.json").is_file()
 
     def base_of(self, run: Run) -> Run:
         """A's network of the run's seed: trained on all rows of the other side."""
@@ -269,10 +200,6 @@ class Study:
             return run._replace(strategy=name, num_layers="0")
         return None
 
-    def content(self, run: Run) -> dict[str, object]:
-        """What a finished run's JSON file holds."""
-        return json.loads((self.runs_dir / f"{self.key(run)}.json").read_text("utf-8"))
-
     def steps_of(self, run: Run) -> int:
         """Training steps that a finished run took."""
         return self.content(run)["history"]["steps"]
@@ -280,8 +207,7 @@ class Study:
     def checkpoint(self, run: Run) -> str:
         return str(self.output_dir / "bases" / self.key(run))
 
-    def perform(self, run: Run) -> None:
-        """Trains and measures one network and writes its files, the JSON last."""
+    def train(self, run: Run) -> tuple[dict[str, object], np.ndarray]:
         start = time.process_time()
         part = self.part(run.side, "train")
         rows = np.arange(len(part.truth.labels))
@@ -291,17 +217,17 @@ class Study:
         seed, start_run = run.seed + FRESH_SEED * (not run.is_base), self.start_of(run)
         set_seed(seed)
         is_anb, is_bnb = run.strategy.startswith("anb"), run.strategy.startswith("bnb")
-        model, processor, surgery = transfer_model(
+        plan = check_transfer(
             student=self.checkpoint(start_run) if is_anb else str(self.architecture),
             teacher=self.checkpoint(start_run) if is_bnb else None,
             strategy=run.strategy.removesuffix(MATCHED),
             num_layers=run.num_layers,
             freeze_word_embeddings=self.arguments.freeze_word_embeddings or None,
-            prior=prior_probabilities(train.targets),
         )
+        model, processor, surgery = transfer_model(plan, prior_probabilities(train.targets))
         model.to("cuda" if torch.cuda.is_available() else "cpu")
         steps = self.steps_of(self.base_of(run)) if run.strategy == f"scratch{MATCHED}" else None
-        history = fit(model, train, self.part(run.side, "validation"), self.recipe(run), seed, steps)
+        history = fit(model, train, self.part(run.side, "validation"), self.recipe_of(run), seed, steps)
         after = check_frozen(model, surgery)
         if after["moved"]:
             raise RuntimeError(f"Training moved frozen tensors: {', '.join(after['moved'][:5])}.")
@@ -312,15 +238,13 @@ class Study:
             model.save_pretrained(folder)
         test = self.part(run.side, "test")
         probabilities = part_probabilities(model, test)
-        path = self.runs_dir / self.key(run)
-        write_array(f"{path}.npy", probabilities.astype(np.float32))
         content = {
             "settings": self.settings(run),
             "metrics": compute_metrics(probabilities, test.truth.labels),
             "history": history | {"cpu_seconds": round(time.process_time() - start, 2)},
             "surgery": surgery | {"after_training": after},
         }
-        write_json(f"{path}.json", content)
+        return content, probabilities
 
     def part(self, side: str, split: str) -> Part:
         if (side, split) not in self.parts:
@@ -357,29 +281,3 @@ def load_side(dataset: str, label_column: str | None, max_eval_samples: int | No
     truth = truth_column(splits["train"])
     scores = "emotion_scores" in splits["train"].features and truth == "emotions"
     return Side(DatasetDict(splits), label_column or ("emotion_scores" if scores else truth), truth)
-
-
-def digest(settings: object) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-
-
-worker: Study | None = None
-
-
-def start_worker(arguments: TransferArguments) -> None:
-    """Loads the tables once in each process."""
-    global worker
-    quiet()
-    torch.set_num_threads(1)  # a process of the study's own
-    worker = Study(arguments)
-
-
-def perform(run: Run) -> None:
-    worker.perform(run)
-
-
-def quiet() -> None:
-    """No bar for each of hundreds of small checkpoints."""
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    datasets.disable_progress_bars()

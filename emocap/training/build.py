@@ -3,21 +3,12 @@
 import datasets
 import numpy as np
 import torch
-from datasets import DatasetDict
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoTokenizer
 
-from emocap.arguments import (
-    StudentArguments,
-    TeacherArguments,
-)
-from emocap.data.pairs import FixedSizeColumn, label_matrix
+from emocap.arguments import StudentArguments, TeacherArguments
+from emocap.data.pairs import FixedSizeColumn
 from emocap.data.schema import NUM_REGIONS, label_names
 from emocap.evaluation.scoring import check_labels, load_config
-from emocap.metrics import prior_probabilities
 from emocap.models import (
     EmocapProcessor,
     EmocapStudentConfig,
@@ -26,14 +17,14 @@ from emocap.models import (
 )
 from emocap.regions.bundling import find_extractor
 
-__all__ = ["build_student", "build_teacher", "set_bias_to_prior"]
+__all__ = ["build_student", "build_teacher"]
 
 
 def build_teacher(
-    model_args: TeacherArguments, splits: DatasetDict
+    model_args: TeacherArguments, table: datasets.Dataset
 ) -> tuple[EmocapTeacherForMultiLabelClassification, EmocapProcessor, set[str]]:
-    """The teacher, its processor and the names of its new parameters."""
-    start, table = model_args.model_name_or_path, splits["train"]
+    """The teacher of a table's emotions and region features, its processor and the names of its new parameters."""
+    start = model_args.model_name_or_path
     extractor = model_args.region_extractor and find_extractor(model_args.region_extractor)
     overrides = label_fields(label_names(table))
     if model_args.pooling:
@@ -78,17 +69,17 @@ def build_processor(start: str, region_extractor: str | None) -> EmocapProcessor
     """The teacher's processor: an emocap checkpoint's own knows the extractor that lies inside it."""
     if AutoConfig.from_pretrained(start).model_type == "emocap_teacher":
         return EmocapProcessor.from_pretrained(start, region_extractor=region_extractor)
-    return EmocapProcessor(load_tokenizer(start), region_extractor=region_extractor)
+    return EmocapProcessor(AutoTokenizer.from_pretrained(start), region_extractor=region_extractor)
 
 
 def build_student(
-    model_args: StudentArguments, splits: DatasetDict
+    model_args: StudentArguments, names: list[str]
 ) -> tuple[EmocapStudentForMultiLabelClassification, EmocapProcessor, set[str]]:
-    """A new student with pretrained word embeddings or a pretrained BERT, or a student checkpoint to go on from; its
-    processor; and, beside pretrained networks, the names of what is new."""
+    """A new student of some emotions with pretrained word embeddings or a pretrained BERT, or a student checkpoint to
+    go on from; its processor; and, beside pretrained networks, the names of what is new."""
     start = model_args.model_name_or_path
     if start:
-        check_labels(load_config(start), label_names(splits["train"]), start)
+        check_labels(load_config(start), names, start)
         model = EmocapStudentForMultiLabelClassification.from_pretrained(start)
         return model, EmocapProcessor.from_pretrained(start), set()
     vocabulary = model_args.text_encoder or model_args.word_embeddings
@@ -108,7 +99,7 @@ def build_student(
         image_size=model_args.image_size,
         cnn_channels=model_args.cnn_channels,
         fc_hidden_size=model_args.fc_hidden_size,
-        **label_fields(label_names(splits["train"])),
+        **label_fields(names),
     )
     model = EmocapStudentForMultiLabelClassification(config)
     if model_args.text_encoder:
@@ -119,16 +110,11 @@ def build_student(
         model.load_image_backbone(model_args.image_weights)
     given = ("text_encoder.",) * bool(model_args.text_encoder) + ("cnn.",) * bool(model_args.image_weights)
     fresh = {name for name, _ in model.named_parameters() if given and not name.startswith(given)}
-    return model, EmocapProcessor(load_tokenizer(vocabulary), image_size=config.image_size), fresh
+    return model, EmocapProcessor(AutoTokenizer.from_pretrained(vocabulary), image_size=config.image_size), fresh
 
 
 def label_fields(names: list[str]) -> dict[str, dict]:
     return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
-
-
-def load_tokenizer(checkpoint: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint, emocap's or any other."""
-    return AutoTokenizer.from_pretrained(checkpoint)
 
 
 def sample_regions(table: datasets.Dataset, rows: int = 1000) -> torch.Tensor:
@@ -142,10 +128,3 @@ def sample_regions(table: datasets.Dataset, rows: int = 1000) -> torch.Tensor:
     features = column[chosen].reshape(len(chosen), NUM_REGIONS, -1)
     inside = np.arange(NUM_REGIONS) < counts[chosen][:, None]
     return torch.from_numpy(features[inside]).float()
-
-
-def set_bias_to_prior(head: torch.nn.Linear, table: datasets.Dataset, label_column: str) -> None:
-    """Starts the head from the constant predictor's logits: nothing has to be learned to be as good."""
-    prior = torch.from_numpy(prior_probabilities(label_matrix(table, label_column))).float()
-    with torch.no_grad():
-        head.bias.copy_(torch.logit(prior, eps=1e-3))

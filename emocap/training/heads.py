@@ -1,6 +1,7 @@
 """The head of a target model from a source model's last layers: collapsed into one linear map, or fitted by ridge."""
 
 import datasets
+import numpy as np
 import torch
 from torch import nn
 
@@ -9,12 +10,18 @@ from emocap.evaluation.scoring import prepare_table
 from emocap.models import EmocapProcessor, EmocapStudentForMultiLabelClassification
 from emocap.models.modeling_emocap_teacher import EmocapTeacherForMultiLabelClassification
 
-__all__ = ["collapsed_head", "head_of", "pooled_outputs", "resize_columns", "ridge_head"]
+__all__ = ["collapsed_head", "head_of", "pooled_outputs", "resize_columns", "ridge_head", "start_at_prior"]
 
 
 def head_of(model: nn.Module) -> nn.Linear:
     """The last linear layer: the teacher's classifier, the student's fc2."""
     return model.classifier if isinstance(model, EmocapTeacherForMultiLabelClassification) else model.fc2
+
+
+def start_at_prior(model: nn.Module, prior: np.ndarray) -> None:
+    """Starts the head from the constant answer's logits, float `(L,)`: nothing has to be learned to be as good."""
+    with torch.no_grad():
+        head_of(model).bias.copy_(torch.logit(torch.from_numpy(prior).float(), eps=1e-3))
 
 
 def collapsed_head(giver: nn.Module, width: int, keep: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,7 +16,7 @@ from emocap.evaluation.scoring import check_features, load_config
 from emocap.models import EmocapProcessor, EmocapStudentForMultiLabelClassification
 from emocap.models.modeling_emocap_teacher import EmocapTeacherForMultiLabelClassification
 from emocap.records import recorded_arguments
-from emocap.training.heads import collapsed_head, head_of, ridge_head
+from emocap.training.heads import collapsed_head, head_of, ridge_head, start_at_prior
 
 __all__ = ["STRATEGIES", "blocks_of", "check_frozen", "check_transfer", "load_source", "transfer_model"]
 
@@ -29,26 +29,21 @@ FREEZING = ("anb", "bnb", "random")
 
 
 class Plan(NamedTuple):
-    """What `check_transfer` found out without loading a weight."""
+    """What `check_transfer` was asked for, and what it found out without loading a weight."""
 
+    strategy: str
+    head_init: str  # asked for
+    copy_word_embeddings: bool
+    freeze_word_embeddings: bool | None
     base: str  # whose configuration and processor the target model takes
     source: str | None  # whose layers pass, None where none do
     count: int  # blocks that pass, the head included
     across: bool  # between different architectures, where only the head passes
-    head_init: str | None  # how the head passes; None where it is fresh
+    passes_head: bool  # by `head_init`; else it is fresh
 
 
 def transfer_model(
-    *,
-    student: str | None,
-    teacher: str | None,
-    strategy: str,
-    num_layers: str = "all",
-    head_init: str = "collapse",
-    copy_word_embeddings: bool = False,
-    freeze_word_embeddings: bool | None = None,
-    prior: np.ndarray,
-    source_table: datasets.Dataset | None = None,
+    plan: Plan, prior: np.ndarray, source_table: datasets.Dataset | None = None
 ) -> tuple[nn.Module, EmocapProcessor, dict[str, object]]:
     """The model that fine-tuning starts from.
 
@@ -65,12 +60,7 @@ def transfer_model(
     are a block like any other.
 
     Args:
-        student, teacher: folders or Hub ids.
-        strategy: one of `STRATEGIES`.
-        num_layers: number of blocks from the input, or "all".
-        head_init: collapse, ridge or random.
-        copy_word_embeddings: between architectures, pass the student's word embeddings to the teacher.
-        freeze_word_embeddings: freeze or train the word embeddings whatever the strategy does; None: as it says.
+        plan: what `check_transfer` made of the strategy and the checkpoints.
         prior: float `(L,)`, mean of the target's training labels.
         source_table: rows of the source, on which `ridge` is fitted.
 
@@ -79,11 +69,8 @@ def transfer_model(
         and whether it is frozen; buffers, which no training moves, are marked as such and not as frozen.
 
     Raises:
-        ValueError: see `check_transfer`, or a checkpoint that lacks tensors.
+        ValueError: a checkpoint that lacks tensors.
     """
-    plan = check_transfer(
-        student, teacher, strategy, num_layers, head_init, copy_word_embeddings, freeze_word_embeddings
-    )
     config, load = load_config(plan.base), functools.cache(load_giver)
     config.modalities = None if plan.source is None else config.modalities
     model, processor = MODELS[config.model_type](config), EmocapProcessor.from_pretrained(plan.base)
@@ -93,28 +80,27 @@ def transfer_model(
     copy_tensors(model, load, plan.base, given_parts(model), record, "given by")
     if plan.source is not None:
         copy_tensors(model, load, plan.base if plan.across else plan.source, passing, record)
-    if copy_word_embeddings:
-        pass_word_embeddings(model, load(student), student, record)
+    if plan.copy_word_embeddings:
+        pass_word_embeddings(model, load(plan.source), plan.source, record)
+    start_at_prior(model, prior)
     head = head_of(model)
-    with torch.no_grad():
-        head.bias.copy_(torch.logit(torch.from_numpy(prior).float(), eps=1e-3))
-    if plan.head_init is not None:
+    if plan.passes_head:
         start_head(model, processor, load(plan.source), plan, source_table)
         for name, value in model.named_parameters():
             if value is head.weight or value is head.bias:
                 how = "copied from" if plan.head_init == "collapse" and not plan.across else f"{plan.head_init} of"
                 record[name] = {"origin": f"{how} {plan.source}"}
-    freeze(model, passing if strategy in FREEZING else [], freeze_word_embeddings)
+    freeze(model, passing if plan.strategy in FREEZING else [], plan.freeze_word_embeddings)
     if isinstance(model, EmocapStudentForMultiLabelClassification):
-        note_word_embeddings(model, plan, copy_word_embeddings, freeze_word_embeddings)
+        note_word_embeddings(model, plan)
     moving, frozen = {*dict(model.named_parameters()), *norm_statistics(model)}, frozen_tensors(model)
     for name, tensor in model.state_dict().items():
         record[name] |= {"sha256": checksum(tensor), "frozen": name in frozen, "buffer": name not in moving}
     surgery = {
-        "strategy": strategy,
+        "strategy": plan.strategy,
         "num_layers": plan.count,
-        "head_init": head_init,
-        "freeze_word_embeddings": freeze_word_embeddings,
+        "head_init": plan.head_init,
+        "freeze_word_embeddings": plan.freeze_word_embeddings,
         "tensors": record,
     }
     return model, processor, surgery
@@ -130,6 +116,14 @@ def check_transfer(
     freeze_word_embeddings: bool | None = None,
 ) -> Plan:
     """What is to be done, checked against the checkpoints' configurations before any weight is loaded.
+
+    Args:
+        student, teacher: folders or Hub ids.
+        strategy: one of `STRATEGIES`.
+        num_layers: number of blocks from the input, or "all".
+        head_init: collapse, ridge or random.
+        copy_word_embeddings: between architectures, pass the student's word embeddings to the teacher.
+        freeze_word_embeddings: freeze or train the word embeddings whatever the strategy does; None: as it says.
 
     Raises:
         ValueError: a checkpoint that the strategy needs is missing, there are fewer blocks than asked for, layers
@@ -164,7 +158,8 @@ def check_transfer(
         kept = head_init == "collapse" and count == total
         check_fit(model, skeleton(load_config(source)), source, blocks_of(model), count, with_head=kept)
     passes = source is not None and count == total and head_init != "random"
-    return Plan(base, source, count, across, head_init if passes else None)
+    asked = (strategy, head_init, copy_word_embeddings, freeze_word_embeddings)
+    return Plan(*asked, base, source, count, across, passes)
 
 
 def load_source(source_dataset: str | None, plan: Plan) -> datasets.Dataset | None:
@@ -174,7 +169,7 @@ def load_source(source_dataset: str | None, plan: Plan) -> datasets.Dataset | No
     Raises:
         ValueError: nobody says which data the model was trained on, or its features are of another width.
     """
-    if plan.head_init != "ridge":
+    if not plan.passes_head or plan.head_init != "ridge":
         return None
     split, named = "train", source_dataset
     if named is None:
@@ -270,16 +265,14 @@ def freeze(model: nn.Module, parts: list[nn.Module], word_embeddings: bool | Non
         model.get_input_embeddings().requires_grad_(not word_embeddings)
 
 
-def note_word_embeddings(
-    model: EmocapStudentForMultiLabelClassification, plan: Plan, were_passed: bool, asked: bool | None
-) -> None:
+def note_word_embeddings(model: EmocapStudentForMultiLabelClassification, plan: Plan) -> None:
     """Keeps the configuration true to the word embeddings: whether they are as given, and whether a checkpoint of this
     run freezes them once it is loaded. Where `anb` alone froze them that stays as it was, as for its other blocks."""
     config = model.config
-    if were_passed or (plan.source is not None and plan.count and not plan.across):
+    if plan.copy_word_embeddings or (plan.source is not None and plan.count and not plan.across):
         config.given_word_embeddings = getattr(load_config(plan.source), "given_word_embeddings", False)
     trains = model.get_input_embeddings().weight.requires_grad
-    if trains or asked is not None:
+    if trains or plan.freeze_word_embeddings is not None:
         config.freeze_word_embeddings = not trains
 
 

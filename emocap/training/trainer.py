@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from emocap.training.frozen import PooledPairs, only_head_trains
 from emocap.training.sampling import PairSampler
-from emocap.training.weight_decay import decayed_parameter_names
+from emocap.training.weight_decay import parameter_groups
 
 __all__ = ["EmocapTrainer", "checkpoint_to_resume", "frozen_outputs"]
 
@@ -42,27 +42,14 @@ class EmocapTrainer(Trainer):
         """Rows in their own order, for which metrics are computed: `Trainer` would sort these by length too."""
         return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
 
-    def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
-        return decayed_parameter_names(model)
-
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         model = self.model if model is None else model
         if self.optimizer is None:
-            decayed = set(self.get_decay_parameter_names(model))
-            groups = {}
-            for name, parameter in model.named_parameters():
-                if parameter.requires_grad:
-                    groups.setdefault((name in self.fresh, name in decayed), []).append(parameter)
-            rates = {False: self.args.learning_rate, True: self.args.head_learning_rate}
-            rates[True] = rates[False] if rates[True] is None else rates[True]
+            rate, head_rate = self.args.learning_rate, self.args.head_learning_rate
+            rates = (rate, rate if head_rate is None else head_rate)
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
-            self.optimizer = optimizer_class(
-                [
-                    {"params": parameters, "lr": rates[is_fresh], "weight_decay": self.args.weight_decay * is_decayed}
-                    for (is_fresh, is_decayed), parameters in groups.items()
-                ],
-                **options,
-            )
+            groups = parameter_groups(model, self.args.weight_decay, rates, self.fresh)
+            self.optimizer = optimizer_class(groups, **options)
         return self.optimizer
 
 

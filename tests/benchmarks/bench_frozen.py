@@ -18,10 +18,9 @@ import torch
 from datasets import Dataset, DatasetDict, Features
 from transformers import BertTokenizerFast
 
-from emocap.arguments import finetune_parser, parse_arguments
+from emocap.cli import main as main_command
 from emocap.data.schema import NUM_REGIONS, pair_features, region_columns
 from emocap.models import EmocapProcessor, EmocapTeacherConfig, EmocapTeacherForMultiLabelClassification
-from emocap.training.jobs import finetune
 
 EMOTIONS = [f"emotion{index}" for index in range(29)]
 WORDS = [f"word{index}" for index in range(500)]
@@ -87,11 +86,11 @@ def main() -> None:
         make_model(work / "model")
         for way, flags in (("cached", []), ("plain", ["--no_cache_frozen_outputs"])):
             started = time.perf_counter()
-            finetune(*parse_arguments(finetune_parser(), [
+            main_command(["finetune",
                 "--student", str(work / "model"), "--strategy", "anb", "--dataset", str(work / "table"),
                 "--output_dir", str(work / way), "--num_train_epochs", str(arguments.epochs), "--use_cpu",
                 "--early_stopping_patience", "0", "--disable_tqdm", "true", *flags, *saving,
-            ]))  # fmt: skip
+            ])  # fmt: skip
             seconds[way] = time.perf_counter() - started
             metrics[way] = json.loads((work / way / "metrics.json").read_text())
     print(f"\n{arguments.epochs} epochs over {arguments.rows} training pairs:")

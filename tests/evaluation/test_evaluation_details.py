@@ -4,10 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from datasets import Dataset
 
 from emocap.data.pairs import label_matrix
+from emocap.data.truth import read_truth
 from emocap.evaluation.details import describe, human_metrics
-from emocap.evaluation.evaluate import evaluate
+from emocap.evaluation.evaluate import measure
 from emocap.metrics import VOTE_KEYS, chance_map_macro, compute_metrics, one_reaction
 from emocap.records import details_path
 from emocap.scenes import corpus as scenes
@@ -62,7 +64,7 @@ def test_details_equal_a_loop(tiny_table, rng):
     table = tiny_table["test"]
     labels, names = label_matrix(table, "labels"), table.features["emotions"].feature.names
     probabilities, thresholds = rng.random(labels.shape), rng.uniform(0.2, 0.8, labels.shape[1])
-    details = describe(probabilities, table, "labels", thresholds)
+    details = describe(probabilities, table, labels, thresholds)
     json.dumps(details)
     confusion = np.zeros((5, 5), dtype=int)
     missed = np.zeros(5, dtype=int)
@@ -98,15 +100,21 @@ def test_details_equal_a_loop(tiny_table, rng):
     assert example["truth"] == [names[label] for label in np.flatnonzero(labels[row])]
 
 
+def own_measure(probabilities: np.ndarray, table: Dataset, column: str = "labels", **how) -> dict:
+    """Beside the constant answer of the very rows."""
+    truth = read_truth(table, column)
+    return measure(probabilities, table, truth, truth.labels.mean(0), **how)
+
+
 def test_evaluate_has_intervals_people_and_flat_keys(tiny_table, rng):
     probabilities = rng.random((21, 5))
-    metrics = evaluate(probabilities, tiny_table["test"], tiny_table["train"], thresholds=[0.3] * 5)
+    metrics = own_measure(probabilities, tiny_table["test"], thresholds=[0.3] * 5)
     assert all(value is None or isinstance(value, (int, float, str)) for value in metrics.values())
     assert metrics["map_macro_low"] < metrics["map_macro"] < metrics["map_macro_high"]
     assert 0 < metrics["human/f1_micro"] < 1 and 0 < metrics["as_human/f1_micro"] < 1
     assert not {"human/map_macro", "human/lrap", "human/bce"} & set(metrics) and metrics["decisions"] == "fitted"
     assert metrics["chance/map_macro"] == chance_map_macro(label_matrix(tiny_table["test"], "labels"))
-    without = evaluate(probabilities, tiny_table["test"], tiny_table["train"], num_resamples=0)
+    without = own_measure(probabilities, tiny_table["test"], num_resamples=0)
     assert "map_macro_low" not in without and without["decisions"] == "0.5"
     assert str(details_path("a/metrics.json")) == "a/metrics_details.json"
 
@@ -115,13 +123,13 @@ def test_a_model_s_probabilities_of_any_reaction_are_compared_with_votes_as_one_
     table = tiny_table["test"]
     labels, votes, asked = (np.array(table[name][:]) for name in ("labels", "votes", "num_annotators"))
     probabilities = rng.random(labels.shape)
-    metrics = evaluate(probabilities, table, tiny_table["train"], num_resamples=20)
+    metrics = own_measure(probabilities, table, num_resamples=20)
     expected = compute_metrics(one_reaction(probabilities, asked), labels, votes)
     for key in VOTE_KEYS:
         assert metrics[key] == pytest.approx(expected[key])
         assert metrics[f"{key}_low"] <= metrics[key] <= metrics[f"{key}_high"]
     assert metrics["jsd"] != pytest.approx(compute_metrics(probabilities, labels, votes)["jsd"], abs=1e-4)
-    shares = evaluate(probabilities, table, tiny_table["train"], "soft_labels", num_resamples=0)
+    shares = own_measure(probabilities, table, "soft_labels", num_resamples=0)
     soft = np.array(table["soft_labels"][:])  # are one reaction's already
     assert shares["jsd"] == pytest.approx(compute_metrics(probabilities, soft, votes)["jsd"])
 
@@ -131,7 +139,7 @@ def test_ceilings_of_vote_metrics_are_those_of_many_drawn_reactions(rng):
     tables = scenes.load_scenes(num_target=240, num_source=0)
     table, (both, text, _) = tables["test"], scenes.label_probabilities()
     labels, votes = label_matrix(table, "labels"), np.array(table["votes"][:])
-    metrics = evaluate(np.full(labels.shape, 0.2), table, tables["train"], num_resamples=0)
+    metrics = own_measure(np.full(labels.shape, 0.2), table, num_resamples=0)
     words = [((own - text) ** 2).sum(-1).argmin() for own in np.array(table["bayes_probabilities_text"][:])]
     pictures = [((own - both[:, w]) ** 2).sum(-1).argmin()
                 for own, w in zip(np.array(table["bayes_probabilities"][:]), words, strict=True)]  # fmt: skip
@@ -148,5 +156,5 @@ def test_ceilings_of_vote_metrics_are_those_of_many_drawn_reactions(rng):
     assert metrics["ceiling/jsd"] < any_of_six["jsd"] - 0.005  # chances of any of six are no shares of votes
     assert metrics["ceiling/jsd"] < min(metrics["ceiling_text/jsd"], metrics["ceiling_image/jsd"])
     assert not any(key.startswith("ceiling") and key.endswith(("/ece", "/num_examples")) for key in metrics)
-    own = evaluate(label_matrix(table, "bayes_probabilities"), table, tables["train"], num_resamples=0)
+    own = own_measure(label_matrix(table, "bayes_probabilities"), table, num_resamples=0)
     assert own["jsd"] == pytest.approx(own["ceiling/jsd"], abs=1e-3)  # a model that knows all reaches the ceiling

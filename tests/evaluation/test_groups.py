@@ -12,15 +12,14 @@ from emocap.data.schema import group_keys, pair_features, to_dataset_dict
 from emocap.data.storage import load_table
 from emocap.data.truth import read_truth, row_groups
 from emocap.evaluation.baselines import held_out_rows
-from emocap.evaluation.evaluate import evaluate
+from emocap.evaluation.evaluate import measure
 from emocap.evaluation.valence import correlations, spearman
-from emocap.metrics import compute_metrics, intervals
+from emocap.metrics import Bootstrap, compute_metrics, intervals
 from emocap.studies import cross_validation
-from emocap.studies.cross_validation import fold_of, is_validation, measure
-from emocap.studies.label_report import resampled
+from emocap.studies.cross_validation import fold_of, is_validation
 from emocap.studies.label_study import LabelStudy, LabelStudyArguments
 from emocap.studies.transfer_study import load_side
-from emocap.training.splits import load_splits
+from emocap.training.rows import read_rows
 
 
 def with_groups(table: Dataset, groups: list[str | None]) -> Dataset:
@@ -72,7 +71,7 @@ def test_new_tables_keep_groups_in_one_split(rng):
 def test_held_out_rows_of_training_and_controls_keep_groups(rng, tiny_table, tmp_path):
     table = grouped(tiny_table["train"], rng, 25, "theme")
     check_apart(*held_out_rows(table))
-    splits = load_splits(DataArguments(dataset=save(tmp_path, table)))
+    splits = read_rows(load_table(save(tmp_path, table)), DataArguments(None)).splits
     check_apart(splits["train"], splits["validation"])
     assert len(splits["train"]) + len(splits["validation"]) == 60
     for own, expected in zip(held_out_rows(table), (splits["train"], splits["validation"]), strict=True):
@@ -106,10 +105,10 @@ def test_the_label_study_keeps_groups_apart_and_draws_them_whole(rng, label_stud
     check_apart(label_study.source.select(label_study.taught), label_study.source.select(label_study.held_out))
     truth = read_truth(label_study.target["test"])
     label_study.runs_dir.mkdir(parents=True)
-    run = label_study.runs()[0]
+    label_study.arguments.metric, run = "bce", label_study.stages()[0][0]
     probabilities = rng.random(truth.labels.shape)
     np.save(label_study.path(run).with_suffix(".npy"), probabilities)
-    found = resampled(label_study, run, truth, "bce")
+    found = label_study.resampled(run, truth, 1000)
     check_drawn(found, probabilities, truth.labels, truth.groups)
 
 
@@ -129,21 +128,23 @@ def test_evaluate_and_folds_draw_groups_whole(rng, tiny_table):
     table = grouped(tiny_table["test"], rng, 5)
     truth = read_truth(table)
     probabilities = rng.random(truth.labels.shape)
-    metrics = evaluate(probabilities, table, tiny_table["train"], num_resamples=1000)
+    prior = np.full(5, 0.3)
+    metrics = measure(probabilities, table, truth, prior)
     assert metrics["num_groups"] == len(set(group_keys(table))) < metrics["num_examples"] == 21
-    _, drawn = measure(table, probabilities, np.full(5, 0.5))
+    _, drawn = cross_validation.measure(table, probabilities, np.full(5, 0.5))
     check_drawn(drawn["bce"], probabilities, truth.labels, truth.groups)
     bounds = intervals(drawn, metrics)
     assert metrics["bce_low"] == pytest.approx(bounds["bce_low"])
     assert metrics["bce_high"] == pytest.approx(bounds["bce_high"])
-    assert "num_groups" not in evaluate(probabilities, tiny_table["test"], tiny_table["train"], num_resamples=0)
+    alone = read_truth(tiny_table["test"])
+    assert "num_groups" not in measure(probabilities, tiny_table["test"], alone, prior, num_resamples=0)
 
 
 def test_correlations_with_people_draw_groups_whole(rng):
     people, groups = rng.normal(size=60), rng.integers(0, 9, 60)
     groups = np.unique(groups, return_inverse=True)[1]
     scores = {"both": people + rng.normal(size=60), "text": rng.normal(size=60)}
-    found = correlations(scores, people, 80, 4, groups)
+    found = correlations(scores, people, Bootstrap(80, 4, groups))
     draws, number = np.random.default_rng(4), groups.max() + 1
     drawn = []
     for _ in range(80):

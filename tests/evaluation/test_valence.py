@@ -10,6 +10,7 @@ from scipy.stats import spearmanr
 from emocap.cli import main
 from emocap.evaluation.scoring import load_model, score_table
 from emocap.evaluation.valence import correlations, expected_valence, read_norms, spearman
+from emocap.metrics import Bootstrap
 
 NORMS = {"happy": 8.5, "sad": 2.1, "excited": 8.1, "curious": 6.6, "angry": 2.5}
 
@@ -68,7 +69,7 @@ def test_paired_intervals_follow_the_draws():
     rng = np.random.default_rng(1)
     people = rng.normal(size=80)
     scores = {"both": people + rng.normal(size=80) / 3, "text": people + rng.normal(size=80), "image": -people}
-    found = correlations(scores, people, 50, seed=4)
+    found = correlations(scores, people, Bootstrap(50, seed=4))
     draws = np.random.default_rng(4)
     rows = [draws.integers(80, size=80) for _ in range(50)]
     gains = [spearmanr(scores["both"][r], people[r]).statistic - spearmanr(scores["text"][r], people[r]).statistic

@@ -11,6 +11,7 @@ from emocap.data.schema import OASIS_LABELS, group_keys
 from emocap.data.storage import load_table
 from emocap.evaluation.scoring import load_model, score_table
 from emocap.evaluation.valence import correlations
+from emocap.metrics import Bootstrap
 from emocap.studies.cross_validation import fold_of
 
 pytestmark = [pytest.mark.real_data, pytest.mark.timeout(5400)]  # training takes minutes
@@ -68,7 +69,7 @@ def valence(table, caption_teacher, quick, tmp_path_factory) -> dict[str, float]
                 own[seed, folds == fold] = probabilities[:, pleasant] - probabilities[:, unpleasant]
     groups = np.unique(keys, return_inverse=True)[1]
     people = np.array(table["valence_mean"])
-    result = correlations(scores, people, num_resamples=1000, seed=0, groups=groups)
+    result = correlations(scores, people, Bootstrap(groups=groups))
     print(f"{FOLDS} folds by theme, {len(table)} photos, {len(set(keys))} themes, {SEEDS} seed(s): {result}")
     return result
 

@@ -26,10 +26,9 @@ def done(tmp_path_factory, tiny_body, tiny_table_dir):
              "--output_dir", str(out)]  # fmt: skip
     seen, original = [], cross_validation.train_teacher
 
-    def spy(data_args, model_args, training_args):
-        tables = load_table(data_args.dataset)
-        seen.append((training_args, {name: set(split["image_id"][:]) for name, split in tables.items()}))
-        return original(data_args, model_args, training_args)
+    def spy(tables, output_dir, **options):
+        seen.append((output_dir, {name: set(split["image_id"][:]) for name, split in tables.items()}))
+        return original(tables, output_dir=output_dir, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cross_validation, "train_teacher", spy)
@@ -41,8 +40,8 @@ def test_no_model_saw_or_was_chosen_on_the_images_that_it_scores(done, tiny_tabl
     _, _, seen = done
     everything = {image for split in tiny_table.values() for image in split["image_id"][:]}
     assert len(seen) == 6
-    for training_args, parts in seen:
-        fold = int(training_args.output_dir.split("fold")[1][0])
+    for output_dir, parts in seen:
+        fold = int(str(output_dir).split("fold")[1][0])
         test = {image for image in everything if fold_of(image, 3) == fold}
         assert set(parts) == {"train", "validation"} and not parts["train"] & parts["validation"]
         assert parts["train"] | parts["validation"] == everything - test and test and parts["validation"]
@@ -101,7 +100,7 @@ def test_figures_are_means_over_folds_of_scores_written_once(done, tiny_table_di
 def test_a_finished_fold_is_not_trained_again_and_other_settings_are_refused(done, monkeypatch, capsys):
     out, flags, _ = done
     before = (out / "metrics.json").read_text()
-    monkeypatch.setattr(cross_validation, "train_teacher", lambda *arguments: pytest.fail("trained again"))
+    monkeypatch.setattr(cross_validation, "train_teacher", lambda *_, **__: pytest.fail("trained again"))
     main(flags)
     assert (out / "metrics.json").read_text() == before
     with pytest.raises(SystemExit):
@@ -124,7 +123,7 @@ def test_a_finished_fold_is_not_trained_again_and_other_settings_are_refused(don
 def test_bad_settings_are_refused_before_any_training(
     extra, message, tiny_body, tiny_table_dir, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(cross_validation, "train_teacher", lambda *arguments: pytest.fail("trained"))
+    monkeypatch.setattr(cross_validation, "train_teacher", lambda *_, **__: pytest.fail("trained"))
     with pytest.raises(SystemExit) as stop:
         main(["cross-validate", "--dataset", tiny_table_dir, "--model_name_or_path", tiny_body,
               "--output_dir", str(tmp_path / "run"), *extra])  # fmt: skip
@@ -159,8 +158,8 @@ def test_the_preset_is_what_was_measured(tmp_path):
              "--weight_decay", "1e-5", "--learning_rate", "0.5", "--lr_scheduler_kwargs", '{"num_cycles": 2}',
              "--no_cache_frozen_outputs", "--optim", "adamw_torch"]  # fmt: skip
     settings = [{"learning_rate": "1e-4"}, {"learning_rate": "3e-4"}]
-    scored = [{"chosen": {"setting": settings[1], "validation": [0.1, 0.2]}}]
-    cross_validation.write_choice(tmp_path, scored, settings, flags)
+    fold = cross_validation.Fold({"setting": settings[1], "validation": [0.1, 0.2]}, None, {})
+    cross_validation.write_choice(tmp_path, [fold], settings, flags)
     preset = yaml.safe_load((tmp_path / "preset.yaml").read_text())
     assert preset["freeze_body"] is True and preset["bf16"] is True and preset["pooled_layers"] == [3, 4, 5]
     assert preset["learning_rate"] == 3e-4 and len(preset) == 10

@@ -14,16 +14,17 @@ from scipy.stats import t as student_t
 from torch.nn.functional import binary_cross_entropy
 
 from emocap.cli import main
-from emocap.commands.studies import TransferStudy
+from emocap.commands.studies import TransferStudy as TransferCommand
 from emocap.data.storage import load_table
 from emocap.evaluation.scoring import load_model
-from emocap.metrics import compute_metrics, paired_gain, resampled_metrics
+from emocap.metrics import Bootstrap, compute_metrics, intervals, resampled_metrics
 from emocap.metrics.seeds import t_interval, t_quantile
 from emocap.studies import scenes_corpus as study_corpus
 from emocap.studies.options import TransferArguments
 from emocap.studies.runs import Part, Recipe, fit, part_probabilities
-from emocap.studies.transfer_report import BASES, gain, study_rows, study_table
-from emocap.studies.transfer_study import Run, Study, transfer_study
+from emocap.studies.skeleton import paired_gain
+from emocap.studies.transfer_report import BASES, study_rows, study_table
+from emocap.studies.transfer_study import Run, TransferStudy
 
 RECIPE = Recipe(30, 10, 5, 0.01, 16, 0.01, "map_macro")
 
@@ -60,7 +61,7 @@ def flags(settings: dict[str, object]) -> list[str]:
     ]
 
 
-def files_of(study: Study) -> dict[str, int]:
+def files_of(study: TransferStudy) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in study.runs_dir.iterdir()}
 
 
@@ -68,7 +69,7 @@ def test_a_study_from_the_command_line_resumes_and_grows(settings, tmp_path, cap
     readme = tmp_path / "readme.md"
     readme.write_text("before\n<!-- transfer -->\nold\n<!-- /transfer -->\nafter\n")
     main(["transfer-study", *flags(settings), "--readme", str(readme)])
-    study = Study(TransferArguments(**settings))
+    study = TransferStudy(TransferArguments(**settings))
     runs = [run for stage in study.stages() for run in stage]
     # two directions and seeds; at 20 rows all layers of 6 strategies, at 30 also one; a base network of A's and, at
     # each size, scratch and one of matched length
@@ -110,7 +111,7 @@ def test_a_study_from_the_command_line_resumes_and_grows(settings, tmp_path, cap
 
 
 def test_what_a_run_is(settings):
-    study = Study(TransferArguments(**settings))
+    study = TransferStudy(TransferArguments(**settings))
     study.prepare()
     base, scratch = Run("source", None, 1, "scratch", "0"), Run("target", 20, 1, "scratch", "0")
     for run in (base, scratch):
@@ -144,7 +145,7 @@ def test_the_matched_control_is_trained_as_long_as_a(settings, monkeypatch):
         "strategies": ["anb+", "bnb+", "bnb+ matched"],
         "num_layers": ["all"],
     }
-    study = Study(TransferArguments(**settings | long | chosen))
+    study = TransferStudy(TransferArguments(**settings | long | chosen))
     seen = {}
 
     def follow(model, train, validation, recipe, seed, steps=None):
@@ -153,7 +154,7 @@ def test_the_matched_control_is_trained_as_long_as_a(settings, monkeypatch):
         return history
 
     monkeypatch.setattr("emocap.studies.transfer_study.fit", follow)
-    transfer_study(study)
+    study.perform_all()
     for seed in (0, 1):
         run = Run("target", 20, seed, "bnb+ matched", "5")
         base, own = study.base_of(run), study.start_of(run)
@@ -186,7 +187,7 @@ def test_a_given_number_of_steps_is_taken_whatever_patience_says(tiny_table, tin
 
 @pytest.mark.parametrize("freeze", [True, False])
 def test_every_network_has_the_published_word_embeddings_frozen_or_its_own(settings, freeze, tiny_bert):
-    study = Study(TransferArguments(**settings | {"freeze_word_embeddings": freeze}))
+    study = TransferStudy(TransferArguments(**settings | {"freeze_word_embeddings": freeze}))
     study.prepare()
     runs = [Run("source", None, 0, "scratch", "0"), Run("target", 20, 0, "scratch", "0"),
             Run("target", 20, 0, "random", "1"), Run("target", 20, 0, "anb+", "5")]  # fmt: skip
@@ -205,7 +206,7 @@ def test_every_network_has_the_published_word_embeddings_frozen_or_its_own(setti
 
 
 def test_rows_are_nested_and_drawn_by_the_seed(settings, monkeypatch):
-    study, seen = Study(TransferArguments(**settings)), {}
+    study, seen = TransferStudy(TransferArguments(**settings)), {}
     study.prepare()
     of_rows = Part.of_rows
     monkeypatch.setattr(
@@ -221,8 +222,8 @@ def test_processes_give_what_one_gives(settings, tmp_path):
     one = settings | {"sizes": [20], "layer_sizes": [], "directions": ["source_to_target"], "strategies": ["anb+"]}
     rows = []
     for jobs in (1, 2):
-        study = Study(TransferArguments(**one | {"jobs": jobs, "output_dir": str(tmp_path / str(jobs))}))
-        transfer_study(study)
+        study = TransferStudy(TransferArguments(**one | {"jobs": jobs, "output_dir": str(tmp_path / str(jobs))}))
+        study.perform_all()
         rows.append(study_rows(study))
     assert [row["values"] for row in rows[0]] == [row["values"] for row in rows[1]]
 
@@ -285,14 +286,15 @@ def test_t_intervals():
 
 def test_gains_are_paired_by_seed_and_by_image():
     base, images = np.array([0.1, 0.5, 0.3]), np.random.default_rng(1).normal(0.3, 0.1, 500)
-    result = gain(base + 0.02, images + 0.02, base, images, "map_macro")
-    assert list(result.values()) == pytest.approx([0.02] * 5)
+    assert paired_gain((base + 0.02) - base, (images + 0.02) - images) == pytest.approx([0.02] * 5)
 
 
 def test_every_comparison_of_a_study_is_paired(settings):
     """Differences of the same seed, and of the same resamples, for every pair of strategies that is compared."""
-    study = Study(TransferArguments(**settings | {"directions": ["source_to_target"], "sizes": [20], "num_seeds": 3}))
-    transfer_study(study)
+    study = TransferStudy(
+        TransferArguments(**settings | {"directions": ["source_to_target"], "sizes": [20], "num_seeds": 3})
+    )
+    study.perform_all()
     rows = {(row["strategy"], row["num_layers"]): row for row in study_rows(study)}
     truth, draws = study.part("target", "test").truth, {}
     for strategy, layers in rows:
@@ -300,7 +302,7 @@ def test_every_comparison_of_a_study_is_paired(settings):
         values = [study.content(run)["metrics"]["map_macro"] for run in runs]
         assert rows[strategy, layers]["values"] == values
         arrays = [np.load(study.runs_dir / f"{study.key(run)}.npy") for run in runs]
-        how = {"groups": truth.groups, "num_resamples": 500, "keys": ("map_macro",)}
+        how = {"bootstrap": Bootstrap(500, groups=truth.groups), "keys": ("map_macro",)}
         draws[strategy, layers] = np.mean(
             [resampled_metrics(array, truth.labels, **how)["map_macro"] for array in arrays], axis=0
         )
@@ -312,7 +314,7 @@ def test_every_comparison_of_a_study_is_paired(settings):
             if name in row:
                 other = (base, 0 if base == "scratch" else layers)
                 mean, low, high = t_interval(np.subtract(row["values"], rows[other]["values"]))
-                found = paired_gain({"m": draws[strategy, layers]}, {"m": draws[other]}, "m")
+                found = intervals({"gain": draws[strategy, layers] - draws[other]}).values()
                 assert list(row[name].values()) == pytest.approx([mean, low, high, *found])
 
 
@@ -351,7 +353,7 @@ def test_the_table_marks_gains_clear_of_zero():
 def test_settings_that_cannot_run(settings, changes, message, tiny_teacher):
     changes = {name: tiny_teacher if value == "a teacher" else value for name, value in changes.items()}
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        Study(TransferArguments(**settings | changes))
+        TransferStudy(TransferArguments(**settings | changes))
     assert not Path(settings["output_dir"]).exists()
 
 
@@ -361,14 +363,14 @@ def test_tables_of_other_emotions(settings, tiny_table_dir, tmp_path):
         path = tmp_path / "other" / split / "dataset_info.json"
         path.write_text(path.read_text().replace('"happy"', '"amused"'))
     with pytest.raises(ValueError, match="one set of emotions in one order: .* \\(happy, .* \\(amused, "):
-        Study(TransferArguments(**settings | {"target_dataset": str(tmp_path / "other")}))
+        TransferStudy(TransferArguments(**settings | {"target_dataset": str(tmp_path / "other")}))
 
 
 def test_presets_and_flags():
-    (scenes,) = TransferStudy.parser().read(["--preset", "scenes", "--output_dir", "x", "--num_seeds", "2"])
+    (scenes,) = TransferCommand.parser().read(["--preset", "scenes", "--output_dir", "x", "--num_seeds", "2"])
     assert scenes.preset == "scenes" and scenes.num_seeds == 2 and scenes.sizes == [100, 300, 1000]
     assert not scenes.freeze_word_embeddings
-    (real,) = TransferStudy.parser().read(["--preset", "real", "--output_dir", "x", "--target_dataset", "b"])
+    (real,) = TransferCommand.parser().read(["--preset", "real", "--output_dir", "x", "--target_dataset", "b"])
     assert real.freeze_word_embeddings and real.hidden_size == 128
     with pytest.raises(ValueError, match="needs --source_dataset, --word_embeddings, or --preset scenes"):
         real.run()
@@ -379,7 +381,7 @@ def test_the_built_in_corpus_is_made_once(tmp_path, monkeypatch):
 
     def make_small(folder, settings):
         made.append(settings)
-        teacher = settings["teacher"] | {"num_train_epochs": 1, "disable_tqdm": "true", "use_cpu": "true"}
+        teacher = settings["teacher"] | {"num_train_epochs": 1, "disable_tqdm": True, "use_cpu": True}
         make_corpus(folder, settings | {"scenes": {"num_target": 40, "num_source": 40}, "teacher": teacher})
 
     monkeypatch.setattr(study_corpus, "make_corpus", make_small)
@@ -387,14 +389,14 @@ def test_the_built_in_corpus_is_made_once(tmp_path, monkeypatch):
     assert study_corpus.scenes_corpus(tmp_path / "corpus") == given and len(made) == 1
     assert made[0]["scenes"] == {"num_target": 4000, "num_source": 4000, "seed": 0}
     arguments = TransferArguments(output_dir=str(tmp_path / "study"), sizes=[10], **given)
-    study = Study(arguments)
+    study = TransferStudy(arguments)
     assert study.sides["source"].label_column == "emotion_scores" and study.sides["target"].truth_column == "labels"
     splits = study.sides["source"].splits
     assert sum(map(len, splits.values())) == 40, "one split, divided by image"
 
 
 def test_a_killed_study_leaves_no_half_run(settings, monkeypatch):
-    study = Study(TransferArguments(**settings))
+    study = TransferStudy(TransferArguments(**settings))
     study.prepare()
     run = Run("target", 20, 0, "scratch", "0")
 

@@ -10,7 +10,7 @@ from emocap.arguments import DataArguments
 from emocap.cli import main
 from emocap.data.storage import load_table
 from emocap.training import jobs
-from emocap.training.splits import load_splits
+from emocap.training.rows import TrainingRows, read_rows
 
 HUMAN = ["labels", "votes", "num_annotators", "soft_labels"]
 
@@ -22,6 +22,10 @@ def source(tmp_path_factory, labelled_table) -> str:
     folder = str(tmp_path_factory.mktemp("tables") / "source")
     DatasetDict({name: table.remove_columns(HUMAN) for name, table in tables.items()}).save_to_disk(folder)
     return folder
+
+
+def read(folder: str, seed: int = 0, **fields) -> TrainingRows:
+    return read_rows(load_table(folder), DataArguments(folder, **fields), seed)
 
 
 def train(out, source: str, student: str, *flags: str) -> tuple[dict, dict, dict]:
@@ -104,13 +108,13 @@ def test_a_loss_brings_the_sampling_that_it_presupposes(
 
 def test_a_share_of_the_training_rows_is_drawn_by_the_seed_before_a_limit(labelled_table):
     def ids(seed: int = 0, **fields) -> list[str]:
-        return load_splits(DataArguments(labelled_table, **fields), seed)["train"]["image_id"][:]
+        return read(labelled_table, seed, **fields).splits["train"]["image_id"][:]
 
     whole, tenth = ids(), ids(train_fraction=0.4)
     assert len(whole) == 60 and len(tenth) == 24 and tenth == sorted(tenth) and set(tenth) <= set(whole)
     assert tenth == ids(train_fraction=0.4) != ids(1, train_fraction=0.4) and tenth != whole[:24]
     assert ids(train_fraction=0.4, max_train_samples=5) == tenth[:5]
-    splits = load_splits(DataArguments(labelled_table, train_fraction=0.4))
+    splits = read(labelled_table, train_fraction=0.4).splits
     assert len(splits["validation"]) == 20 and len(splits["test"]) == 21
     with pytest.raises(ValueError, match="train split of .* is empty"):
         ids(train_fraction=0.001)
@@ -133,7 +137,7 @@ def test_a_table_to_mix_that_does_not_fit_is_refused(tmp_path, source, labelled_
         ("wide", "region features of different detectors"),
     ):
         with pytest.raises(ValueError, match=words):
-            load_splits(DataArguments(source, mix_dataset=folders[name]))
+            read(source, mix_dataset=folders[name])
     with pytest.raises(ValueError, match="--mix_share is 1.0; it must lie between 0 and 1"):
-        load_splits(DataArguments(source, mix_dataset=tiny_table_dir, mix_share=1.0))
-    assert load_splits(DataArguments(source, mix_dataset=labelled_table))["mix"].num_rows == 60
+        read(source, mix_dataset=tiny_table_dir, mix_share=1.0)
+    assert read(source, mix_dataset=labelled_table).splits["mix"].num_rows == 60

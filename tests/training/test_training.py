@@ -24,9 +24,10 @@ from emocap.arguments import (
 )
 from emocap.cli import main
 from emocap.data.pairs import PairDataset, label_matrix
+from emocap.data.storage import load_table
 from emocap.evaluation.scoring import load_model, score_table
 from emocap.metrics import METRIC_KEYS, compute_metrics, compute_with_prior
-from emocap.training.splits import load_splits
+from emocap.training.rows import read_rows
 from emocap.training.trainer import EmocapTrainer
 
 QUICK = ["--use_cpu", "--disable_tqdm", "true", "--num_train_epochs", "1"]
@@ -397,10 +398,11 @@ def test_selected_rows_and_limits(job, tmp_path, tiny_table):
     train = tiny_table["train"].add_column("selected_for", chosen)
     train = train.cast_column("selected_for", tiny_table["train"].features["emotions"])
     DatasetDict({**tiny_table, "train": train}).save_to_disk(str(tmp_path / "table"))
-    splits = load_splits(DataArguments(str(tmp_path / "table"), selected_only=True, max_eval_samples=4))
+    tables = load_table(tmp_path / "table")
+    splits = read_rows(tables, DataArguments("t", selected_only=True, max_eval_samples=4)).splits
     assert splits["train"]["image_id"][:] == [f"train_{row:03d}.jpg" for row in range(0, 60, 3)]
     assert len(splits["validation"]) == len(splits["test"]) == 4
-    assert len(load_splits(DataArguments(str(tmp_path / "table"), max_train_samples=7))["train"]) == 7
+    assert len(read_rows(tables, DataArguments("t", max_train_samples=7)).splits["train"]) == 7
 
 
 def test_a_student_checkpoint_may_go_on(job, tmp_path, tiny_student, tiny_table_dir):

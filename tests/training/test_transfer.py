@@ -14,10 +14,16 @@ from emocap.cli import main
 from emocap.data.pairs import PairDataset, with_pixels
 from emocap.models import EmocapProcessor
 from emocap.models.common_emocap import keep_frozen_in_eval
+from emocap.training import surgery as module
 from emocap.training.heads import collapsed_head, head_of, pooled_outputs, resize_columns, ridge_head
-from emocap.training.surgery import blocks_of, check_frozen, check_transfer, load_source, transfer_model
+from emocap.training.surgery import blocks_of, check_frozen, check_transfer, load_source
 
 PRIOR = np.array([0.5, 0.1, 0.3, 0.02, 0.0])
+
+
+def transfer_model(*, prior: np.ndarray, source_table=None, **passes) -> tuple:
+    """Checked and done."""
+    return module.transfer_model(check_transfer(**passes), prior, source_table)
 
 
 @pytest.fixture(scope="session")
@@ -440,9 +446,9 @@ def test_a_finished_run_says_that_frozen_tensors_stood_still(checkpoints, tiny_t
     assert all(torch.equal(saved[name], given[name]) for name in frozen)
     assert not torch.equal(saved["fc1.weight"], given["fc1.weight"])
 
-    def meddle(model, *rest):
+    def meddle(start, *rest):
         with torch.no_grad():
-            model.gru.weight_ih_l0[0, 0] += 1e-3
+            start.model.gru.weight_ih_l0[0, 0] += 1e-3
         return {}
 
     monkeypatch.setattr("emocap.training.jobs.run", meddle)

@@ -1,12 +1,13 @@
 """Biases and norms have no weight decay, whoever trains."""
 
 import pytest
+import torch
 from torch import nn
 from transformers import AutoModel
 
 from emocap.arguments import EmocapTrainingArguments
-from emocap.studies.runs import Recipe, adamw
 from emocap.training.trainer import EmocapTrainer
+from emocap.training.weight_decay import parameter_groups
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 
@@ -17,7 +18,7 @@ def decay_of(optimizer, model: nn.Module) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("checkpoint", ["tiny_teacher", "tiny_student"])
-def test_the_three_loops_decay_weights_alone(checkpoint, request, tmp_path):
+def test_both_loops_decay_weights_alone(checkpoint, request, tmp_path):
     model = AutoModel.from_pretrained(request.getfixturevalue(checkpoint))
     norms = {name for name, module in model.named_modules() if isinstance(module, NORMS)}
     assert norms
@@ -30,5 +31,6 @@ def test_the_three_loops_decay_weights_alone(checkpoint, request, tmp_path):
         str(tmp_path), weight_decay=0.25, use_cpu=True, eval_strategy="no", load_best_model_at_end=False
     )
     assert decay_of(EmocapTrainer(model, arguments).create_optimizer(), model) == expected
-    recipe = Recipe(10, 5, 2, learning_rate=0.1, batch_size=4, weight_decay=0.25, metric="map_macro")
-    assert decay_of(adamw(model, recipe), model) == expected
+    groups = parameter_groups(model, 0.25, (0.1, 0.2), fresh={"word_embeddings.weight"})
+    assert decay_of(torch.optim.AdamW(groups), model) == expected
+    assert {group["lr"] for group in groups} == ({0.1, 0.2} if "word_embeddings.weight" in expected else {0.1})

@@ -11,8 +11,8 @@ from emocap.arguments import finetune_parser
 from emocap.cards.surgery import told_surgery
 from emocap.cli import main
 from emocap.models import EmocapProcessor
-from emocap.training.surgery import STRATEGIES, check_frozen, transfer_model
-from tests.training.test_transfer import PRIOR, train_a_step, training_batch
+from emocap.training.surgery import STRATEGIES, check_frozen
+from tests.training.test_transfer import PRIOR, train_a_step, training_batch, transfer_model
 
 WORDS = "word_embeddings.weight"
 QUICK = ["--num_train_epochs", "1", "--use_cpu", "true", "--disable_tqdm", "true"]
