@@ -43,7 +43,7 @@ def test_oasis_from_a_hub_id(tmp_path, capsys):
     (folder / "images").mkdir(parents=True)
     lines = ["file_name,theme,category,caption,valence_mean,valence_sd,arousal_mean,arousal_sd"]
     for number in range(30):
-        lines.append(f"{number}.jpg,theme {number},Object,caption {number},{1 + number / 5},1.0,4.0,1.0")
+        lines.append(f"{number}.jpg,theme {'x' * number},Object,caption {number},{1 + number / 5},1.0,4.0,1.0")
         Image.new("RGB", (20, 16), "red").save(folder / "images" / f"{number}.jpg")
     (folder / "metadata.csv").write_text("\n".join(lines))
     with pytest.raises(SystemExit):
