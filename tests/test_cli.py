@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
 from PIL import Image
@@ -140,6 +141,9 @@ def test_too_few_rows_for_three_splits(refused, tmp_path, out):
 
 
 def test_missing_sources_are_named(refused, tmp_path, out):
+    assert "must end in .png, .pdf or .svg" in refused(
+        "predict", tiny_student, "--caption", "rain", "--figure", "a.txt"
+    )
     gone = tmp_path / "gone"
     for kind in ("socratis", "coco", "oasis"):
         assert str(gone) in refused("data", kind, gone, "--output_dir", out)
@@ -297,6 +301,7 @@ def test_a_checkpoint_of_another_family(refused, out, tiny_table_dir, tiny_bert,
 def test_predict_needs_something_to_look_at(refused, tmp_path, tiny_student):
     assert "Give --caption, --image or both" in refused("predict", tiny_student)
     assert "has no emotion 'envy'" in refused("predict", tiny_student, "--caption", "rain", "--explain", "envy")
+    assert "end in .png, .pdf" in refused("predict", tiny_student, "--caption", "rain", "--figure", "a.txt")
     assert "--top_k is 0" in refused("predict", tiny_student, "--caption", "rain", "--top_k", "0")
     gone = tmp_path / "gone.jpg"
     assert f"There is no picture at '{gone}'" in refused("predict", tiny_student, "--image", gone)
@@ -348,6 +353,15 @@ def test_predict_prints_the_best_emotions(capsys, tmp_path, tiny_student):
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(rows) == 3 and rows == sorted(rows, key=lambda row: -row["score"])
     assert all(row["label"] in ("happy", "sad", "excited", "curious", "angry") for row in rows)
+
+
+def test_predict_draws_what_it_prints(tmp_path, tiny_student):
+    Image.new("RGB", (20, 16), "red").save(tmp_path / "red.png")
+    main(["predict", tiny_student, "--caption", "the dog", "--image", str(tmp_path / "red.png"), "--top_k", "3",
+          "--figure", str(tmp_path / "figure.png")])  # fmt: skip
+    drawn = np.asarray(Image.open(tmp_path / "figure.png").convert("RGB"))
+    assert (drawn == [255, 0, 0]).all(-1).sum() > 5000, "the photo"
+    assert (drawn == [0, 0x72, 0xB2]).all(-1).sum() > 1000, "the bars"
 
 
 def test_predict_explains_what_it_prints(capsys, tmp_path, tiny_student):

@@ -89,6 +89,9 @@ class Predict(Options):
     caption: str | None = option("the caption", metavar="TEXT")
     image: str | None = option("the picture", metavar="FILE_OR_URL")
     top_k: Count = option("emotions shown", 5)
+    figure: str | None = option(
+        "draw the pair and its emotions beside the prior there: .png, .pdf or .svg", metavar="FILE"
+    )
     explain: bool | str = option(
         "add the weights of words and picture parts for the most probable emotion, or for this one",
         False,
@@ -98,6 +101,8 @@ class Predict(Options):
     def run(self) -> None:
         if not self.caption and not self.image:
             raise ValueError("Give --caption, --image or both.")
+        if self.figure and not self.figure.endswith((".png", ".pdf", ".svg")):
+            raise ValueError(f"--figure is '{self.figure}'; its name must end in .png, .pdf or .svg.")
         if self.image and "://" not in self.image:
             if not Path(self.image).is_file():
                 raise FileNotFoundError(f"There is no picture at '{self.image}'.")
@@ -107,6 +112,20 @@ class Predict(Options):
                 raise ValueError(f"The picture '{self.image}' cannot be read: {problem}.")
         from emocap.evaluation.evaluate import predict
 
-        for row in predict(self.model, **self.but("model")):
+        rows = predict(self.model, **self.but("model", "figure"))
+        if self.figure:
+            self.draw(rows)
+        for row in rows:
             row.get("explanation", {}).pop("saliency", None)  # the boxes' weights once more
             print(json.dumps(row))
+
+    def draw(self, rows: list[dict]) -> None:
+        from transformers.image_utils import load_image
+
+        from emocap.evaluation.scoring import load_config
+        from emocap.report.drawing import save_figure
+        from emocap.report.figures import prediction_figure
+
+        config, photo = load_config(self.model), load_image(self.image) if self.image else None
+        prior = config.label_prevalence and dict(zip(config.id2label.values(), config.label_prevalence, strict=True))
+        save_figure(prediction_figure(rows, prior, self.caption, photo), Path(self.figure))

@@ -90,15 +90,15 @@ def prior_metric(study: TransferStudy, side: str) -> float:
 
 
 def shown(rows: list[dict]) -> list[dict]:
-    """The rows of a short table: one direction, all layers of the strategies that answer whether the source helps, and
-    AnB at every number of layers, which tells what freezing costs."""
-    last, wanted = last_layers(rows), ("scratch", "scratch matched", "anb", *BASES)
+    """The rows of a short table: one direction, scratch and, with all layers, what came from the source; gains over
+    the other controls stand in its columns."""
+    last = last_layers(rows)
     return [
         row
         for row in rows
         if row["direction"] == rows[0]["direction"]
-        and row["strategy"] in wanted
-        and (row["num_layers"] in (0, last[row["strategy"]]) or row["strategy"] == "anb")
+        and row["strategy"] in ("scratch", "anb", "anb+")
+        and row["num_layers"] in (0, last[row["strategy"]])
     ]
 
 
