@@ -109,6 +109,7 @@ class Words:
     """All of a processor that region features need."""
 
     image_size = None
+    max_length = 32
     tokenizer = make_tokenizer()
 
     def encode_captions(self, captions: list[str]) -> list[list[int]]:
