@@ -6,7 +6,7 @@ attributes. Parameter names are those of `unc-nlp/frcnn-vg-finetuned`, which `fr
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from PIL import Image
@@ -36,23 +36,34 @@ MAX_LOG_SCALE = math.log(1000 / 16)
 class BottomUpDetector(PreTrainedModel):
     """Finds a photo's most salient objects: boxes, classes, attributes and the features that VisualBERT reads.
 
-    Only for inference: batch norms always use their running statistics, and no gradients are kept. The convolutions
-    run in the weights' own dtype or in that of `torch.autocast`. Whatever makes boxes is float32 with weights of any
-    dtype: anchors, deltas, scores, NMS, RoIPool and the means over its grid.
+    Only for inference: batch norms always use their running statistics, and no gradients are kept. Of the network only
+    res5, where the time goes, runs in the model's `dtype` or in that of `torch.autocast`. Backbone, proposals and
+    heads, and all batch norms, are float32 whatever dtype the model is loaded in or cast to: rounded, they find other
+    boxes.
     """
 
     config: BottomUpConfig
     config_class = BottomUpConfig
     base_model_prefix = "detector"
     main_input_name = "pixel_values"
-    _keep_in_fp32_modules_strict = ["anchor_generator", "box_predictor"]
+    _keep_in_fp32_modules_strict = [  # transformers casts all that matches, so integer counters must not match
+        f"{name}(?!*num_batches_tracked)" for name in ("backbone", "proposal_generator", "box_predictor", "norm")
+    ]
 
     def __init__(self, config: BottomUpConfig):
         super().__init__(config)
         self.backbone = Backbone(config)
         self.proposal_generator = ProposalGenerator(config)
         self.roi_heads = RoIHeads(config)
+        for module in self.modules():
+            if isinstance(module, Float32Module):
+                module.float()  # whatever dtype the rest is built in
         self.post_init()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of res5; the parts before and after it are float32."""
+        return self.roi_heads.res5[0].conv1.weight.dtype
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -112,7 +123,7 @@ class BottomUpDetector(PreTrainedModel):
         """Regions of normalised photos. Photos of one size run as one batch and padding is cut off.
 
         Args:
-            pixel_values: float `(batch, 3, height, width)` of [`BottomUpImageProcessor`].
+            pixel_values: float32 `(batch, 3, height, width)` of [`BottomUpImageProcessor`].
             image_sizes: int64 `(batch, 2)`, height and width before padding; without it nothing is padding.
             output_hidden_states: return the map that the regions are cut from, see [`RegionOutput`].
             return_dict: as everywhere in transformers.
@@ -125,23 +136,35 @@ class BottomUpDetector(PreTrainedModel):
         picking_dtype = getattr(torch, self.config.selection_dtype) if self.config.selection_dtype else dtype
         photos, hidden_states = [None] * batch, [None] * batch
         with torch.autocast(device, enabled=False):
-            backbone = folded(self.backbone, dtype)
-            rpn_head = folded(self.proposal_generator.rpn_head, dtype)
+            backbone = folded(self.backbone, torch.float32)
+            rpn_head = folded(self.proposal_generator.rpn_head, torch.float32)
             res5 = folded(self.roi_heads.res5, dtype)
             picking_res5 = res5 if picking_dtype == dtype else folded(self.roi_heads.res5, picking_dtype)
             for size in dict.fromkeys(sizes):
                 rows = [row for row in range(batch) if sizes[row] == size]
                 pixels = pixel_values[rows, :, : size[0], : size[1]]
-                maps = backbone(pixels.to(dtype, memory_format=torch.channels_last))
+                maps = backbone(pixels.to(torch.float32, memory_format=torch.channels_last))
                 proposals = self.proposal_generator(maps, rpn_head, size)
-                maps = maps.float().contiguous()
+                maps = maps.contiguous()
                 for index, row in enumerate(rows):
                     photos[row] = self.roi_heads(maps[index : index + 1], proposals[index], size, picking_res5, res5)
                     hidden_states[row] = (maps[index],)
         return as_output(self.config, photos, hidden_states, output_hidden_states, return_dict)
 
 
-class Backbone(nn.Module):
+class Float32Module(nn.Module):
+    """Base of modules that stay float32 in a model that is built in or cast to another dtype."""
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "Float32Module":
+        def move(values: torch.Tensor) -> torch.Tensor:
+            moved = fn(values)
+            narrowed = moved.is_floating_point() and moved.dtype != torch.float32
+            return values.to(moved.device, torch.float32) if narrowed else moved
+
+        return super()._apply(move, recurse)
+
+
+class Backbone(Float32Module):
     """ResNet up to res4: `(batch, 3, height, width)` to `(batch, 4 * res2_channels, height / 16, width / 16)`."""
 
     def __init__(self, config: BottomUpConfig):
@@ -196,13 +219,17 @@ class ConvNorm(nn.Conv2d):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, **kwargs):
         super().__init__(in_channels, out_channels, kernel_size, bias=False, **kwargs)
-        self.norm = nn.BatchNorm2d(out_channels)
+        self.norm = Norm(out_channels)
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         return self.norm(super().forward(maps))
 
 
-class ProposalGenerator(nn.Module):
+class Norm(Float32Module, nn.BatchNorm2d):
+    """Batch norm whose statistics do not round: they scale every cell alike, so that no mean would even it out."""
+
+
+class ProposalGenerator(Float32Module):
     """The region proposal network over res4."""
 
     def __init__(self, config: BottomUpConfig):
@@ -215,8 +242,8 @@ class ProposalGenerator(nn.Module):
         """Proposals of each photo, best first, float32 `(proposals, 4)` in pixels of the resized photo.
 
         Args:
-            maps: `(batch, channels, height, width)` of photos of one size.
-            rpn_head: the head in the dtype of `maps`.
+            maps: float32 `(batch, channels, height, width)` of photos of one size.
+            rpn_head: the head with its weights laid out for speed.
             size: height and width of the photos in pixels.
         """
         config = self.config
@@ -244,9 +271,8 @@ class RPNHead(nn.Module):
         self.anchor_deltas = nn.Conv2d(config.rpn_channels, num_anchors * 4, 1)
 
     def forward(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        hidden = F.relu_(self.conv(maps)).float()
-        heads = (self.objectness_logits, self.anchor_deltas)
-        logits, deltas = (F.conv2d(hidden, *in_float32(head)).permute(0, 2, 3, 1) for head in heads)
+        hidden = F.relu_(self.conv(maps))
+        logits, deltas = (head(hidden).permute(0, 2, 3, 1) for head in (self.objectness_logits, self.anchor_deltas))
         return logits.flatten(1), deltas.reshape(len(maps), -1, 4)
 
 
@@ -267,19 +293,11 @@ class AnchorGenerator(nn.Module):
 
 
 class CellAnchors(nn.Module):
-    """Holds the anchors of one cell under their published name, in float32 whatever dtype the model is cast to."""
+    """Holds the anchors of one cell under their published name."""
 
     def __init__(self, config: BottomUpConfig):
         super().__init__()
         self.register_buffer("0", make_cell_anchors(config))
-
-    def _apply(self, fn, recurse: bool = True) -> "CellAnchors":
-        exact = self.get_buffer("0")
-        super()._apply(fn, recurse)
-        moved = self.get_buffer("0")
-        if moved.dtype != exact.dtype:
-            self.register_buffer("0", exact.to(moved.device))
-        return self
 
 
 def make_cell_anchors(config: BottomUpConfig) -> torch.Tensor:
@@ -368,30 +386,25 @@ class RoIHeads(nn.Module):
         return kept
 
 
-class BoxPredictor(nn.Module):
+class BoxPredictor(Float32Module):
     """Logits of classes (background last) and of attributes ("none" last), and the deltas of every class's box."""
 
     def __init__(self, config: BottomUpConfig):
         super().__init__()
-        dim, embedding_dim, exact = config.feature_dim, config.feature_dim // 8, {"dtype": torch.float32}
-        self.cls_score = nn.Linear(dim, config.num_classes + 1, **exact)
-        self.bbox_pred = nn.Linear(dim, config.num_classes * 4, **exact)
-        self.cls_embedding = nn.Embedding(config.num_classes + 1, embedding_dim, **exact)
-        self.fc_attr = nn.Linear(dim + embedding_dim, dim // 4, **exact)
-        self.attr_score = nn.Linear(dim // 4, config.num_attributes + 1, **exact)
+        dim, embedding_dim = config.feature_dim, config.feature_dim // 8
+        self.cls_score = nn.Linear(dim, config.num_classes + 1)
+        self.bbox_pred = nn.Linear(dim, config.num_classes * 4)
+        self.cls_embedding = nn.Embedding(config.num_classes + 1, embedding_dim)
+        self.fc_attr = nn.Linear(dim + embedding_dim, dim // 4)
+        self.attr_score = nn.Linear(dim // 4, config.num_attributes + 1)
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Float32 `(regions, classes + 1)`, `(regions, classes, 4)` and `(regions, attributes + 1)`."""
-        logits = F.linear(features, *in_float32(self.cls_score))
-        deltas = F.linear(features, *in_float32(self.bbox_pred)).unflatten(1, (-1, 4))
-        embedded = self.cls_embedding(logits.argmax(-1)).float()  # background included
-        hidden = F.relu(F.linear(torch.cat((features, embedded), dim=1), *in_float32(self.fc_attr)))
-        return logits, deltas, F.linear(hidden, *in_float32(self.attr_score))
-
-
-def in_float32(layer: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight and bias of a layer for sums in float32."""
-    return layer.weight.float(), layer.bias.float()
+        logits = self.cls_score(features)
+        deltas = self.bbox_pred(features).unflatten(1, (-1, 4))
+        embedded = self.cls_embedding(logits.argmax(-1))  # background included
+        hidden = F.relu(self.fc_attr(torch.cat((features, embedded), dim=1)))
+        return logits, deltas, self.attr_score(hidden)
 
 
 def decode_boxes(deltas: torch.Tensor, boxes: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:

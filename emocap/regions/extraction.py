@@ -68,10 +68,11 @@ def extract_regions(
         extractor: folder or Hub id of an extractor, or "scenes" for the built-in one.
         output_dir: where the table goes. It replaces a table of other settings there once it is whole.
         batch_size: photos a step on a GPU.
-        dtype: what the network computes in; features are stored in float16 in any case. "auto" is float32 for networks
-            of less than ten million parameters, otherwise bfloat16 where the processor has instructions for it
-            (AVX512-BF16, AMX; GPUs from 2020 on), float16 on older GPUs and float32 on other CPUs. The choice is
-            written to data_report.json.
+        dtype: what the network computes in, but for the modules that it keeps in float32 so that its boxes stay;
+            features are stored in float16 in any case. "auto" is float32 for networks of less than ten million
+            parameters, otherwise bfloat16 where the processor has instructions for it (AVX512-BF16, AMX; GPUs from
+            2020 on), float16 on older GPUs and float32 on other CPUs. The choice and the modules are written to
+            data_report.json.
         num_workers: threads that decode, and on a CPU also compute, a photo each; by default one a core.
 
     Raises:
@@ -91,10 +92,12 @@ def extract_regions(
     settings = {"dtype": str(compute_dtype).removeprefix("torch."), "device": device.type}
     if device.type != "cpu":
         settings["batch_size"] = batch_size
+    if compute_dtype != torch.float32:
+        settings["float32_modules"] = sorted(model._keep_in_fp32_modules_strict)
     report = DataReport()
     report.extra |= {"extractor": extractor, "revision": getattr(model.config, "_commit_hash", None), **settings}
     settings |= {"config": config_fields(model), "weights": weights_hash(model)}
-    model.to(device)
+    model.to(device, torch.float32)  # autocast narrows what may be narrowed, also of weights saved in bfloat16
     if compute_dtype != torch.float32:
         model.to(memory_format=torch.channels_last)
     step = 1 if device.type == "cpu" else batch_size

@@ -7,8 +7,8 @@ operations on a dictionary of tensors) and of `BottomUpDetector.extract` in fp32
 `emocap regions` runs. The ways take turns on each photo, so that other work on the machine slows all of them; seconds
 are the processor's own, which it changes least. On a GPU: images a second of batches of 16 in bf16, and peak memory.
 
-Cosines compare the features of the same proposals. Boxes are compared after each way has found its own: with random
-weights scores lie close together, so a few regions change places with the next best.
+Boxes are compared with those of the plain way after each way has found its own: with random weights scores lie close
+together, so a few regions change places with the next best. Cosines compare the features of boxes that both found.
 """
 
 import argparse
@@ -99,48 +99,37 @@ def compare_on_cpu(photos: list[Image.Image], tiny: bool) -> None:
     ways = {"plain fp32": plain, "emocap fp32": ours, "emocap bf16": lambda photo: bf16(ours, photo)}
     seconds, walls = dict.fromkeys(ways, 0.0), dict.fromkeys(ways, 0.0)
     detector.extract([make_photo(64, 64, 0)])  # first calls set kernels up
-    boxes = {}
+    found = {name: [] for name in ways}
     for index, photo in enumerate(photos):
         for name, way in ways.items():
             started, wall = time.process_time(), time.perf_counter()
             result = way(photo)
             seconds[name] += time.process_time() - started
             walls[name] += time.perf_counter() - wall
-            found = result["region_boxes"]
-            boxes.setdefault(name, []).append(found if found.dim() == 2 else found[0])
+            pair = result["region_boxes"], result["region_features"]
+            found[name].append([values.reshape(-1, values.shape[-1]) for values in pair])
         print(f"photo {index + 1} of {len(photos)}: {photo.width}x{photo.height}", flush=True)
     for name in ways:
         per_photo, ratio = seconds[name] / len(photos), seconds["plain fp32"] / seconds[name]
-        same = [
-            box_iou(a, b).amax(1).ge(0.9).float().mean() for a, b in zip(boxes["plain fp32"], boxes[name], strict=True)
-        ]
         print(
             f"{name:12} {per_photo:7.2f} processor s/photo  {1 / per_photo:.3f} images/s  {ratio:.2f}x  "
-            f"{100 * torch.stack(same).mean():.0f} % of the plain way's 36 boxes found  "
             f"(wall {walls[name] / len(photos):.2f} s)"
         )
-    cosines = torch.cat([feature_cosines(detector, photo) for photo in photos])
-    print(f"cosine of bf16 to fp32, {len(cosines)} proposals: min {cosines.min():.5f}  mean {cosines.mean():.5f}")
+    for name in list(ways)[1:]:
+        overlaps, cosines = map(torch.cat, zip(*map(compare_regions, found["plain fp32"], found[name]), strict=True))
+        shares = (f"{100 * (overlaps >= least).float().mean():.1f} % within IoU {least}" for least in (0.99, 0.7))
+        print(
+            f"{name:12} of the plain way's {len(overlaps)} boxes {', '.join(shares)}; "
+            f"cosine of the former's features min {cosines.min():.5f}  mean {cosines.mean():.5f}"
+        )
 
 
-def feature_cosines(detector: BottomUpDetector, photo: Image.Image) -> torch.Tensor:
-    """Cosine of each proposal's feature under bf16 autocast to its own in fp32."""
-    heads, generator = detector.roi_heads, detector.proposal_generator
-    features, proposals = [], []
-
-    def record(*arguments) -> torch.Tensor:
-        features.append(type(heads).pool_features(heads, *arguments))
-        return features[-1]
-
-    def propose(*arguments) -> list[torch.Tensor]:
-        proposals.append(proposals[0] if proposals else type(generator).forward(generator, *arguments))
-        return proposals[-1]
-
-    heads.pool_features, generator.forward = record, propose
-    detector.extract([photo])
-    bf16(lambda own: detector.extract([own]), photo)
-    del heads.pool_features, generator.forward
-    return F.cosine_similarity(*features)
+def compare_regions(regions: list[torch.Tensor], others: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """IoU of each box with the nearest of the others, and the cosines of the features of those within IoU .99."""
+    (boxes, features), (other_boxes, other_features) = regions, others
+    overlaps, nearest = box_iou(boxes, other_boxes).max(1)
+    same = overlaps >= 0.99
+    return overlaps, F.cosine_similarity(features[same], other_features[nearest[same]])
 
 
 def measure_on_gpu(photos: list[Image.Image], tiny: bool, batch_size: int = 16, batches: int = 10) -> None:

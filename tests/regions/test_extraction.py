@@ -186,7 +186,16 @@ def test_a_second_call_does_nothing_and_other_settings_do_it_anew(
     calls.clear()
     extract_regions(tiny_table, extractor, str(out), dtype="bfloat16")
     assert calls == [True] * number
-    assert json.loads((out / "data_report.json").read_text())["dtype"] == "bfloat16"
+    report = json.loads((out / "data_report.json").read_text())
+    assert report["dtype"] == "bfloat16" and report["float32_modules"] == ["box_predictor"]
+    mixed = report["fingerprint"]
+
+    monkeypatch.setattr(EmocapRegionExtractor, "_keep_in_fp32_modules_strict", ["box_predictor", "rpn"])
+    calls.clear()
+    extract_regions(tiny_table, extractor, str(out), dtype="float32")
+    extract_regions(tiny_table, extractor, str(out), dtype="bfloat16")
+    assert len(calls) == 2 * number, "each replaces the other"
+    assert json.loads((out / "data_report.json").read_text())["fingerprint"] != mixed, "less is in bfloat16"
 
     calls.clear()
     fewer = DatasetDict({**tiny_table, "train": tiny_table["train"].select(range(1, 60))})
