@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from emocap.studies import quickstart as quickstart_module
-from emocap.studies import transfer_study as transfer
+from emocap.studies import skeleton
 from emocap.studies.label_study import LabelStudy
+from emocap.studies.transfer_study import TransferStudy
 
 
 @pytest.fixture
@@ -25,12 +26,12 @@ def test_threads_come_back_after_a_study_that_fails(name, threads, monkeypatch, 
         threads.append(torch.get_num_threads())
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(transfer, "quiet", lambda: None)
+    monkeypatch.setattr(skeleton, "quiet", lambda: None)
     monkeypatch.setattr(quickstart_module, "make_corpus", stop)
-    study = SimpleNamespace(prepare=stop, runs=stop, runs_dir=tmp_path)
+    study = SimpleNamespace(prepare=stop)
     jobs = {
         "quickstart": lambda: quickstart_module.quickstart(str(tmp_path)),
-        "transfer-study": lambda: transfer.transfer_study(study),
+        "transfer-study": lambda: TransferStudy.perform_all(study),
         "label-study": lambda: LabelStudy.perform_all(study),
     }
     with pytest.raises(KeyboardInterrupt):

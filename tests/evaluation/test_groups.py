@@ -189,8 +189,7 @@ def test_folds_and_their_validation_rows_keep_groups(rng, tiny_table, tiny_body,
     dataset = save(tmp_path, train, test=test)
     seen = []
 
-    def stop(run, table, flags, seed):
-        tables = load_table(str(table))
+    def stop(folder, tables, options):
         seen.append(tables)
         raise ValueError("seen enough")
 
