@@ -136,9 +136,7 @@ def study_table(rows: list[dict[str, object]], metric: str) -> str:
                 f"{row['mean']:.3f}{around(row)}",
                 *(gain_text(row.get(name)) for name in BASES.values()),
             ]
-            for row in sorted(
-                own, key=lambda row: (row["size"], list(STRATEGIES).index(row["strategy"]), row["num_layers"])
-            )
+            for row in own
         ]
         blocks.append("\n".join([head, "", *markdown(columns, cells), "", counts_text(own)]))
     return "\n\n".join(blocks)
