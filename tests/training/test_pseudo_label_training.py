@@ -138,6 +138,6 @@ def test_a_table_to_mix_that_does_not_fit_is_refused(tmp_path, source, labelled_
     ):
         with pytest.raises(ValueError, match=words):
             read(source, mix_dataset=folders[name])
-    with pytest.raises(ValueError, match="--mix_share is 1.0; it must lie between 0 and 1"):
+    with pytest.raises(ValueError, match="--mix_share is 1.0; it must lie from 0"):
         read(source, mix_dataset=tiny_table_dir, mix_share=1.0)
     assert read(source, mix_dataset=labelled_table).splits["mix"].num_rows == 60
