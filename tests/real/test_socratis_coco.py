@@ -99,7 +99,7 @@ def test_pseudo_labels_of_real_photos_are_not_constant(folder):
     socratis = label_matrix(load_table(folder / "socratis")["train"], "labels")
     assert np.abs(scores.mean(0) - socratis.mean(0)).max() < 0.3  # same scale as the crowd's own answers
     assert scores.std(0).mean() > 0.02  # the study's labels were near constant
-    assert len({tuple(own) for own in table["emotions"]}) > 20
+    assert len({tuple(own) for own in table["emotions"]}) >= 10  # a constant teacher gives one; few are frequent
 
 
 def test_student_anb_and_anb_plus_come_back_to_socratis(folder):
