@@ -124,8 +124,6 @@ def draw(table: datasets.Dataset, fraction: float, seed: int) -> datasets.Datase
 
 def load_mix(data_args: DataArguments, train: datasets.Dataset) -> datasets.Dataset:
     """The training split of the human-labelled table that is mixed in, with emotions and regions as in `train`."""
-    if not 0 < data_args.mix_share < 1:
-        raise ValueError(f"--mix_share is {data_args.mix_share}; it must lie between 0 and 1.")
     tables = load_table(data_args.mix_dataset)
     if "train" not in tables or not len(tables["train"]) or truth_column(tables["train"]) != "labels":
         raise ValueError(
