@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from transformers import TrainingArguments
@@ -289,7 +289,7 @@ def finetune_parser() -> OptionsParser:
     return make_parser("finetune", FinetuneArguments, learning_rate=1e-3)
 
 
-def make_parser(name: str, job: type, **defaults: object) -> OptionsParser:
+def make_parser(name: str, job: type, **defaults: Any) -> OptionsParser:
     return OptionsParser(DataArguments, job, EmocapTrainingArguments, prog=f"emocap {name}", defaults=defaults)
 
 
@@ -303,7 +303,7 @@ def parse_arguments(parser: OptionsParser, argv: Sequence[str] | None = None) ->
     return make_arguments(parser, parser.given(sys.argv[1:] if argv is None else argv))
 
 
-def make_arguments(parser: OptionsParser, options: Mapping[str, object]) -> tuple:
+def make_arguments(parser: OptionsParser, options: Mapping[str, Any]) -> tuple:
     """A job's dataclasses from options by name; what is left out is the job's own default.
 
     Raises:
@@ -332,7 +332,7 @@ def settle_sampling(data_args: DataArguments, loss: str) -> None:
         )
 
 
-def arguments_to_dict(*groups: object) -> dict[str, object]:
+def arguments_to_dict(*groups: object) -> dict[str, Any]:
     """All arguments of a run as plain values, tokens masked as `TrainingArguments.to_dict` does."""
     merged = {}
     for group in groups:

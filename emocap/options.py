@@ -39,7 +39,7 @@ Share = typing.Annotated[float, "[0, 1]"]
 """Numbers with what they may be, as an interval; "(-inf, inf)" is any finite one."""
 
 
-def option(help: str, default: object = None, **parsing: object):
+def option(help: str, default: object = None, **parsing: typing.Any):
     """A field that is a flag by its name.
 
     Args:
@@ -55,12 +55,12 @@ def option(help: str, default: object = None, **parsing: object):
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def required(help: str, **parsing: object):
+def required(help: str, **parsing: typing.Any):
     """A flag without which there is no command; see `option`."""
     return option(help, dataclasses.MISSING, **parsing)
 
 
-def positional(metavar: str, help: str, **parsing: object):
+def positional(metavar: str, help: str, **parsing: typing.Any):
     """A field that is given by its place. `may_be_json`: such a file is its value, and no run file."""
     return required(help, positional=True, metavar=metavar, **parsing)
 
@@ -79,7 +79,7 @@ class Options:
     def parser(cls) -> "OptionsParser":
         return OptionsParser(cls)
 
-    def but(self, *names: str) -> dict[str, object]:
+    def but(self, *names: str) -> dict[str, typing.Any]:
         """The options by name, without some."""
         return {own.name: getattr(self, own.name) for own in dataclasses.fields(self) if own.name not in names}
 
@@ -163,7 +163,7 @@ class OptionsParser(argparse.ArgumentParser):
 
     run_files = (".yaml", ".yml", ".json")
 
-    def __init__(self, *parts: type, defaults: dict[str, object] | None = None, **keywords):
+    def __init__(self, *parts: type, defaults: dict[str, typing.Any] | None = None, **keywords):
         super().__init__(allow_abbrev=False, **keywords)  # a misspelt key is an error, not another option
         self.parts, self.defaults = parts, defaults or {}
         for own in (own for part in parts for own in option_fields(part)):
@@ -196,7 +196,7 @@ class OptionsParser(argparse.ArgumentParser):
         """
         return self.make(self.given(sys.argv[1:] if argv is None else argv))
 
-    def make(self, values: dict[str, object]) -> tuple:
+    def make(self, values: dict[str, typing.Any]) -> tuple:
         """The dataclasses from values by name; what is left out has its default."""
         values = self.defaults | values
         return tuple(
@@ -204,7 +204,7 @@ class OptionsParser(argparse.ArgumentParser):
             for part in self.parts
         )
 
-    def given(self, argv: Sequence[str]) -> dict[str, object]:
+    def given(self, argv: Sequence[str]) -> dict[str, typing.Any]:
         """Names and values of what flags and run file set: no defaults."""
         nothing = dict.fromkeys(action.dest for action in self._actions if action.dest != "help")
         found = self.parse_args(self.spelled(self.with_file(argv)), argparse.Namespace(**nothing))
@@ -247,7 +247,7 @@ class OptionsParser(argparse.ArgumentParser):
             self.error(f"'{name}' holds a {type(content).__name__}; expected names and values.")
         return self.flags_of(content)
 
-    def flags_of(self, values: dict[str, object]) -> list[str]:
+    def flags_of(self, values: dict[str, typing.Any]) -> list[str]:
         """The arguments of a command line that stand for values by name; None is left out."""
         first, flags = [], []
         for name, value in values.items():
@@ -279,7 +279,7 @@ def as_list(value: object) -> list:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def value_keywords(hint: object) -> dict[str, object]:
+def value_keywords(hint: object) -> dict[str, typing.Any]:
     """How argparse reads the values of a type hint; of several types text goes before lists and dictionaries."""
     is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     kinds = [kind for kind in (typing.get_args(hint) if is_union else [hint]) if kind is not type(None)]

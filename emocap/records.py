@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from emocap.data.storage import HUB_ID, local_folder, parse_json, read_text, write_json
 from emocap.metrics import FEW_UNITS, GREATER_IS_BETTER
@@ -206,7 +206,7 @@ def details_path(metrics_path: str | Path) -> Path:
     return path.with_name(f"{path.stem}_details.json")
 
 
-def write_metrics(path: str | Path, metrics: dict[str, float | str | None], details: dict[str, object]) -> None:
+def write_metrics(path: str | Path, metrics: dict[str, float | str | None], details: dict[str, Any]) -> None:
     """metrics.json and, beside it, its details."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_json(path, metrics)
@@ -222,7 +222,7 @@ def records_folder(run: str | os.PathLike) -> Path:
     return local_folder(run, "model", RECORDS)
 
 
-def recorded_arguments(run: str | os.PathLike) -> dict[str, object] | None:
+def recorded_arguments(run: str | os.PathLike) -> dict[str, Any] | None:
     """The arguments that a run was started with; None where it has no record of them.
 
     A published record names what lay in a folder by the folder's name alone, which says nothing elsewhere: of a Hub

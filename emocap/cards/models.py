@@ -5,6 +5,7 @@ import json
 import math
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, constants
 from safetensors import safe_open
@@ -406,7 +407,7 @@ def effort(folder: Path, carbon: dict | None) -> Markdown:
     return Markdown(" ".join(lines))
 
 
-def carbon_of(folder: Path) -> dict[str, object] | None:
+def carbon_of(folder: Path) -> dict[str, Any] | None:
     """Grams of CO2 equivalent from codecarbon's emissions.csv (kilograms, a row a session), if there is one."""
     path = folder / "emissions.csv"
     if not path.is_file():

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict, get_dataset_config_names, load_dataset, load_from_disk
@@ -49,7 +50,7 @@ class DataReport:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.problems: list[dict[str, str]] = []
-        self.extra: dict[str, object] = {}
+        self.extra: dict[str, Any] = {}
 
     def count(self, what: str, number: int = 1) -> None:
         self.counts[what] += number
@@ -59,7 +60,7 @@ class DataReport:
         self.counts[consequence] += 1
         self.problems.append({"image_id": image_id, "reason": reason, "consequence": consequence})
 
-    def to_dict(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, Any]:
         return {"counts": dict(self.counts), **self.extra, "problems": self.problems}
 
 

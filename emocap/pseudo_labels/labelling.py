@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -48,7 +49,7 @@ def label_tables(
     *,
     batch_size: int = 64,
     bf16: bool | None = None,
-    **selection: object,
+    **selection: Any,
 ) -> DatasetDict:
     """Scores every split, selects pseudo-labels and saves the table with them.
 
@@ -123,7 +124,7 @@ def save_labelled(
     stored: DatasetDict,
     scored: dict[str, Dataset],
     config: PreTrainedConfig,
-    origin: dict[str, object],
+    origin: dict[str, Any],
     selection: Selection,
     output_dir: str,
     fingerprint: str,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -111,7 +112,7 @@ def map_splits(
     function: Callable[[list[Dataset]], Iterable[pa.Table]],
     dim: int,
     output_dir: str,
-    settings: dict[str, object],
+    settings: dict[str, Any],
     report: DataReport,
     explain: Callable[[Dataset], list[str]],
     shard_size: int = 1000,
@@ -255,7 +256,7 @@ def pick_dtype(dtype: str, model: PreTrainedModel, device: torch.device) -> torc
     return torch.bfloat16 if fast else torch.float32
 
 
-def config_fields(model: PreTrainedModel) -> dict[str, object]:
+def config_fields(model: PreTrainedModel) -> dict[str, Any]:
     """What the configuration says about the result: not where it was read from, nor by which version."""
     fields = json.loads(model.config.to_json_string(use_diff=False))
     return {name: value for name, value in fields.items() if name not in ("transformers_version", "_name_or_path")}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -171,7 +172,7 @@ def check_any(
     )
 
 
-def file_state(path: Path) -> dict[str, object]:
+def file_state(path: Path) -> dict[str, Any]:
     """What tells a changed file, or folder, from the one that a stopped job read."""
     stats = [file.stat() for file in (path.rglob("*.npz") if path.is_dir() else [path])]
     newest = max(stat.st_mtime_ns for stat in stats)

@@ -9,7 +9,7 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from xml.etree import ElementTree
 
 import numpy as np
@@ -95,7 +95,7 @@ def new_figure(title: str, width: float, height: float, layout: str = "constrain
     return figure
 
 
-def line_style(index: int) -> dict[str, object]:
+def line_style(index: int) -> dict[str, Any]:
     """Colour, marker and dashes of the `index`-th of several lines, for `Axes.plot`."""
     return {
         "color": PALETTE[index % len(PALETTE)],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -109,7 +109,7 @@ def _line_figure(title: str, curves: dict[str, Points], x_label: str, width: flo
 
 
 @styled
-def precision_figures(rows: list[dict[str, object]], runs: dict[str, int]) -> list[Figure]:
+def precision_figures(rows: list[dict[str, Any]], runs: dict[str, int]) -> list[Figure]:
     """Bars of each emotion's average precision, some emotions a figure, all on one scale.
 
     Args:
@@ -262,7 +262,7 @@ def co_occurrence_figure(emotions: list[str], together: np.ndarray) -> Figure:
 
 
 @styled
-def confusion_figure(run: str, emotions: list[str], mistakes: list[dict[str, object]]) -> Figure:
+def confusion_figure(run: str, emotions: list[str], mistakes: list[dict[str, Any]]) -> Figure:
     """Rows: what people said and the model missed; columns: what it said instead; darker: more of the missed.
 
     Args:
@@ -307,7 +307,7 @@ def _cell_figure(title: str, emotions: list[str], cells: list[tuple[int, int, fl
 
 
 @styled
-def gain_figure(arms: list[dict[str, object]]) -> Figure | None:
+def gain_figure(arms: list[dict[str, Any]]) -> Figure | None:
     """A label study's gains over the number of images, on a logarithmic axis, one line for each kind of arm, with
     bands of 95 % over the seeds; every line ends in the arm that learned from all images."""
     whole = {arm["targets"]: [arm] for arm in arms if arm["selection"] == "all" and arm["gain"] is not None}
@@ -339,7 +339,7 @@ def gain_figure(arms: list[dict[str, object]]) -> Figure | None:
 
 
 @styled
-def transfer_figure(rows: list[dict[str, object]], metric: str) -> Figure:
+def transfer_figure(rows: list[dict[str, Any]], metric: str) -> Figure:
     """A transfer study in the form of Figure 2 of Yosinski et al.: the metric against the number of layers, a dot for
     every seed and a line through the means, one panel a direction and size; `rows` as in `study.json`."""
     panels = list(dict.fromkeys((row["direction"], row["size"]) for row in rows))
@@ -363,7 +363,7 @@ def transfer_figure(rows: list[dict[str, object]], metric: str) -> Figure:
     return figure
 
 
-def _transfer_panel(axes: Axes, rows: list[dict[str, object]]) -> dict[str, object]:
+def _transfer_panel(axes: Axes, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Draws one panel; returns a line for each strategy, for the legend."""
     starts = {row["strategy"]: row for row in rows if row["num_layers"] == 0}
     handles = {}

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from datasets import DatasetDict
 from PIL import Image
@@ -160,7 +160,7 @@ def _comparable_details(folders: dict[str, Path], metrics: dict[str, dict]) -> d
     return {name: own for name, own in found.items() if settings[name] == wanted}
 
 
-def _precision_rows(details: dict[str, dict]) -> list[dict[str, object]]:
+def _precision_rows(details: dict[str, dict]) -> list[dict[str, Any]]:
     """Of each emotion, from the most to the least frequent, `prevalence` and every run's average precision as
     `scores`; None where unknown."""
     per_label, prevalence = {}, {}
@@ -177,7 +177,7 @@ def _precision_rows(details: dict[str, dict]) -> list[dict[str, object]]:
     ]
 
 
-def _mistakes(details: dict) -> list[dict[str, object]]:
+def _mistakes(details: dict) -> list[dict[str, Any]]:
     """The mistakes of one run, the most frequent first: what people `said` and the model missed, what it said
     `instead`, their `count`, and how many pictures `missed` the emotion."""
     names, counts, missed = (details.get(key) or [] for key in ("emotions", "confusion", "missed"))
@@ -214,7 +214,7 @@ def _history(folder: Path) -> list[dict]:
     return read_json(path, "the trainer's log_history").get("log_history") or [] if path.is_file() else []
 
 
-def _picture(example: dict) -> dict[str, object]:
+def _picture(example: dict) -> dict[str, Any]:
     """What the grid shows of one example: the photo as a data URI, its caption and emotions, and which are true."""
     truth = example.get("truth")
     emotions = [{"name": name, "is_true": truth is not None and name in truth} for name in example["emotions"]]

@@ -7,7 +7,7 @@ import json
 import shutil
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -46,7 +46,7 @@ class Fold(NamedTuple):
     """A finished fold: the setting chosen and every setting's validation score, the rows that it scored, and of model
     and controls probabilities float `(rows, L)` and thresholds `(L,)`."""
 
-    chosen: dict[str, object]
+    chosen: dict[str, Any]
     test: Dataset
     scores: dict[str, tuple[np.ndarray, np.ndarray]]
 
@@ -182,7 +182,7 @@ def best_of(values: list[float], metric: str) -> int:
     return int((np.argmax if GREATER_IS_BETTER[metric] else np.argmin)(values))
 
 
-def train_once(folder: Path, tables: DatasetDict, options: dict[str, object]) -> Result:
+def train_once(folder: Path, tables: DatasetDict, options: dict[str, Any]) -> Result:
     """One training, unless it is done; a killed one goes on from its last checkpoint."""
     if (folder / "metrics.json").is_file():
         return Result.read(folder)
@@ -218,7 +218,7 @@ def baseline_scores(tables: DatasetDict, test: Dataset, encoder: str) -> dict[st
     return own | regression_baselines(tables["train"], tables["validation"], test, encoder)
 
 
-def summarise(finished: list[Fold], truth: str) -> dict[str, object]:
+def summarise(finished: list[Fold], truth: str) -> dict[str, Any]:
     """Means over folds, and over seeds, with intervals; see `cross_validate`."""
     names = list(finished[0].scores)
     seeds = [name for name in names if name.startswith("seed")]

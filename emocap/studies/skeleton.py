@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -49,7 +49,7 @@ class Study:
         """Everything that the run's result depends on, as JSON values."""
         raise NotImplementedError
 
-    def train(self, run: NamedTuple) -> tuple[dict[str, object], np.ndarray]:
+    def train(self, run: NamedTuple) -> tuple[dict[str, Any], np.ndarray]:
         """Trains one network; what its file says, `metrics` among it, and its probabilities of the test rows."""
         raise NotImplementedError
 
@@ -79,7 +79,7 @@ class Study:
     def is_finished(self, run: NamedTuple) -> bool:
         return self.path(run).is_file()
 
-    def content(self, run: NamedTuple) -> dict[str, object]:
+    def content(self, run: NamedTuple) -> dict[str, Any]:
         """What a finished run's file says."""
         return json.loads(self.path(run).read_text("utf-8"))
 
@@ -151,7 +151,7 @@ def digest(settings: object) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def remember_plan(folder: Path, plan: dict[str, object]) -> None:
+def remember_plan(folder: Path, plan: dict[str, Any]) -> None:
     """Writes a study's plan, or refuses a folder in which another one was begun."""
     path = folder / "plan.json"
     folder.mkdir(parents=True, exist_ok=True)

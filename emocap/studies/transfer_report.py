@@ -1,5 +1,7 @@
 """The transfer study's table and figure, from the files of its finished runs."""
 
+from typing import Any
+
 import numpy as np
 
 from emocap.data.storage import write_json
@@ -21,7 +23,7 @@ BASES = {
 NUM_RESAMPLES = 500
 
 
-def write_study(study: TransferStudy) -> list[dict[str, object]]:
+def write_study(study: TransferStudy) -> list[dict[str, Any]]:
     """Writes study.json, study.md and figure.svg into the study's folder, and the README's block where one is named;
     returns the rows."""
     rows, metric = study_rows(study), study.arguments.metric
@@ -31,7 +33,7 @@ def write_study(study: TransferStudy) -> list[dict[str, object]]:
     return rows
 
 
-def study_rows(study: TransferStudy) -> list[dict[str, object]]:
+def study_rows(study: TransferStudy) -> list[dict[str, Any]]:
     """One dict for each direction, size, strategy and number of layers of the study's own runs.
 
     Each has `values`, the metric of every seed; `mean`, and `low` and `high`, its 95 % t interval over the seeds;
@@ -110,7 +112,7 @@ def last_layers(rows: list[dict]) -> dict[str, int]:
     return last
 
 
-def study_table(rows: list[dict[str, object]], metric: str) -> str:
+def study_table(rows: list[dict[str, Any]], metric: str) -> str:
     """Markdown, one table a direction: steps, mean and gains with their intervals, the test images' in brackets; under
     it how many gains are clear of 0, and how many would be by chance."""
     blocks = []

@@ -12,7 +12,7 @@ early; like every network it is left at its best evaluated state.
 
 import time
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -167,7 +167,7 @@ class TransferStudy(Study):
         is_long = run.size is None or run.strategy == f"scratch{MATCHED}"
         return self.recipe(self.arguments.base_steps if is_long else self.arguments.max_steps)
 
-    def settings(self, run: Run) -> dict[str, object]:
+    def settings(self, run: Run) -> dict[str, Any]:
         """Everything that the run's result depends on."""
         side = self.sides[run.side]
         settings = {
@@ -182,7 +182,7 @@ class TransferStudy(Study):
             settings["source"] = self.settings(self.base_of(run))
         return settings
 
-    def student_settings(self) -> dict[str, object]:
+    def student_settings(self) -> dict[str, Any]:
         size = ("image_size", "cnn_channels", "hidden_size", "max_length")
         known = ("word_embeddings", "freeze_word_embeddings", *size)
         return {name: getattr(self.arguments, name) for name in known}
@@ -207,7 +207,7 @@ class TransferStudy(Study):
     def checkpoint(self, run: Run) -> str:
         return str(self.output_dir / "bases" / self.key(run))
 
-    def train(self, run: Run) -> tuple[dict[str, object], np.ndarray]:
+    def train(self, run: Run) -> tuple[dict[str, Any], np.ndarray]:
         start = time.process_time()
         part = self.part(run.side, "train")
         rows = np.arange(len(part.truth.labels))

@@ -3,7 +3,7 @@ folder; `emocap.steps` adds card and publication."""
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -247,7 +247,7 @@ def make_sampler(
     )
 
 
-def finish(output_dir: Path, metrics: dict, details: dict, facts: dict[str, object], arguments: tuple) -> None:
+def finish(output_dir: Path, metrics: dict, details: dict, facts: dict[str, Any], arguments: tuple) -> None:
     """Metrics, and arguments with facts of the run, beside the checkpoint; the copy of the arguments in torch's
     own format goes. Folders are written down with their whole path: a relative one would look like a Hub id where it
     is not."""

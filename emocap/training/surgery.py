@@ -3,7 +3,7 @@
 import functools
 import hashlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -44,7 +44,7 @@ class Plan(NamedTuple):
 
 def transfer_model(
     plan: Plan, prior: np.ndarray, source_table: datasets.Dataset | None = None
-) -> tuple[nn.Module, EmocapProcessor, dict[str, object]]:
+) -> tuple[nn.Module, EmocapProcessor, dict[str, Any]]:
     """The model that fine-tuning starts from.
 
     A is the student, B the target model: the teacher's architecture if one is named, else the student's. With
@@ -196,7 +196,7 @@ def load_source(source_dataset: str | None, plan: Plan) -> datasets.Dataset | No
     return tables[split]
 
 
-def check_frozen(model: nn.Module, surgery: dict[str, object]) -> dict[str, object]:
+def check_frozen(model: nn.Module, surgery: dict[str, Any]) -> dict[str, Any]:
     """Compares every frozen tensor and every buffer of the trained model with its checksum before training.
 
     Returns:
