@@ -80,7 +80,7 @@ class Gain(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Result(Mapping):
+class Result(Mapping[str, Any]):
     """What was measured of a model: a mapping of the keys of metrics.json, and what they mean together.
 
     A result stands wherever the folder of its model may: `finetune(tables, folder, student=result)`.
@@ -90,7 +90,7 @@ class Result(Mapping):
         folder: of the finished run, or what was evaluated: a folder or Hub id; None where there is no one model.
     """
 
-    metrics: Mapping[str, float | int | str | None]
+    metrics: Mapping[str, Any]  # float, int, str or None
     folder: str | os.PathLike | None = None
 
     @classmethod
@@ -104,7 +104,7 @@ class Result(Mapping):
         path = records_folder(run) / "metrics.json"
         return cls(read_json(path, "the metrics that a finished run leaves in its folder"), run)
 
-    def __getitem__(self, key: str) -> float | int | str | None:
+    def __getitem__(self, key: str) -> Any:
         return self.metrics[key]
 
     def __iter__(self) -> Iterator[str]:

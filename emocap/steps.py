@@ -6,7 +6,7 @@ Tables are a `DatasetDict`, or the folder or Hub id of one; a model is a folder,
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from datasets import DatasetDict
 
@@ -24,7 +24,7 @@ from emocap.training.jobs import train
 
 __all__ = ["evaluate", "finetune", "label", "train_student", "train_teacher"]
 
-Tables = DatasetDict | str | os.PathLike
+Tables: TypeAlias = DatasetDict | str | os.PathLike
 
 
 def train_teacher(

@@ -357,7 +357,7 @@ def emotions_table(config: dict) -> Markdown:
 
 def data_table(arguments: dict, names: PublicNames, result: Result, processor: dict) -> Markdown:
     """Data sets, splits and their rows, columns, and how many captions are longer than the model reads."""
-    rows = [
+    rows: list[tuple[str, str]] = [
         (key, in_code(names.shown(arguments[key])))
         for key in (*DATASET_KEYS, "label_column", "modalities", "captions", "sampling", "max_length")
         if arguments.get(key) is not None and isinstance(arguments[key], str)

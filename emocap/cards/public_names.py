@@ -56,7 +56,7 @@ class PublicNames:
             return found
         return last_part(value) if is_path(value) else value
 
-    def clean(self, content: object, key: str | None = None) -> object:
+    def clean(self, content: Any, key: str | None = None) -> Any:
         """JSON content with every path shown as above, and every token masked."""
         if isinstance(content, dict):
             return {name: self.clean(value, name) for name, value in content.items()}

@@ -98,7 +98,8 @@ def attach_photos(rows: list[dict], photos_dir: str | os.PathLike | None, report
         rows: dicts with `image_id` string and `captions` list of strings.
         photos_dir: folder of photos; None leaves every `image` None.
     """
-    paths, problems = [None] * len(rows), [None] * len(rows)
+    paths: list[str | None] = [None] * len(rows)
+    problems: list[str | None] = [None] * len(rows)
     if photos_dir is not None:
         paths = [_find_photo(photos_dir, row["image_id"]) for row in rows]
         inside = [path for path in paths if path is not None]
@@ -146,7 +147,7 @@ def read_text(path: str | os.PathLike, what: str) -> str:
         ) from None
 
 
-def parse_json(text: str) -> object:
+def parse_json(text: str) -> Any:
     """What a JSON text holds.
 
     Raises:

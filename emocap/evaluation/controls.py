@@ -85,7 +85,7 @@ def measure_controls(
         found["shuffled_captions"] = by_picture, thresholds
     validation = tables.get("validation")
     found |= regression_baselines(train, validation, table, encoder, label_column, photos=pairs.reads_photos)
-    draws = {"bootstrap": Bootstrap(num_resamples, seed, truth.groups), "keys": GAIN_KEYS}
+    draws: dict[str, Any] = {"bootstrap": Bootstrap(num_resamples, seed, truth.groups), "keys": GAIN_KEYS}
     own = compute_metrics(probabilities, truth.labels), resampled_metrics(probabilities, truth.labels, **draws)
     metrics = {}
     for name, (scores, cut) in found.items():
@@ -111,8 +111,8 @@ def gains(
     for key in GAIN_KEYS:
         better, other = (own, control) if GREATER_IS_BETTER[key] else (control, own)
         found[f"{key}_gain"] = better[key] - other[key]
-        better, other = (drawn, control_drawn) if GREATER_IS_BETTER[key] else (control_drawn, drawn)
-        found |= intervals({f"{key}_gain": better[key] - other[key]}, found)
+        ahead, behind = (drawn, control_drawn) if GREATER_IS_BETTER[key] else (control_drawn, drawn)
+        found |= intervals({f"{key}_gain": ahead[key] - behind[key]}, found)
     return found
 
 

@@ -136,7 +136,7 @@ def _examples(
             "image_id": image_ids[row],
             "kind": kind,
             "predicted": [names[label] for label in np.argsort(-probabilities[row], kind="stable")[:4]],
-            "truth": [names[label] for label in np.flatnonzero(true[row])],
+            "truth": [names[label] for label in np.flatnonzero(true[row]).tolist()],
         }
         for kind, row in chosen
     ]

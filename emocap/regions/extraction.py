@@ -46,7 +46,7 @@ many photos to find batches of one shape among them."""
 def extract_regions(
     tables: DatasetDict,
     extractor: str,
-    output_dir: str,
+    output_dir: str | os.PathLike,
     batch_size: int = 16,
     *,
     dtype: str = "auto",
@@ -111,7 +111,7 @@ def map_splits(
     tables: DatasetDict,
     function: Callable[[list[Dataset]], Iterable[pa.Table]],
     dim: int,
-    output_dir: str,
+    output_dir: str | os.PathLike,
     settings: dict[str, Any],
     report: DataReport,
     explain: Callable[[Dataset], list[str]],
@@ -240,7 +240,7 @@ def check_arguments(tables: DatasetDict, batch_size: int, dtype: str, num_worker
 
 def default_workers() -> int:
     """The cores that this process may use, divided among the processes of this machine."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 

@@ -39,7 +39,7 @@ def decode_ahead(
     ahead: int,
     pool: Executor,
     look: Callable[[Image.Image], Result] | None = None,
-) -> Iterator[tuple[int, np.ndarray, list[Image.Image] | list[Result]]]:
+) -> Iterator[tuple[int, np.ndarray, list[Any]]]:
     """Batches of photos of like shape: the shard's number, the rows in it int64 `(photos,)`, and RGB photos, or what
     `look` makes of each, in the same thread.
 

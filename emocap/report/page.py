@@ -1,6 +1,7 @@
 """The HTML report of finished runs, from their metrics.json, its details and trainer_state.json."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,8 +56,8 @@ def write_report(
     runs: Runs,
     examples: list[dict] | None = None,
     tables: DatasetDict | None = None,
-    study: Path | None = None,
-    figures: Path | None = None,
+    study: str | Path | None = None,
+    figures: str | Path | None = None,
 ) -> None:
     """Writes one HTML file that needs nothing else: results, controls, curves, emotions, mistakes and pictures.
 
@@ -115,8 +116,8 @@ def write_report(
     write_text(path, page, errors="replace")  # captions may hold halves of surrogate pairs
     if figures is not None:
         Path(figures).mkdir(parents=True, exist_ok=True)
-        for name, figure in drawn.items():
-            for ending in ("png", "pdf") if figure else ():
+        for name, figure in [(name, figure) for name, figure in drawn.items() if figure is not None]:
+            for ending in ("png", "pdf"):
                 save_figure(figure, Path(figures) / f"{re.sub(r'[^A-Za-z0-9+._-]', '_', name)}.{ending}")
 
 
@@ -125,7 +126,7 @@ def _figures(
     details: dict[str, dict],
     precisions: list[dict],
     mistakes: dict[str, list[dict]],
-    study: Path | None,
+    study: str | Path | None,
 ) -> dict[str, "Figure | None"]:
     """All figures of the page by name; None where a run left nothing to draw."""
     histories = {name: _history(folder) for name, folder in folders.items()}
@@ -146,7 +147,7 @@ def _figures(
     return figures
 
 
-def _comparable_details(folders: dict[str, Path], metrics: dict[str, dict]) -> dict[str, dict]:
+def _comparable_details(folders: dict[str, Path], metrics: Mapping[str, Mapping]) -> dict[str, dict]:
     """Details of the runs that share split, truth and number of rows with the first run on human labels."""
     settings = {
         name: tuple(own.get(key) for key in ("split", "truth", "num_examples")) for name, own in metrics.items()

@@ -1,6 +1,6 @@
 """Results of finished runs as rows, and the rows as text, from their metrics.json alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -26,7 +26,7 @@ __all__ = [
     "value_text",
 ]
 
-Runs = dict[str, Path | Sequence[Path]]
+Runs = Mapping[str, Path | Sequence[Path]]
 """Name to the folder of a finished run, or to the folders of one run under several seeds."""
 
 COLUMNS = {
@@ -120,8 +120,8 @@ def read_metrics(name: str, runs: Runs) -> Result:
             raise ValueError(f"The runs of '{name}' differ in {key}: {[own.get(key) for own in several]}.")
     merged = {key: value for key, value in several[0].items() if not key.endswith(("_low", "_high"))}
     for key, value in list(merged.items()):
-        values = [own.figure(key) for own in several]
-        if isinstance(value, float) and None not in values:
+        values = [number for own in several if (number := own.figure(key)) is not None]
+        if isinstance(value, float) and len(values) == len(several):
             merged |= {key: fmean(values), f"{key}_sd": stdev(values)}
     return Result(merged | {"num_seeds": len(several)})
 
@@ -135,8 +135,9 @@ def control_rows(result: Result) -> list[dict[str, Any]]:
     """
 
     def lead(gain: Gain | None) -> tuple[str, str]:
-        known = gain is not None and gain.low is not None
-        return (value_text(gain.value), interval_text(gain[1:])) if known else (value_text(None), "")
+        if gain is None or gain.low is None or gain.high is None:
+            return value_text(None), ""
+        return value_text(gain.value), interval_text((gain.low, gain.high))
 
     return [
         {
@@ -201,7 +202,7 @@ def markdown_table(rows: list[dict[str, Any]]) -> str:
 
 
 def _row(name: str, kind: str, prefix: str, result: Result) -> dict[str, Any]:
-    row = {"name": name, "kind": kind, **{key: result.figure(prefix + key) for key in COLUMNS}}
+    row: dict[str, Any] = {"name": name, "kind": kind, **{key: result.figure(prefix + key) for key in COLUMNS}}
     row |= {"beside": {}, "best": []}
     if kind == "model" and "num_seeds" in result:
         row["name"] = f"{name} ({result['num_seeds']} seeds)"
@@ -277,7 +278,7 @@ def value_text(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def around(interval: dict[str, float | None]) -> str:
+def around(interval: dict[str, Any]) -> str:
     """Half the width of a symmetric interval, with its sign; nothing where there is none."""
     return "" if interval["low"] is None else f" ± {interval['high'] - interval['mean']:.3f}"
 

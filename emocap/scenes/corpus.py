@@ -287,7 +287,7 @@ def _draw_row(image_id: str, kept: np.ndarray, seed: int) -> dict[str, Any]:
 
 def _to_arrow(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
     """Rows of one kind (all with votes, or all without) as an Arrow table with the columns of `schema`."""
-    columns = {name: [row.get(name) for row in rows] for name in schema.names}
+    columns: dict[str, list[Any]] = {name: [row.get(name) for row in rows] for name in schema.names}
     columns["num_annotators"] = [0 if votes is None else NUM_REACTIONS for votes in columns["votes"]]
     if columns["votes"][0] is not None:
         votes = np.stack(columns["votes"])
@@ -303,4 +303,4 @@ def _draw_index(rng: np.random.Generator, shares: np.ndarray) -> int:
 
 
 def _pick(rng: np.random.Generator, choices: Sequence[str]) -> str:
-    return choices[rng.integers(len(choices))]
+    return choices[int(rng.integers(len(choices)))]

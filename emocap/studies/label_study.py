@@ -39,7 +39,7 @@ class LabelRun(NamedTuple):
     seed: int
 
 
-class LabelStudy(Study):
+class LabelStudy(Study[LabelRun, LabelStudyArguments]):
     """Tables and students of one study.
 
     Raises:
@@ -86,7 +86,7 @@ class LabelStudy(Study):
         train = train.of_rows(chosen)
         model.to("cuda" if torch.cuda.is_available() else "cpu")
         content = {"run": run._asdict(), "settings": self.common_settings(), "images": 0}
-        if run.selection == "scratch":
+        if run.targets is None:
             start_at_prior(model, prior_probabilities(train.targets))
         else:
             rows = self.source_rows(run)

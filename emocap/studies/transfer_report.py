@@ -64,7 +64,7 @@ def study_rows(study: TransferStudy) -> list[dict[str, Any]]:
             "prior": priors[run.side],
             "values": values.tolist(),
             "steps": [study.steps_of(own) for own in groups[run]],
-            "base_steps": None if starts[0] is None else [study.steps_of(own) for own in starts],
+            "base_steps": [study.steps_of(own) for own in starts if own is not None] or None,
             "given_word_embeddings": study.arguments.freeze_word_embeddings,
             **dict(zip(("mean", "low", "high"), t_interval(values), strict=True)),
         }
@@ -169,7 +169,7 @@ def gain_text(gain: dict | None) -> str:
     return f"**{text}**" if is_clear(gain) else text
 
 
-def bounds_of(gain: dict) -> list[float | None]:
+def bounds_of(gain: dict) -> list[Any]:
     return [gain[name] for name in ("low", "high", "low_images", "high_images")]
 
 

@@ -70,7 +70,7 @@ class Side:
         return [self.splits[name]._fingerprint for name in ("train", "validation", "test")]
 
 
-class TransferStudy(Study):
+class TransferStudy(Study[Run, TransferArguments]):
     """Tables and networks of one study; tokens and pixels are made once a process.
 
     Raises:
@@ -79,6 +79,7 @@ class TransferStudy(Study):
 
     def __init__(self, arguments: TransferArguments):
         super().__init__(arguments)
+        assert arguments.source_dataset and arguments.target_dataset  # the command has looked
         self.sides = {
             "source": load_side(arguments.source_dataset, arguments.source_label_column, arguments.max_eval_samples),
             "target": load_side(arguments.target_dataset, arguments.target_label_column, arguments.max_eval_samples),
@@ -218,8 +219,8 @@ class TransferStudy(Study):
         set_seed(seed)
         is_anb, is_bnb = run.strategy.startswith("anb"), run.strategy.startswith("bnb")
         plan = check_transfer(
-            student=self.checkpoint(start_run) if is_anb else str(self.architecture),
-            teacher=self.checkpoint(start_run) if is_bnb else None,
+            student=self.checkpoint(start_run) if start_run and is_anb else str(self.architecture),
+            teacher=self.checkpoint(start_run) if start_run and is_bnb else None,
             strategy=run.strategy.removesuffix(MATCHED),
             num_layers=run.num_layers,
             freeze_word_embeddings=self.arguments.freeze_word_embeddings or None,

@@ -2,6 +2,7 @@
 folder; `emocap.steps` adds card and publication."""
 
 import os
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,7 +52,7 @@ class Start(NamedTuple):
 
     model: torch.nn.Module
     processor: EmocapProcessor
-    fresh: set[str] = frozenset()  # names of new parameters, which have a learning rate of their own
+    fresh: Collection[str] = ()  # names of new parameters, which have a learning rate of their own
     surgery: dict | None = None  # what fine-tuning did to each tensor
 
 
@@ -69,7 +70,7 @@ def train(
         tables: the table; `data_args.dataset` is its name, or None.
         data_args, model_args, training_args: what the command of that kind takes.
     """
-    if kind == "student":
+    if isinstance(model_args, StudentArguments):
         check_student(model_args, training_args)
     settle_sampling(data_args, training_args.loss)
     rows = read_rows(tables, data_args, seed_of_data(training_args))
@@ -124,7 +125,11 @@ def start_finetuning(model_args: FinetuneArguments, rows: TrainingRows, seed: in
     return Start(model, processor, surgery=surgery)
 
 
-STARTS = {"teacher": start_teacher, "student": start_student, "finetuned": start_finetuning}
+STARTS: dict[str, Callable[[Any, TrainingRows, int], Start]] = {
+    "teacher": start_teacher,
+    "student": start_student,
+    "finetuned": start_finetuning,
+}
 
 
 def seed_of_data(training_args: EmocapTrainingArguments) -> int:
