@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from transformers import TrainingArguments
@@ -198,7 +198,7 @@ class FinetuneArguments(Options):
 class EmocapTrainingArguments(TrainingArguments):
     """`TrainingArguments` with defaults that train well here, and what a new head needs."""
 
-    output_dir: str | None = option("Folder for the checkpoint and its metrics.", required=True)
+    output_dir: str = option("Folder for the checkpoint and its metrics.", required=True)
     loss: Literal["bce", "asl", "db"] = option(
         "bce: binary cross-entropy; asl: asymmetric loss, which counts easy negatives less; db: "
         "distribution-balanced loss with its focal term, which counts frequent emotions and easy entries less; it "
@@ -289,7 +289,7 @@ def finetune_parser() -> OptionsParser:
     return make_parser("finetune", FinetuneArguments, learning_rate=1e-3)
 
 
-def make_parser(name: str, job: type, **defaults: object) -> OptionsParser:
+def make_parser(name: str, job: type, **defaults: Any) -> OptionsParser:
     return OptionsParser(DataArguments, job, EmocapTrainingArguments, prog=f"emocap {name}", defaults=defaults)
 
 
@@ -303,7 +303,7 @@ def parse_arguments(parser: OptionsParser, argv: Sequence[str] | None = None) ->
     return make_arguments(parser, parser.given(sys.argv[1:] if argv is None else argv))
 
 
-def make_arguments(parser: OptionsParser, options: Mapping[str, object]) -> tuple:
+def make_arguments(parser: OptionsParser, options: Mapping[str, Any]) -> tuple:
     """A job's dataclasses from options by name; what is left out is the job's own default.
 
     Raises:
@@ -323,7 +323,7 @@ def settle_sampling(data_args: DataArguments, loss: str) -> None:
     Raises:
         ValueError: another sampling beside that loss, whose weights undo what class-balanced draws do.
     """
-    needed = "class_balanced" if loss == "db" else None
+    needed: Literal["class_balanced"] | None = "class_balanced" if loss == "db" else None
     data_args.sampling = data_args.sampling or needed or "shuffle"
     if needed and data_args.sampling != needed:
         raise ValueError(
@@ -332,7 +332,7 @@ def settle_sampling(data_args: DataArguments, loss: str) -> None:
         )
 
 
-def arguments_to_dict(*groups: object) -> dict[str, object]:
+def arguments_to_dict(*groups: Any) -> dict[str, Any]:
     """All arguments of a run as plain values, tokens masked as `TrainingArguments.to_dict` does."""
     merged = {}
     for group in groups:

@@ -17,6 +17,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     name = next((name for name in COMMANDS if argv[: name.count(" ") + 1] == name.split()), None)
     if name is None:
         overview().parse_args(argv)  # ends by itself: with help, or with what it does not know
+        return
     try:
         COMMANDS[name].run(*command_parser(name).read(argv[name.count(" ") + 1 :]))
     except RecursionError:

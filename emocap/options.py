@@ -11,8 +11,9 @@ import math
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 __all__ = [
@@ -39,7 +40,7 @@ Share = typing.Annotated[float, "[0, 1]"]
 """Numbers with what they may be, as an interval; "(-inf, inf)" is any finite one."""
 
 
-def option(help: str, default: object = None, **parsing: object):
+def option(help: str, default: typing.Any = None, **parsing: typing.Any):
     """A field that is a flag by its name.
 
     Args:
@@ -50,17 +51,17 @@ def option(help: str, default: object = None, **parsing: object):
     metadata = {"help": help, **parsing}
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
-    if isinstance(default, Callable):
+    if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def required(help: str, **parsing: object):
+def required(help: str, **parsing: typing.Any):
     """A flag without which there is no command; see `option`."""
     return option(help, dataclasses.MISSING, **parsing)
 
 
-def positional(metavar: str, help: str, **parsing: object):
+def positional(metavar: str, help: str, **parsing: typing.Any):
     """A field that is given by its place. `may_be_json`: such a file is its value, and no run file."""
     return required(help, positional=True, metavar=metavar, **parsing)
 
@@ -79,9 +80,10 @@ class Options:
     def parser(cls) -> "OptionsParser":
         return OptionsParser(cls)
 
-    def but(self, *names: str) -> dict[str, object]:
+    def but(self, *names: str) -> dict[str, typing.Any]:
         """The options by name, without some."""
-        return {own.name: getattr(self, own.name) for own in dataclasses.fields(self) if own.name not in names}
+        part: type = type(self)
+        return {own.name: getattr(self, own.name) for own in option_fields(part) if own.name not in names}
 
 
 def check_names(names: Iterable[str], known: Iterable[str], where: str) -> None:
@@ -97,14 +99,15 @@ def check_names(names: Iterable[str], known: Iterable[str], where: str) -> None:
             raise TypeError(f"{where} has no option '{name}'. Did you mean '{nearest}'?")
 
 
-def check_options(options: object) -> None:
+def check_options(options: typing.Any) -> None:
     """Refuses numbers outside their interval, NaN and infinity among them, and values that are not among the choices.
 
     Raises:
         ValueError: names the flag and what it may be.
     """
-    for own in option_fields(type(options)):
-        name, interval = own.metadata.get("flag", own.name), interval_of(type(options), own)
+    part: type = type(options)
+    for own in option_fields(part):
+        name, interval = own.metadata.get("flag", own.name), interval_of(part, own)
         choices = value_keywords(own.type).get("choices")
         for value in as_list(getattr(options, own.name)):
             if interval and isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -125,7 +128,7 @@ def option_fields(part: type) -> list[dataclasses.Field]:
 
 def interval_of(part: type, own: dataclasses.Field) -> str | None:
     """What a number may be: its type says it, or, of fields that another library described, `part.intervals`."""
-    kinds = [own.type]
+    kinds: list[typing.Any] = [own.type]
     for kind in kinds:
         if typing.get_origin(kind) is typing.Annotated:
             return kind.__metadata__[0]
@@ -161,9 +164,9 @@ class OptionsParser(argparse.ArgumentParser):
         **keywords: of `argparse.ArgumentParser`.
     """
 
-    run_files = (".yaml", ".yml", ".json")
+    run_files: tuple[str, ...] = (".yaml", ".yml", ".json")
 
-    def __init__(self, *parts: type, defaults: dict[str, object] | None = None, **keywords):
+    def __init__(self, *parts: type, defaults: dict[str, typing.Any] | None = None, **keywords):
         super().__init__(allow_abbrev=False, **keywords)  # a misspelt key is an error, not another option
         self.parts, self.defaults = parts, defaults or {}
         for own in (own for part in parts for own in option_fields(part)):
@@ -196,7 +199,7 @@ class OptionsParser(argparse.ArgumentParser):
         """
         return self.make(self.given(sys.argv[1:] if argv is None else argv))
 
-    def make(self, values: dict[str, object]) -> tuple:
+    def make(self, values: dict[str, typing.Any]) -> tuple:
         """The dataclasses from values by name; what is left out has its default."""
         values = self.defaults | values
         return tuple(
@@ -204,7 +207,7 @@ class OptionsParser(argparse.ArgumentParser):
             for part in self.parts
         )
 
-    def given(self, argv: Sequence[str]) -> dict[str, object]:
+    def given(self, argv: Sequence[str]) -> dict[str, typing.Any]:
         """Names and values of what flags and run file set: no defaults."""
         nothing = dict.fromkeys(action.dest for action in self._actions if action.dest != "help")
         found = self.parse_args(self.spelled(self.with_file(argv)), argparse.Namespace(**nothing))
@@ -236,9 +239,9 @@ class OptionsParser(argparse.ArgumentParser):
 
     def file_flags(self, name: str) -> list[str]:
         """The flags that a run file or a preset stands for."""
-        path, presets = Path(name), resources.files("emocap.presets")
-        if not (name.endswith(self.run_files) and path.is_file()):
-            path = presets / f"{name}.yaml"
+        presets = resources.files("emocap.presets")
+        is_file = name.endswith(self.run_files) and Path(name).is_file()
+        path = Path(name) if is_file else presets / f"{name}.yaml"
         if not path.is_file():
             known = sorted(entry.name[:-5] for entry in presets.iterdir() if ".yaml" in entry.name)
             self.error(f"'{name}' is neither a YAML or JSON file nor a preset (presets: {', '.join(known)}).")
@@ -247,7 +250,7 @@ class OptionsParser(argparse.ArgumentParser):
             self.error(f"'{name}' holds a {type(content).__name__}; expected names and values.")
         return self.flags_of(content)
 
-    def flags_of(self, values: dict[str, object]) -> list[str]:
+    def flags_of(self, values: dict[str, typing.Any]) -> list[str]:
         """The arguments of a command line that stand for values by name; None is left out."""
         first, flags = [], []
         for name, value in values.items():
@@ -279,7 +282,7 @@ def as_list(value: object) -> list:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def value_keywords(hint: object) -> dict[str, object]:
+def value_keywords(hint: object) -> dict[str, typing.Any]:
     """How argparse reads the values of a type hint; of several types text goes before lists and dictionaries."""
     is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     kinds = [kind for kind in (typing.get_args(hint) if is_union else [hint]) if kind is not type(None)]
@@ -306,7 +309,7 @@ def told_default(default: object) -> str:
     return f" (default: {shown.replace('%', '%%')})"
 
 
-def read_run_file(path: Path) -> object:
+def read_run_file(path: Path | Traversable) -> object:
     """What a JSON or YAML file holds: plain values, since a tag of YAML could stand for any object.
 
     Raises:

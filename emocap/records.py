@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from emocap.data.storage import HUB_ID, local_folder, parse_json, read_text, write_json
 from emocap.metrics import FEW_UNITS, GREATER_IS_BETTER
@@ -80,7 +80,7 @@ class Gain(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Result(Mapping):
+class Result(Mapping[str, Any]):
     """What was measured of a model: a mapping of the keys of metrics.json, and what they mean together.
 
     A result stands wherever the folder of its model may: `finetune(tables, folder, student=result)`.
@@ -90,7 +90,7 @@ class Result(Mapping):
         folder: of the finished run, or what was evaluated: a folder or Hub id; None where there is no one model.
     """
 
-    metrics: Mapping[str, float | int | str | None]
+    metrics: Mapping[str, Any]  # float, int, str or None
     folder: str | os.PathLike | None = None
 
     @classmethod
@@ -104,7 +104,7 @@ class Result(Mapping):
         path = records_folder(run) / "metrics.json"
         return cls(read_json(path, "the metrics that a finished run leaves in its folder"), run)
 
-    def __getitem__(self, key: str) -> float | int | str | None:
+    def __getitem__(self, key: str) -> Any:
         return self.metrics[key]
 
     def __iter__(self) -> Iterator[str]:
@@ -206,7 +206,7 @@ def details_path(metrics_path: str | Path) -> Path:
     return path.with_name(f"{path.stem}_details.json")
 
 
-def write_metrics(path: str | Path, metrics: dict[str, float | str | None], details: dict[str, object]) -> None:
+def write_metrics(path: str | Path, metrics: dict[str, float | str | None], details: dict[str, Any]) -> None:
     """metrics.json and, beside it, its details."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_json(path, metrics)
@@ -222,7 +222,7 @@ def records_folder(run: str | os.PathLike) -> Path:
     return local_folder(run, "model", RECORDS)
 
 
-def recorded_arguments(run: str | os.PathLike) -> dict[str, object] | None:
+def recorded_arguments(run: str | os.PathLike) -> dict[str, Any] | None:
     """The arguments that a run was started with; None where it has no record of them.
 
     A published record names what lay in a folder by the folder's name alone, which says nothing elsewhere: of a Hub

@@ -6,6 +6,7 @@ Tables are a `DatasetDict`, or the folder or Hub id of one; a model is a folder,
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from datasets import DatasetDict
 
@@ -23,11 +24,11 @@ from emocap.training.jobs import train
 
 __all__ = ["evaluate", "finetune", "label", "train_student", "train_teacher"]
 
-Tables = DatasetDict | str | os.PathLike
+Tables: TypeAlias = DatasetDict | str | os.PathLike
 
 
 def train_teacher(
-    tables: Tables, model_name_or_path: str | os.PathLike, output_dir: str | os.PathLike, **options: object
+    tables: Tables, model_name_or_path: str | os.PathLike, output_dir: str | os.PathLike, **options: Any
 ) -> Result:
     """Trains a teacher on human labels, as `emocap train-teacher` does.
 
@@ -44,13 +45,13 @@ def train_teacher(
     return run_step("teacher", teacher_parser, tables, output_dir, model_name_or_path=model_name_or_path, **options)
 
 
-def train_student(tables: Tables, output_dir: str | os.PathLike, **options: object) -> Result:
+def train_student(tables: Tables, output_dir: str | os.PathLike, **options: Any) -> Result:
     """Trains a student, by default on the pseudo-labels of a table that has no human ones, as `emocap train-student`
     does; see `train_teacher`. A new one needs `word_embeddings`, the BERT whose vocabulary it reads."""
     return run_step("student", student_parser, tables, output_dir, **options)
 
 
-def finetune(tables: Tables, output_dir: str | os.PathLike, **options: object) -> Result:
+def finetune(tables: Tables, output_dir: str | os.PathLike, **options: Any) -> Result:
     """Fine-tunes a `student`, or a `teacher`, onto human labels by a `strategy`, as `emocap finetune` does; see
     `train_teacher`."""
     return run_step("finetuned", finetune_parser, tables, output_dir, **options)
@@ -64,7 +65,7 @@ def label(
     split: Sequence[str] | None = None,
     batch_size: int = 64,
     bf16: bool | None = None,
-    **selection: object,
+    **selection: Any,
 ) -> DatasetDict:
     """Pseudo-labels from a teacher, and a page that shows them, as `emocap label` writes them; see `label_tables`.
 
@@ -97,7 +98,7 @@ def load_tables(tables: Tables) -> DatasetDict:
 
 
 def run_step(
-    kind: str, parser: Callable[[], OptionsParser], tables: Tables, output_dir: str | os.PathLike, **options: object
+    kind: str, parser: Callable[[], OptionsParser], tables: Tables, output_dir: str | os.PathLike, **options: Any
 ) -> Result:
     """A training with its card and, with `push_to_hub`, its publication as `emocap publish` would do it; `Trainer`
     itself pushes nothing. Whether the Hub takes the token is asked before the training, not after hours."""

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 from datasets import ClassLabel, DatasetDict, List, Value
 from huggingface_hub import DatasetCard, DatasetCardData
@@ -57,7 +58,7 @@ def dataset_card(
     folder: Path,
     repo_id: str,
     names: PublicNames | None = None,
-    metadata: dict[str, object] | None = None,
+    metadata: dict[str, Any] | None = None,
     configs: dict[str, DatasetDict] | None = None,
     license: str | None = None,
 ) -> DatasetCard:
@@ -111,7 +112,7 @@ def dataset_card(
     return DatasetCard(f"---\n{data.to_yaml()}\n---\n{text}")
 
 
-def label_values(statistics: dict | None, names: PublicNames) -> dict[str, object]:
+def label_values(statistics: dict | None, names: PublicNames) -> dict[str, Any]:
     """What the template says of pseudo-labels."""
     if statistics is None:
         return {"statistics": None}
@@ -165,7 +166,7 @@ def kind_of_column(feature: object) -> str:
     return feature.dtype if isinstance(feature, Value) else type(feature).__name__
 
 
-def emotions_table(statistics: dict[str, object]) -> Markdown:
+def emotions_table(statistics: dict[str, Any]) -> Markdown:
     """Each emotion's statistics with its histogram drawn, the most frequent first."""
     header = ("emotion", "images", "share", "teacher's", "selected", "mean score", "SD", "lowest kept", "scores")
     rows = [
@@ -192,7 +193,7 @@ def sparkline(counts: list[int]) -> str:
     return "".join("_▁▂▃▄▅▆▇█"[math.ceil(8 * math.sqrt(count / highest)) if highest else 0] for count in counts)
 
 
-def pairs_table(statistics: dict[str, object], number: int = 10) -> Markdown | None:
+def pairs_table(statistics: dict[str, Any], number: int = 10) -> Markdown | None:
     """The pairs of emotions that the most images carry, and how much more often than by chance."""
     names, together = list(statistics["emotions"]), statistics["co_occurrence"]
     pairs = [

@@ -5,6 +5,7 @@ import json
 import math
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, constants
 from safetensors import safe_open
@@ -356,7 +357,7 @@ def emotions_table(config: dict) -> Markdown:
 
 def data_table(arguments: dict, names: PublicNames, result: Result, processor: dict) -> Markdown:
     """Data sets, splits and their rows, columns, and how many captions are longer than the model reads."""
-    rows = [
+    rows: list[tuple[str, str]] = [
         (key, in_code(names.shown(arguments[key])))
         for key in (*DATASET_KEYS, "label_column", "modalities", "captions", "sampling", "max_length")
         if arguments.get(key) is not None and isinstance(arguments[key], str)
@@ -406,7 +407,7 @@ def effort(folder: Path, carbon: dict | None) -> Markdown:
     return Markdown(" ".join(lines))
 
 
-def carbon_of(folder: Path) -> dict[str, object] | None:
+def carbon_of(folder: Path) -> dict[str, Any] | None:
     """Grams of CO2 equivalent from codecarbon's emissions.csv (kilograms, a row a session), if there is one."""
     path = folder / "emissions.csv"
     if not path.is_file():

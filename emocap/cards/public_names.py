@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 from huggingface_hub import get_token
 
@@ -35,7 +36,7 @@ class PublicNames:
     ):
         self.links, self.family, self.paths = dict(links or {}), tuple(family), frozenset(paths)
 
-    def of_run(self, arguments: Mapping[str, object], folder: Path) -> "PublicNames":
+    def of_run(self, arguments: Mapping[str, Any], folder: Path) -> "PublicNames":
         """The same, with the paths that a run's arguments name."""
         named = [arguments[key] for key in PATH_KEYS if isinstance(arguments.get(key), str)]
         paths = {os.path.abspath(folder), *filter(is_absolute, named)}
@@ -55,7 +56,7 @@ class PublicNames:
             return found
         return last_part(value) if is_path(value) else value
 
-    def clean(self, content: object, key: str | None = None) -> object:
+    def clean(self, content: Any, key: str | None = None) -> Any:
         """JSON content with every path shown as above, and every token masked."""
         if isinstance(content, dict):
             return {name: self.clean(value, name) for name, value in content.items()}

@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -52,7 +53,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], numbers: bool
     return Markdown("\n".join(lines))
 
 
-def render(template: str, **values: object) -> str:
+def render(template: str, **values: Any) -> str:
     """The text of a card from `hub_cards/TEMPLATE.md`; strings in `values` are escaped where they are shown."""
     environment = Environment(
         loader=PackageLoader("emocap.hub_cards", "."),

@@ -1,6 +1,8 @@
 """The sub-commands of `emocap`. Each is a class: its docstring says what it does, its fields are its options, `run`
 does it. Nothing heavy is imported until a command runs; those that train load transformers for its options too."""
 
+from typing import Any
+
 from emocap.commands.data import Coco, Oasis, Scenes, Socratis
 from emocap.commands.evaluate import Calibrate, Evaluate, Predict
 from emocap.commands.label import Label, Regions
@@ -10,7 +12,7 @@ from emocap.commands.train import Finetune, TrainStudent, TrainTeacher
 
 __all__ = ["COMMANDS"]
 
-COMMANDS = {
+COMMANDS: dict[str, Any] = {
     "quickstart": Quickstart,
     "data socratis": Socratis,
     "data coco": Coco,

@@ -20,6 +20,10 @@ class Table(Options):
         for what, number in report.counts.items() if report else ():
             print(f"{what}: {number}")
 
+    def build(self) -> tuple:
+        """The table, and the report on its rows or None."""
+        raise NotImplementedError
+
 
 class Socratis(Table):
     """table from Socratis annotations"""

@@ -40,11 +40,11 @@ class Evaluate(Options):
         from emocap.steps import evaluate
 
         if self.valence_norms:
-            self.run_valence()
+            self.run_valence(self.valence_norms)
         else:
             print_result(evaluate(tables=self.dataset, **self.but("dataset", "valence_norms")))
 
-    def run_valence(self) -> None:
+    def run_valence(self, norms: str) -> None:
         from emocap.commands.printing import print_valence
         from emocap.data.storage import load_table, write_json
         from emocap.evaluation.valence import evaluate_valence
@@ -52,7 +52,7 @@ class Evaluate(Options):
         result = evaluate_valence(
             self.model,
             load_table(self.dataset),
-            self.valence_norms,
+            norms,
             splits=None if self.split == "all" else [self.split],
             batch_size=self.batch_size,
             num_resamples=self.num_resamples,
@@ -114,12 +114,12 @@ class Predict(Options):
 
         rows = predict(self.model, **self.but("model", "figure"))
         if self.figure:
-            self.draw(rows)
+            self.draw(rows, self.figure)
         for row in rows:
             row.get("explanation", {}).pop("saliency", None)  # the boxes' weights once more
             print(json.dumps(row))
 
-    def draw(self, rows: list[dict]) -> None:
+    def draw(self, rows: list[dict], figure: str) -> None:
         from transformers.image_utils import load_image
 
         from emocap.evaluation.scoring import load_config
@@ -128,4 +128,4 @@ class Predict(Options):
 
         config, photo = load_config(self.model), load_image(self.image) if self.image else None
         prior = config.label_prevalence and dict(zip(config.id2label.values(), config.label_prevalence, strict=True))
-        save_figure(prediction_figure(rows, prior, self.caption, photo), Path(self.figure))
+        save_figure(prediction_figure(rows, prior, self.caption, photo), Path(figure))

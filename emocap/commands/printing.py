@@ -52,8 +52,12 @@ def print_controls(result: Result) -> None:
     """One line a control: its map_macro with its interval, and by how much the model is ahead of it."""
 
     def cell(gain: Gain | None, form: str) -> str:
-        known = gain is not None and gain.low is not None
-        return (f"{gain.value:{form}} ({gain.low:{form}} to {gain.high:{form}})" if known else "").ljust(30)
+        known = (
+            ""
+            if gain is None or gain.low is None
+            else f"{gain.value:{form}} ({gain.low:{form}} to {gain.high:{form}})"
+        )
+        return known.ljust(30)
 
     names = ["prior"] * ("prior/map_macro_gain" in result) + result.controls
     names = [name for name in names if result.interval(f"{name}/map_macro")]
@@ -62,6 +66,7 @@ def print_controls(result: Result) -> None:
         print(f"{'control':20}{'map_macro':30}{ahead}".rstrip())
     for name in names:
         own = f"{name}/map_macro"
-        cells = [cell(Gain(result.figure(own), *result.interval(own)), ".4f")]
+        value = result.figure(own)
+        cells = [cell(None if value is None else Gain(value, *(result.interval(own) or ())), ".4f")]
         cells += [cell(result.gain(name, key), "+.4f") for key in GAIN_KEYS]
         print(f"{name:20}{''.join(cells)}{CONTROLS.get(name, 'the constant answer')}")

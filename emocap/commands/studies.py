@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from emocap.options import Options, OptionsParser, option
 from emocap.studies.options import CrossValidationArguments, LabelStudyArguments, TransferArguments
@@ -77,7 +77,7 @@ class LabelStudy(LabelStudyArguments):
 class FoldsParser(OptionsParser):
     """Reads the command's own options, and leaves the teacher's as flags: every fold adds to them."""
 
-    def make(self, values: dict[str, object]) -> tuple:
+    def make(self, values: dict[str, Any]) -> tuple:
         own = {name: values.pop(name) for name in [own.name for own in fields(self.parts[0])] if name in values}
         return self.parts[0](**own), self.flags_of(values)
 

@@ -1,5 +1,7 @@
 """Commands that train one model. Their options are transformers' too, which are loaded when they are asked for."""
 
+from typing import Any
+
 from emocap.options import OptionsParser
 
 __all__ = ["Finetune", "TrainStudent", "TrainTeacher"]
@@ -8,7 +10,7 @@ __all__ = ["Finetune", "TrainStudent", "TrainTeacher"]
 class StepParser(OptionsParser):
     """Gives the options by name, as a step takes them."""
 
-    def make(self, values: dict[str, object]) -> tuple[dict[str, object]]:
+    def make(self, values: dict[str, Any]) -> tuple[dict[str, Any]]:
         return (values,)
 
 
@@ -23,7 +25,7 @@ class Training:
         return StepParser(*own.parts, defaults=own.defaults)
 
     @classmethod
-    def run(cls, options: dict[str, object]) -> None:
+    def run(cls, options: dict[str, Any]) -> None:
         from accelerate import PartialState
 
         from emocap import steps

@@ -1,6 +1,7 @@
 """The licence of a table, from its source to the cards: it travels in `Dataset.info.license`, kept by every step."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCard
@@ -42,7 +43,7 @@ def card_license(repo_id: str) -> str | None:
     return own if isinstance(own, str) and own != "unknown" else None
 
 
-def license_fields(licenses: list[str] | None) -> dict[str, str]:
+def license_fields(licenses: list[str] | None) -> dict[str, Any]:
     """The YAML part of a card for `license_of`'s answer, or for one licence that somebody chose; empty for None."""
     if not licenses:
         return {}

@@ -137,7 +137,7 @@ class PairDataset(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.row_of_pair)
 
-    def __getitems__(self, pairs: Sequence[int]) -> dict[str, torch.Tensor]:
+    def __getitems__(self, pairs: Sequence[int] | np.ndarray) -> dict[str, torch.Tensor]:
         pairs = np.asarray(pairs)
         rows = self.row_of_pair[pairs]
         starts = self.token_starts[pairs]

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -30,7 +31,7 @@ def map_in_shards(
     function: Callable[[list[Dataset]], Iterable[pa.Table]],
     features: Features,
     work_dir: Path,
-    settings: dict[str, object],
+    settings: dict[str, Any],
     shard_size: int = 1000,
     ranks: Ranks = Ranks(),  # noqa: B008 - frozen
 ) -> Dataset:
@@ -86,7 +87,7 @@ def is_whole(path: Path, rows: int) -> bool:
         return False
 
 
-def job_fingerprint(settings: dict[str, object], tables: Iterable[Dataset], *more: object) -> str:
+def job_fingerprint(settings: dict[str, Any], tables: Iterable[Dataset], *more: object) -> str:
     """Hexadecimal hash of what a job's result depends on: its settings, and the rows of its tables in their order."""
     rows = [[table._fingerprint, len(table)] for table in tables]
     return hashlib.sha256(json.dumps([settings, rows, *more], sort_keys=True).encode()).hexdigest()[:16]

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from datasets import DatasetDict
 
@@ -218,10 +219,11 @@ def _fixed_labels(labels: Sequence[str] | str | os.PathLike | None) -> list[str]
             labels = parse_json(text)
         except ValueError as error:
             raise ValueError(f"{where} is not JSON: {error}. Expected a list of emotions.") from error
-    valid = isinstance(labels, list | tuple) and all(isinstance(label, str) and label.strip() for label in labels)
-    if not valid or not labels or len(set(labels)) < len(labels):
+    names = list(labels) if isinstance(labels, list | tuple) else []
+    valid = all(isinstance(name, str) and name.strip() for name in names)
+    if not names or not valid or len(set(names)) < len(names):
         raise ValueError(f'{where} holds {str(labels)[:200]}; expected a list of distinct emotions such as ["happy"].')
-    return list(labels)
+    return names
 
 
 def _refuse_unknown(images: dict[str, _Annotated], names: list[str], source: str | os.PathLike) -> None:
@@ -270,7 +272,7 @@ def _row(image_id: str, image: _Annotated, names: list[str], *, votes: bool) -> 
     emotions = [label for label, count in enumerate(counts) if count]
     if votes:  # a CSV tells whether an emotion was named, not by how many: there they stay in label order
         emotions.sort(key=lambda label: -counts[label])
-    row = {
+    row: dict[str, Any] = {
         "image_id": image_id,
         "captions": list(image.captions),
         "labels": [float(count > 0) for count in counts],

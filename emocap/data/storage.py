@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict, get_dataset_config_names, load_dataset, load_from_disk
@@ -49,7 +50,7 @@ class DataReport:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.problems: list[dict[str, str]] = []
-        self.extra: dict[str, object] = {}
+        self.extra: dict[str, Any] = {}
 
     def count(self, what: str, number: int = 1) -> None:
         self.counts[what] += number
@@ -59,7 +60,7 @@ class DataReport:
         self.counts[consequence] += 1
         self.problems.append({"image_id": image_id, "reason": reason, "consequence": consequence})
 
-    def to_dict(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, Any]:
         return {"counts": dict(self.counts), **self.extra, "problems": self.problems}
 
 
@@ -97,7 +98,8 @@ def attach_photos(rows: list[dict], photos_dir: str | os.PathLike | None, report
         rows: dicts with `image_id` string and `captions` list of strings.
         photos_dir: folder of photos; None leaves every `image` None.
     """
-    paths, problems = [None] * len(rows), [None] * len(rows)
+    paths: list[str | None] = [None] * len(rows)
+    problems: list[str | None] = [None] * len(rows)
     if photos_dir is not None:
         paths = [_find_photo(photos_dir, row["image_id"]) for row in rows]
         inside = [path for path in paths if path is not None]
@@ -145,7 +147,7 @@ def read_text(path: str | os.PathLike, what: str) -> str:
         ) from None
 
 
-def parse_json(text: str) -> object:
+def parse_json(text: str) -> Any:
     """What a JSON text holds.
 
     Raises:

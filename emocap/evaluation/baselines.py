@@ -170,8 +170,9 @@ def lexicon_features(texts: Sequence[str]) -> np.ndarray:
 def nrc_lists() -> dict[str, list[str]]:
     """Word to the lists of the NRC lexicon that it stands in, from the file in the package nrclex. The package itself
     is not imported: it would load TextBlob and NLTK."""
-    folder = find_spec("nrclex").submodule_search_locations[0]
-    return json.loads(Path(folder, "data", "nrc_en.json").read_text("utf-8"))
+    spec = find_spec("nrclex")
+    assert spec is not None and spec.submodule_search_locations  # who asks has looked
+    return json.loads(Path(spec.submodule_search_locations[0], "data", "nrc_en.json").read_text("utf-8"))
 
 
 def encoder_regression(

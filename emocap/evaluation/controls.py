@@ -1,5 +1,7 @@
 """Controls beside a model: what one modality, the wrong picture, counted words or coarser labels would do."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
@@ -66,7 +68,7 @@ def measure_controls(
     truth = read_truth(table, label_column)
     thresholds = model.config.thresholds
     prior = prior_probabilities(label_matrix(train, label_column))
-    found: dict[str, tuple[np.ndarray, object]] = {}
+    found: dict[str, tuple[np.ndarray, Any]] = {}
     pairs = PairDataset(prepare_table(table, processor), processor, modalities=model.config.modalities or "both")
     if pairs.reads_photos and (model.config.modalities or "both") == "both":
         for modality, has_it in (("text", has_captions(table)), ("image", pairs.photo_counts > 0)):
@@ -83,7 +85,7 @@ def measure_controls(
         found["shuffled_captions"] = by_picture, thresholds
     validation = tables.get("validation")
     found |= regression_baselines(train, validation, table, encoder, label_column, photos=pairs.reads_photos)
-    draws = {"bootstrap": Bootstrap(num_resamples, seed, truth.groups), "keys": GAIN_KEYS}
+    draws: dict[str, Any] = {"bootstrap": Bootstrap(num_resamples, seed, truth.groups), "keys": GAIN_KEYS}
     own = compute_metrics(probabilities, truth.labels), resampled_metrics(probabilities, truth.labels, **draws)
     metrics = {}
     for name, (scores, cut) in found.items():
@@ -109,8 +111,8 @@ def gains(
     for key in GAIN_KEYS:
         better, other = (own, control) if GREATER_IS_BETTER[key] else (control, own)
         found[f"{key}_gain"] = better[key] - other[key]
-        better, other = (drawn, control_drawn) if GREATER_IS_BETTER[key] else (control_drawn, drawn)
-        found |= intervals({f"{key}_gain": better[key] - other[key]}, found)
+        ahead, behind = (drawn, control_drawn) if GREATER_IS_BETTER[key] else (control_drawn, drawn)
+        found |= intervals({f"{key}_gain": ahead[key] - behind[key]}, found)
     return found
 
 
@@ -155,7 +157,7 @@ def merge_labels(values: np.ndarray, names: list[str], *, are_probabilities: boo
 
 def merged_taxonomy(
     model, processor, tables, split, probabilities, label_column, batch_size
-) -> dict[str, tuple[np.ndarray, np.ndarray, object]]:
+) -> dict[str, tuple[np.ndarray, np.ndarray, Any]]:
     """Probabilities, truth and thresholds of model and prior, synonyms merged; empty where nothing merges."""
     names = label_names(tables)
     present = {

@@ -1,6 +1,7 @@
 """What an evaluation says beside its figures: people as a yardstick, and what the report draws."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -68,7 +69,7 @@ def describe(
     table: Dataset,
     labels: np.ndarray,
     thresholds: Sequence[float] | None = None,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """What the report draws of one evaluation, as plain lists.
 
     Args:
@@ -123,7 +124,7 @@ def _reliability(probabilities: np.ndarray, labels: np.ndarray) -> list[list[flo
 
 def _examples(
     probabilities: np.ndarray, labels: np.ndarray, names: Sequence[str], image_ids: Sequence[str]
-) -> list[dict[str, object]]:
+) -> list[dict[str, Any]]:
     true = labels >= THRESHOLD
     entropy = cross_entropies(probabilities, labels).mean(axis=1)
     rows = np.flatnonzero(true.any(axis=1))
@@ -135,7 +136,7 @@ def _examples(
             "image_id": image_ids[row],
             "kind": kind,
             "predicted": [names[label] for label in np.argsort(-probabilities[row], kind="stable")[:4]],
-            "truth": [names[label] for label in np.flatnonzero(true[row])],
+            "truth": [names[label] for label in np.flatnonzero(true[row]).tolist()],
         }
         for kind, row in chosen
     ]

@@ -154,8 +154,8 @@ def measure(
         metrics |= human_metrics(votes, np.asarray(table.with_format("numpy")["num_annotators"][:]), probabilities)
     if groups is not None:
         metrics["num_groups"] = truth.num_units
-    metrics = {key: None if value != value else value for key, value in metrics.items()}  # JSON knows no NaN
-    return metrics | {"decisions": "0.5" if thresholds is None else "fitted"}
+    measured = {key: None if value != value else value for key, value in metrics.items()}  # JSON knows no NaN
+    return measured | {"decisions": "0.5" if thresholds is None else "fitted"}
 
 
 def ceiling_metrics(table: datasets.Dataset, known: str, truth: Truth, decides: bool) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Logistic regression of every label at once: what the strongest simple control and a probed head are fitted by."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,7 +87,7 @@ def best_regression(
     Returns:
         The place of the features among the candidates, the strength, and what `fit_regressions` gave for them.
     """
-    best = None
+    best: Any = None
     for place, (train, held_out) in enumerate(candidates):
         for strength, fitted in zip(STRENGTHS, fit_regressions(train, labels, STRENGTHS), strict=True):
             loss = compute_metrics(regression_probabilities(held_out, fitted), validation)["bce"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import DatasetDict, concatenate_datasets
@@ -138,7 +139,7 @@ def evaluate_valence(
         name: expected_valence(score_table(model, processor, shown, batch_size, name), norms) for name in modalities
     }
     groups = row_groups(shown)
-    metrics = correlations(scores, people[rows], Bootstrap(num_resamples, groups=groups))
+    metrics: dict[str, Any] = correlations(scores, people[rows], Bootstrap(num_resamples, groups=groups))
     metrics |= {"num_examples": len(rows), "split": "+".join(splits)}
     metrics |= {} if groups is None else {"num_groups": len(np.unique(groups))}
     return Result(metrics, model_name_or_path)

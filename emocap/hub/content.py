@@ -5,6 +5,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from huggingface_hub import RepoCard
 
@@ -23,7 +24,12 @@ __all__ = ["Content", "check_safe", "kind_of", "make_content"]
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 PUBLISHED = (".safetensors", ".json", ".txt", ".py", ".jinja", ".onnx")
 KEPT_AS_IT_IS = ("tokenizer.json",)  # a vocabulary, not a record
-REPO_TYPES = {"model": "model", "extractor": "model", "dataset": "dataset", "metric": "space"}
+REPO_TYPES: dict[str, Literal["model", "dataset", "space"]] = {
+    "model": "model",
+    "extractor": "model",
+    "dataset": "dataset",
+    "metric": "space",
+}
 EXTRACTORS = {config.model_type: config for config in (EmocapRegionConfig, BottomUpConfig)}
 
 
@@ -42,7 +48,7 @@ class Content:
     left_out: list[str] = field(default_factory=list)
 
     @property
-    def repo_type(self) -> str:
+    def repo_type(self) -> Literal["model", "dataset", "space"]:
         return REPO_TYPES[self.kind]
 
 
@@ -143,10 +149,13 @@ def model_content(
         files |= bundled
         left_out = [name for name in left_out if name != f"{os.path.normpath(extractor)}/"]
     card = model_card(folder, repo_id, names, license)
-    for name, path in files.items():
-        if name.endswith(".json") and Path(name).name not in KEPT_AS_IT_IS:
-            files[name] = public_json(path, names, replaced)
-    return Content("model", card, files, (".safetensors", ".json", ".py"), left_out)
+    public: dict[str, Path | bytes] = {
+        name: public_json(path, names, replaced)
+        if name.endswith(".json") and Path(name).name not in KEPT_AS_IT_IS
+        else path
+        for name, path in files.items()
+    }
+    return Content("model", card, public, (".safetensors", ".json", ".py"), left_out)
 
 
 def published_files(folder: Path, prefix: str = "") -> tuple[dict[str, Path], list[str]]:
@@ -177,7 +186,7 @@ def public_extractor(
     """
     inside = folder / extractor
     found = inside if inside.is_dir() else Path(extractor) if os.path.isdir(extractor) else None
-    if known := names.hub_id(str(found or extractor)) or (inside.is_dir() and names.links.get(given)):
+    if known := names.hub_id(str(found or extractor)) or (inside.is_dir() and names.links.get(given or "")):
         return known, {}
     if found is None:
         if ":" in extractor and not os.path.isabs(extractor):
@@ -208,9 +217,9 @@ def extractor_content(
     if "auto_map" not in content:
         EXTRACTORS[content["model_type"]].from_pretrained(folder).save_pretrained(staging)
         files |= published_files(staging)[0]
-    files["config.json"] = public_json(files["config.json"], names, {})
+    public: dict[str, Path | bytes] = {**files, "config.json": public_json(files["config.json"], names, {})}
     card = extractor_card(folder, repo_id, names, license)
-    return Content("extractor", card, files, (".safetensors", ".json", ".py"), left_out)
+    return Content("extractor", card, public, (".safetensors", ".json", ".py"), left_out)
 
 
 def table_content(
@@ -219,7 +228,9 @@ def table_content(
     """A saved table as parquet files, with the statistics of its pseudo-labels."""
     configs = table_configs(load_table(folder))
     metadata = write_configs(configs, staging)
-    files = {path.relative_to(staging).as_posix(): path for path in sorted(staging.rglob("*.parquet"))}
+    files: dict[str, Path | bytes] = {
+        path.relative_to(staging).as_posix(): path for path in sorted(staging.rglob("*.parquet"))
+    }
     if (folder / STATISTICS_FILE).is_file():
         files[STATISTICS_FILE] = public_json(folder / STATISTICS_FILE, names, {})
     card = dataset_card(folder, repo_id, names, metadata, configs, license)
@@ -233,7 +244,7 @@ def metric_content(
     from emocap.metrics import metrics as module
 
     page = f"<!doctype html><meta charset=utf-8><title>emocap</title><pre>{html.escape(module.__doc__)}</pre>\n"
-    files = {
+    files: dict[str, Path | bytes] = {
         f"{repo_id.rpartition('/')[2]}.py": Path(module.__file__),
         "requirements.txt": b"evaluate\ndatasets\nnumpy\n",
         "index.html": page.encode(),

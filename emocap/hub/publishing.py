@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoFile, RepoUrl
 from huggingface_hub.errors import (
@@ -48,7 +49,7 @@ class Publication:
     """
 
     repo_id: str
-    repo_type: str
+    repo_type: Literal["model", "dataset", "space"]
     address: str
     sizes: dict[str, int]
     added: list[str]
@@ -149,7 +150,7 @@ def staging_folder(folder: Path) -> Iterator[Path]:
 def make_repository(api: HfApi, repo_id: str, content: Content, private: bool, revision: str | None) -> None:
     """The repository and the branch, if they are not there yet."""
     if not api.repo_exists(repo_id, repo_type=content.repo_type):
-        options = {"space_sdk": "static"} if content.repo_type == "space" else {}
+        options: dict[str, Any] = {"space_sdk": "static"} if content.repo_type == "space" else {}
         api.create_repo(repo_id, repo_type=content.repo_type, private=private, exist_ok=True, **options)
     elif private and not api.repo_info(repo_id, repo_type=content.repo_type).private:
         raise ValueError(

@@ -1,6 +1,7 @@
 """Tables as parquet files that `load_dataset` reads from the Hub: the same rows always give the same bytes."""
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -40,7 +41,7 @@ def has_photos(split: Dataset) -> bool:
     return any(pc.any(pc.is_valid(chunk)).as_py() for chunk in split.with_format("arrow")["image"][:].chunks)
 
 
-def write_configs(configs: dict[str, DatasetDict], folder: Path) -> dict[str, object]:
+def write_configs(configs: dict[str, DatasetDict], folder: Path) -> dict[str, Any]:
     """Writes every split of every configuration as parquet files into `folder`.
 
     Returns:

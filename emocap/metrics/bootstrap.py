@@ -6,7 +6,7 @@ and scores are sorted once. Two models scored with one `Bootstrap` meet the same
 give, and the differences are paired.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,7 +55,7 @@ def resampled_metrics(
     probabilities: np.ndarray,
     labels: np.ndarray,
     votes: np.ndarray | None = None,
-    thresholds: np.ndarray | float | None = None,
+    thresholds: np.ndarray | Sequence[float] | float | None = None,
     num_annotators: np.ndarray | None = None,
     *,
     bootstrap: Bootstrap = Bootstrap(),

@@ -3,6 +3,8 @@
 Self-contained, so that `evaluate.load("<folder of this file>")` works offline and without emocap installed.
 """
 
+from collections.abc import Sequence
+
 import datasets
 import evaluate
 import numpy as np
@@ -65,7 +67,7 @@ def compute_metrics(
     probabilities: np.ndarray,
     labels: np.ndarray,
     votes: np.ndarray | None = None,
-    thresholds: np.ndarray | float | None = None,
+    thresholds: np.ndarray | Sequence[float] | float | None = None,
     num_annotators: np.ndarray | None = None,
 ) -> dict[str, float]:
     """Every metric of one set of predictions.
@@ -137,7 +139,7 @@ def row_values(
     probabilities: np.ndarray,
     labels: np.ndarray,
     votes: np.ndarray | None = None,
-    thresholds: np.ndarray | float | None = None,
+    thresholds: np.ndarray | Sequence[float] | float | None = None,
     num_annotators: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """What each example adds to the metrics that are made of sums over examples; arguments as `checked_arrays` gives
@@ -215,7 +217,7 @@ def compute_with_prior(
     labels: np.ndarray,
     prior: np.ndarray,
     votes: np.ndarray | None = None,
-    thresholds: np.ndarray | float | None = None,
+    thresholds: np.ndarray | Sequence[float] | float | None = None,
     num_annotators: np.ndarray | None = None,
 ) -> dict[str, float]:
     """`compute_metrics`, every key again under `prior/` for the constant predictor, and `chance/map_macro`.
@@ -391,10 +393,8 @@ def _checked(values: np.ndarray, name: str, upper: float, shape: tuple[int, ...]
     return values
 
 
-def _checked_thresholds(thresholds: np.ndarray | float | None, num_labels: int) -> np.ndarray:
-    if thresholds is None:
-        return np.float64(THRESHOLD)
-    thresholds = np.asarray(thresholds, dtype=np.float64)
+def _checked_thresholds(thresholds: np.ndarray | Sequence[float] | float | None, num_labels: int) -> np.ndarray:
+    thresholds = np.asarray(THRESHOLD if thresholds is None else thresholds, dtype=np.float64)
     if thresholds.shape not in ((), (num_labels,)) or not ((thresholds >= 0) & (thresholds <= 1)).all():
         raise ValueError(
             f"thresholds have shape {thresholds.shape} and run from {thresholds.min():g} to {thresholds.max():g}; "

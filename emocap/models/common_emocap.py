@@ -2,11 +2,12 @@
 
 import shutil
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import PreTrainedConfig
 from transformers.dynamic_module_utils import get_relative_imports
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import cached_file, logging
@@ -40,14 +41,14 @@ class CodeCarryingConfig:
     pipelines: ClassVar[dict[str, dict]] = {}
 
     def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
+        super().__post_init__(**kwargs)  # type: ignore[misc] # a mixin: the configuration beside it has one
         self.auto_map = dict(self.auto_classes)
         if self.pipelines:
             self.custom_pipelines = ShippedPipelines(self.pipelines)
 
-    def save_pretrained(self, save_directory, **kwargs) -> None:
+    def save_pretrained(self: PreTrainedConfig, save_directory, **kwargs) -> None:
         """As everywhere in transformers, and the code beside it."""
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc] # likewise
         references = [*self.auto_classes.values(), *(pipeline["impl"] for pipeline in self.pipelines.values())]
         copy_code([reference.partition(".")[0] for reference in references], Path(save_directory), self.name_or_path)
 
@@ -187,8 +188,8 @@ def distribution_balanced_loss(logits: torch.Tensor, labels: torch.Tensor, prior
     return DB_BALANCE * weights * (labels * positive + (1 - labels) * negative)
 
 
-def bounded_prior(logits: torch.Tensor, config) -> torch.Tensor | None:
-    """The configuration's prior, float `(L,)`, away from 0 and 1; None where the loss needs none."""
+def bounded_prior(logits: torch.Tensor, config) -> Any:
+    """The configuration's prior, float `(L,)`, away from 0 and 1, or None where the loss needs none."""
     if not (config.loss == "db" or config.pos_weight is not None or config.label_smoothing):
         return None
     if config.label_prevalence is None or len(config.label_prevalence) != logits.shape[-1]:

@@ -66,7 +66,7 @@ class EmocapRegionConfig(CodeCarryingConfig, PreTrainedConfig):
         "AutoImageProcessor": "photo_emocap.EmocapImageProcessor",
     }
 
-    architecture: Literal[tuple(ARCHITECTURES)] = "small"
+    architecture: Literal[tuple(ARCHITECTURES)] = "small"  # type: ignore[valid-type] # the same names once, read by strict
     backbone_channels: list[int] | tuple[int, ...] = (24, 48, 64)
     anchor_sizes: list[int] | tuple[int, ...] = (12, 24, 48)
     pool_size: int = 5

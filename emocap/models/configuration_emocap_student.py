@@ -103,11 +103,11 @@ class EmocapStudentConfig(CodeCarryingConfig, PreTrainedConfig):
     problem_type: str | None = "multi_label_classification"
 
     def __post_init__(self, **kwargs):
-        if isinstance(self.text_config, dict):
-            self.text_config = BertConfig(**self.text_config)
-        if self.text_config is not None:
-            self.vocab_size, self.pad_token_id = self.text_config.vocab_size, self.text_config.pad_token_id
-            self.word_embedding_size = self.text_config.hidden_size
+        given = self.text_config
+        if given is not None:
+            body = self.text_config = BertConfig(**given) if isinstance(given, dict) else given
+            self.vocab_size, self.pad_token_id = body.vocab_size, body.pad_token_id
+            self.word_embedding_size = body.hidden_size
         super().__post_init__(**kwargs)
         check_loss(self.loss, self.pos_weight, self.label_smoothing)
         if any(channels % 8 for channels in self.cnn_channels):

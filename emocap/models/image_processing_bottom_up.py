@@ -56,7 +56,7 @@ class BottomUpImageProcessor(TorchvisionBackend):
         return BatchFeature({"pixel_values": pixel_values, "image_sizes": image_sizes}, tensor_type=return_tensors)
 
     def _resize_and_normalize(self, image, size: SizeDict, image_mean, image_std) -> torch.Tensor:
-        new_size = resized_size(*image.shape[1:], size.shortest_edge, size.longest_edge)
+        new_size = resized_size(image.shape[1], image.shape[2], size.shortest_edge, size.longest_edge)
         pixels = image.flip(0).float().unsqueeze(0)
         pixels = F.interpolate(pixels, new_size, mode="bilinear", align_corners=False, antialias=False)[0]
         mean, std = (pixels.new_tensor(values).view(-1, 1, 1) for values in (image_mean, image_std))

@@ -134,7 +134,8 @@ class BottomUpDetector(PreTrainedModel):
         )
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.dtype
         picking_dtype = getattr(torch, self.config.selection_dtype) if self.config.selection_dtype else dtype
-        photos, hidden_states = [None] * batch, [None] * batch
+        photos: list[tuple[torch.Tensor, ...]] = [()] * batch
+        hidden_states: list[tuple[torch.Tensor, ...]] = [()] * batch
         with torch.autocast(device, enabled=False):
             backbone = folded(self.backbone, torch.float32)
             rpn_head = folded(self.proposal_generator.rpn_head, torch.float32)

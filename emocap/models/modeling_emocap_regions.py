@@ -84,10 +84,10 @@ class EmocapRegionExtractor(PreTrainedModel):
             raise ValueError(f"'{architecture}' is no known torchvision detector; expected one of {', '.join(known)}.")
         published = torchvision.models.get_model_weights(architecture).DEFAULT
         names = published.meta["categories"][1:]  # the first is the background
-        if weights == "DEFAULT":
-            state_dict = download(published)
+        if weights is None:
+            state_dict = None
         else:
-            state_dict = None if weights is None else read_state_dict(weights)
+            state_dict = download(published) if weights == "DEFAULT" else read_state_dict(weights)
         if state_dict is not None and len(state_dict[CLASS_LOGITS]) != len(names) + 1:
             names = [f"LABEL_{index}" for index in range(len(state_dict[CLASS_LOGITS]) - 1)]
         file_name = Path(published.url).name
@@ -157,7 +157,8 @@ class EmocapRegionExtractor(PreTrainedModel):
         images = [self.resize(photo) for photo in pixel_values]
         divisor = self.detector.transform.size_divisible
         shapes = [tuple(-(-side // divisor) for side in image.shape[1:]) for image in images]
-        photos, hidden_states = [None] * len(images), [None] * len(images)
+        photos: list[tuple[torch.Tensor, ...]] = [()] * len(images)
+        hidden_states: list[tuple[torch.Tensor, ...]] = [()] * len(images)
         for shape in dict.fromkeys(shapes):
             rows = [row for row, own in enumerate(shapes) if own == shape]
             found, maps = self.find_regions([images[row] for row in rows])
@@ -203,15 +204,15 @@ class EmocapRegionExtractor(PreTrainedModel):
         boxes = heads.box_coder.decode_single(own_deltas, torch.cat(proposals))
         counts = list(map(len, proposals))
         parts = zip(*(values.split(counts) for values in (features.float(), boxes, scores, class_ids)), strict=True)
-        return [self.pick(*part, size) for part, size in zip(parts, sizes, strict=True)], list(maps.values())
+        return [self.pick(size, *part) for part, size in zip(parts, sizes, strict=True)], list(maps.values())
 
     def pick(
         self,
+        size: tuple[int, int],
         features: torch.Tensor,
         boxes: torch.Tensor,
         scores: torch.Tensor,
         class_ids: torch.Tensor,
-        size: tuple[int, int],
     ) -> tuple[torch.Tensor, ...]:
         """The regions of one photo among its candidates, the first of which is the whole photo."""
         limit = self.config.num_regions
@@ -233,6 +234,7 @@ def build_small(config: EmocapRegionConfig) -> FasterRCNN:
     channels = [3, *config.backbone_channels]
     backbone = nn.Sequential(*map(backbone_stage, channels[:-1], channels[1:]))
     backbone.out_channels = channels[-1]
+    assert config.num_candidates is not None and config.num_proposals is not None  # the configuration fills them in
     return FasterRCNN(
         backbone,
         min_size=config.image_size,
@@ -318,6 +320,8 @@ def in_float32(head: nn.Module, inputs: tuple, output: tuple) -> tuple[list[torc
 
 class RebuiltAnchorGenerator(AnchorGenerator):
     """Anchors that are no buffers: `from_pretrained` builds them on the meta device, so they are made at first use."""
+
+    cell_anchors: list[torch.Tensor]
 
     def set_cell_anchors(self, dtype: torch.dtype, device: torch.device) -> None:
         if any(anchors.is_meta for anchors in self.cell_anchors):

@@ -49,7 +49,7 @@ class EmocapStudentForMultiLabelClassification(PreTrainedModel):
             text_width = config.gru_hidden_size
         else:
             self.text_encoder = BertModel(config.text_config, add_pooling_layer=False)
-            text_width = config.text_config.hidden_size
+            text_width = self.text_encoder.config.hidden_size
         self.freeze_word_embeddings()
         if config.image_backbone is None:
             channels = [3, *config.cnn_channels]
@@ -222,7 +222,7 @@ class EmocapStudentForMultiLabelClassification(PreTrainedModel):
 
     def load_image_backbone(self, weights: str) -> None:
         """Trained weights of the ResNet, see `resnet_stages`."""
-        self.cnn.load_state_dict(resnet_stages(self.config.image_backbone, weights)[0].state_dict())
+        self.cnn.load_state_dict(resnet_stages(str(self.config.image_backbone), weights)[0].state_dict())
 
     @torch.no_grad()
     def load_word_embeddings(self, model_name_or_path: str) -> None:

@@ -142,7 +142,7 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
             present = pooled_mask.to(apart.dtype).unsqueeze(-1)
             logits = (apart * present).sum(1) / present.sum(1).clamp_min(1)
         loss = None if labels is None else multi_label_loss(logits, labels, self.config)
-        if loss is not None and pooled_mask is not None and self.training:
+        if labels is not None and pooled_mask is not None and self.training:
             loss = loss + multi_label_loss(apart, labels.unsqueeze(1), self.config, present)
         output = SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=hidden_states, attentions=attentions)
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
@@ -176,7 +176,7 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
             if visual_attention_mask is None:
                 visual_attention_mask = torch.ones(visual_embeds.shape[:2], dtype=torch.long, device=input_ids.device)
         words = (input_ids, attention_mask, token_type_ids)
-        if self.config.fusion == "early" or visual_embeds is None:
+        if self.config.fusion == "early" or visual_embeds is None or visual_attention_mask is None:
             body = self.encode(*words, visual_embeds, visual_attention_mask, **wanted)
             return self.pool(body, attention_mask, visual_attention_mask), None, body
         body = self.encode(*words, None, None, **wanted)

@@ -7,6 +7,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,7 +80,7 @@ class EmocapImageProcessor(TorchvisionBackend):
 EmocapImageProcessor.register_for_auto_class("AutoImageProcessor")
 
 
-def as_list(images: object) -> list:
+def as_list(images: Any) -> list:
     """The photos of a batch: one that came alone, a sequence, or an array with an axis of photos before its three. A
     sequence may hold each in a list of its own, empty where there is none, as transformers groups photos by text."""
     is_array = isinstance(images, (np.ndarray, torch.Tensor))
@@ -139,7 +140,7 @@ def photo_of_array(values: np.ndarray | torch.Tensor, input_data_format: str | N
             f"An array of shape {shape} came as a photo; expected (height, width, channels), (channels, height, "
             "width) or (height, width), with 1, 3 or 4 channels."
         )
-    if is_tensor:
+    if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
         values = (values.float() if values.is_floating_point() else values).numpy()
     if channel_axes and channel_axes[0 if is_tensor else -1] == 0:

@@ -4,6 +4,7 @@ import os
 import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -116,34 +117,33 @@ class EmotionRecognitionPipeline(Pipeline):
             raise ValueError(f"A pair has nothing that the model reads, which is {reads}.")
         return {"image": None if image is None else open_photo(image), "text": text}
 
-    def collate(self, pairs: list[dict]) -> dict[str, object]:
+    def collate(self, pairs: list[dict]) -> dict[str, Any]:
         """Model inputs of pairs; a teacher's photos stay as they are, since regions are found beside the model."""
         photos, captions = ([pair[name] for pair in pairs] for name in ("image", "text"))
-        if all(photo is None for photo in photos):
-            photos = None
-        if self.processor.image_size is not None or photos is None:
-            return dict(self.processor(images=photos, text=captions))
+        has_photos = any(photo is not None for photo in photos)
+        if self.processor.image_size is not None or not has_photos:
+            return dict(self.processor(images=photos if has_photos else None, text=captions))
         tokens = self.processor.encode_text(captions)
         return {name: torch.from_numpy(values) for name, values in tokens.items()} | {"photos": photos}
 
-    def _forward(self, inputs: dict[str, object], explain: bool | str | None = None) -> dict[str, object]:
+    def _forward(self, inputs: dict[str, Any], explain: bool | str | None = None) -> dict[str, Any]:
         photos = inputs.pop("photos", None)
         if photos is not None:
             regions = self.processor.encode_regions(photos, self.device)
             inputs |= {name: torch.from_numpy(values).to(self.device) for name, values in regions.items()}
         boxes = {name: inputs.pop(name) for name in ("region_boxes",) if name in inputs}
         logits = self.model(**inputs).logits.float()
-        explanations = [None] * len(logits)
+        explanations: list[dict | None] = [None] * len(logits)
         if explain:
             top = logits.argmax(1).tolist()
             labels = top if explain is True else [self.model.config.label2id[explain]] * len(logits)
             for row, label in enumerate(labels):
                 pair = {name: values[row : row + 1] for name, values in (inputs | boxes).items()}
-                explanations[row] = {"label": self.model.config.id2label[label]}
-                explanations[row] |= explain_pair(self.model, pair, label, self.processor.tokenizer)
+                explained = explain_pair(self.model, pair, label, self.processor.tokenizer)
+                explanations[row] = {"label": self.model.config.id2label[label]} | explained
         return {"logits": logits, "explanations": explanations}
 
-    def postprocess(self, outputs: dict[str, object], top_k: int | None = None, threshold=None) -> list[dict]:
+    def postprocess(self, outputs: dict[str, Any], top_k: int | None = None, threshold=None) -> list[dict]:
         """Rows of one pair."""
         config, explanation = self.model.config, outputs["explanations"]
         explanation = explanation[0] if isinstance(explanation, list) else explanation
@@ -208,7 +208,7 @@ def is_probability(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
 
 
-def explain_pair(model: nn.Module, inputs: dict[str, torch.Tensor], label: int, tokenizer) -> dict[str, object]:
+def explain_pair(model: nn.Module, inputs: dict[str, torch.Tensor], label: int, tokenizer) -> dict[str, Any]:
     """Weights of the words and of the parts of the photo for one emotion and one pair.
 
     Integrated gradients (Sundararajan et al. 2017) along the straight line from a pair that says nothing to this one.

@@ -227,6 +227,7 @@ class EmocapProcessor(ProcessorMixin):
     def locate_extractor(self) -> tuple[str, str]:
         """Folder or Hub id of the region extractor, and its folder within."""
         name, checkpoint = self.region_extractor, self.name_or_path
+        assert name is not None  # who asks has looked
         if checkpoint and os.path.isdir(os.path.join(checkpoint, name)):
             return os.path.join(checkpoint, name), ""
         if os.path.isdir(name):

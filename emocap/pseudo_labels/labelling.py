@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -48,7 +49,7 @@ def label_tables(
     *,
     batch_size: int = 64,
     bf16: bool | None = None,
-    **selection: object,
+    **selection: Any,
 ) -> DatasetDict:
     """Scores every split, selects pseudo-labels and saves the table with them.
 
@@ -75,9 +76,9 @@ def label_tables(
             before anything is loaded. Weights or scores that are not finite.
     """
     check_names(selection, Selection.__dataclass_fields__, "Labelling")
-    output, selection = check_output_dir(output_dir), Selection(**selection)
+    output, wanted = check_output_dir(output_dir), Selection(**selection)
     config = load_config(teacher)
-    check_job(tables, config, teacher, selection)
+    check_job(tables, config, teacher, wanted)
     ranks = launched_ranks()
     if not ranks.is_first:
         disable_progress_bar()
@@ -112,7 +113,7 @@ def label_tables(
             "modalities": config.modalities,
             "temperature": config.temperature,
         }
-        save_labelled(tables, stored, scored, config, origin, selection, output_dir, fingerprint)
+        save_labelled(tables, stored, scored, config, origin, wanted, output_dir, fingerprint)
         shutil.rmtree(work_dir, ignore_errors=True)
     ranks.wait_for_all()
     return load_table(output_dir)
@@ -123,7 +124,7 @@ def save_labelled(
     stored: DatasetDict,
     scored: dict[str, Dataset],
     config: PreTrainedConfig,
-    origin: dict[str, object],
+    origin: dict[str, Any],
     selection: Selection,
     output_dir: str,
     fingerprint: str,
@@ -285,7 +286,7 @@ def selection_columns(selection: PseudoLabels, config: PreTrainedConfig) -> Data
     images = np.fromiter(itertools.chain.from_iterable(selection.label_images), dtype=np.int64)
     labels = np.repeat(np.arange(config.num_labels), list(map(len, selection.label_images)))
     by_image = np.argsort(images, kind="stable")  # labels come in ascending order, and stay so within an image
-    lists = [
+    lists: list[tuple[Any, np.ndarray]] = [
         (
             list(map(len, selection.image_labels)),
             np.fromiter(itertools.chain.from_iterable(selection.image_labels), dtype=np.int64),

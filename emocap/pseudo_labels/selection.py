@@ -106,7 +106,7 @@ def select_pseudo_labels(
     *,
     label_shares: float | Sequence[float] | None = None,
     eligible: np.ndarray | None = None,
-    image_ids: Sequence[str] | None = None,
+    image_ids: Sequence[str] | np.ndarray | None = None,
 ) -> PseudoLabels:
     """Keeps the best labels of each image, then the best images of each label.
 
@@ -209,7 +209,7 @@ def _check_options(
     images_per_label: int | None,
     label_shares: float | Sequence[float] | None,
     eligible: np.ndarray | None,
-    image_ids: Sequence[str] | None,
+    image_ids: Sequence[str] | np.ndarray | None,
 ) -> None:
     for name, count in (("labels_per_image", labels_per_image), ("images_per_label", images_per_label)):
         if count is not None and count < 1:

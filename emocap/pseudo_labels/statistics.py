@@ -2,6 +2,7 @@
 together. Card and report are written from them alone."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,8 +24,8 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def label_statistics(
-    tables: DatasetDict, selection: dict[str, object], prevalence: Sequence[float] | None
-) -> dict[str, object]:
+    tables: DatasetDict, selection: dict[str, Any], prevalence: Sequence[float] | None
+) -> dict[str, Any]:
     """Statistics over all splits of a labelled table, as JSON values.
 
     Args:
@@ -70,7 +71,7 @@ def label_statistics(
     }
 
 
-def emotion_statistics(scores: np.ndarray, kept: np.ndarray, selected: np.ndarray) -> dict[str, object]:
+def emotion_statistics(scores: np.ndarray, kept: np.ndarray, selected: np.ndarray) -> dict[str, Any]:
     return {
         "images": int(kept.sum()),
         "share": rounded(kept.mean()),
@@ -83,7 +84,7 @@ def emotion_statistics(scores: np.ndarray, kept: np.ndarray, selected: np.ndarra
     }
 
 
-def disagreement_statistics(splits: Sequence[Dataset]) -> dict[str, object]:
+def disagreement_statistics(splits: Sequence[Dataset]) -> dict[str, Any]:
     known = np.concatenate([column(split, "caption_disagreement").drop_null().to_numpy() for split in splits])
     if not len(known):
         return {"images": 0, "mean": None, "quantiles": {}}

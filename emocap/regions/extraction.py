@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -45,7 +46,7 @@ many photos to find batches of one shape among them."""
 def extract_regions(
     tables: DatasetDict,
     extractor: str,
-    output_dir: str,
+    output_dir: str | os.PathLike,
     batch_size: int = 16,
     *,
     dtype: str = "auto",
@@ -110,8 +111,8 @@ def map_splits(
     tables: DatasetDict,
     function: Callable[[list[Dataset]], Iterable[pa.Table]],
     dim: int,
-    output_dir: str,
-    settings: dict[str, object],
+    output_dir: str | os.PathLike,
+    settings: dict[str, Any],
     report: DataReport,
     explain: Callable[[Dataset], list[str]],
     shard_size: int = 1000,
@@ -239,7 +240,7 @@ def check_arguments(tables: DatasetDict, batch_size: int, dtype: str, num_worker
 
 def default_workers() -> int:
     """The cores that this process may use, divided among the processes of this machine."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
@@ -255,7 +256,7 @@ def pick_dtype(dtype: str, model: PreTrainedModel, device: torch.device) -> torc
     return torch.bfloat16 if fast else torch.float32
 
 
-def config_fields(model: PreTrainedModel) -> dict[str, object]:
+def config_fields(model: PreTrainedModel) -> dict[str, Any]:
     """What the configuration says about the result: not where it was read from, nor by which version."""
     fields = json.loads(model.config.to_json_string(use_diff=False))
     return {name: value for name, value in fields.items() if name not in ("transformers_version", "_name_or_path")}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -171,7 +172,7 @@ def check_any(
     )
 
 
-def file_state(path: Path) -> dict[str, object]:
+def file_state(path: Path) -> dict[str, Any]:
     """What tells a changed file, or folder, from the one that a stopped job read."""
     stats = [file.stat() for file in (path.rglob("*.npz") if path.is_dir() else [path])]
     newest = max(stat.st_mtime_ns for stat in stats)
@@ -257,9 +258,8 @@ def read_npz(path: Path) -> Regions:
     count = int(arrays.pop("num_boxes", len(arrays["boxes"])))
     if arrays["features"].ndim == 2 and arrays["features"].shape[1] == len(arrays["boxes"]):
         arrays["features"] = arrays["features"].T
-    features, boxes, scores = (
-        arrays[name][:count] if name in arrays else None for name in ("features", "boxes", "scores")
-    )
+    features, boxes = (arrays[name][:count] for name in ("features", "boxes"))
+    scores = arrays["scores"][:count] if "scores" in arrays else None
     return make_regions(features, boxes, scores, *(int(arrays.get(name, 0)) for name in ("image_w", "image_h")))
 
 
@@ -272,13 +272,11 @@ def scan_safetensors(file: safe_open) -> Iterator[tuple[str, Read]]:
 
 
 def read_tensors(file: safe_open, names: frozenset[str], image_id: str) -> Regions:
-    features, boxes, scores = (
-        file.get_tensor(f"{image_id}/{part}").float().numpy() if f"{image_id}/{part}" in names else None
-        for part in ("features", "boxes", "scores")
-    )
-    if boxes is None:
+    parts = [part for part in ("features", "boxes", "scores") if f"{image_id}/{part}" in names]
+    if "boxes" not in parts:
         raise BadEntryError(f"no tensor '{image_id}/boxes'")
-    return make_regions(features, boxes, scores)
+    found = {part: file.get_tensor(f"{image_id}/{part}").float().numpy() for part in parts}
+    return make_regions(found["features"], found["boxes"], found.get("scores"))
 
 
 def make_regions(

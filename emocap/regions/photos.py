@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import datasets
 import numpy as np
@@ -39,7 +39,7 @@ def decode_ahead(
     ahead: int,
     pool: Executor,
     look: Callable[[Image.Image], Result] | None = None,
-) -> Iterator[tuple[int, np.ndarray, list[Image.Image] | list[Result]]]:
+) -> Iterator[tuple[int, np.ndarray, list[Any]]]:
     """Batches of photos of like shape: the shard's number, the rows in it int64 `(photos,)`, and RGB photos, or what
     `look` makes of each, in the same thread.
 
@@ -74,7 +74,7 @@ def batch_of(
     return number, rows[readable], [result for result in results if not isinstance(result, Unreadable)]
 
 
-def decode_and_look(content: dict[str, object], look: Callable[[Image.Image], Result] | None):
+def decode_and_look(content: dict[str, Any], look: Callable[[Image.Image], Result] | None):
     """The photo, or what `look` makes of it, or what is wrong with it. What `look` raises is no fault of the photo."""
     try:
         photo = decode_photo(content)
@@ -99,7 +99,7 @@ def batches_by_shape(photos: pa.ChunkedArray, step: int, pool: Executor) -> list
     return np.split(rows, range(step, len(rows), step))
 
 
-def photo_shape(content: dict[str, object]) -> tuple[int, int]:
+def photo_shape(content: dict[str, Any]) -> tuple[int, int]:
     """Height and width of an upright photo from its header; zeros where that cannot be read."""
     try:
         with Image.open(content["path"] if content["bytes"] is None else io.BytesIO(content["bytes"])) as photo:
@@ -109,7 +109,7 @@ def photo_shape(content: dict[str, object]) -> tuple[int, int]:
         return 0, 0
 
 
-def decode_photo(content: dict[str, object]) -> Image.Image:
+def decode_photo(content: dict[str, Any]) -> Image.Image:
     """Upright RGB photo from its stored bytes or path."""
     return to_rgb(datasets.Image().decode_example(content))
 
@@ -119,7 +119,7 @@ def why_without_regions(rows: Dataset) -> list[str]:
     return [problem_of(photo.as_py()) for photo in photo_column(rows)]
 
 
-def problem_of(content: dict[str, object] | None) -> str:
+def problem_of(content: dict[str, Any] | None) -> str:
     if content is None:
         return "no photo"
     try:

@@ -9,7 +9,7 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from xml.etree import ElementTree
 
 import numpy as np
@@ -20,7 +20,8 @@ if TYPE_CHECKING:  # imported where a figure is made: commands without figures d
     from matplotlib.artist import Artist
     from matplotlib.figure import Figure
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 __all__ = ["INK", "PALETTE", "clean", "legend", "line_style", "new_figure", "save_figure", "styled", "svg_text", "tip"]
 
@@ -86,7 +87,7 @@ def styled(function: Callable[P, R]) -> Callable[P, R]:
     return under_style
 
 
-def new_figure(title: str, width: float, height: float, layout: str = "constrained") -> Figure:
+def new_figure(title: str, width: float, height: float, layout: Any = "constrained") -> Figure:
     """An empty figure of so many inches; its title is what is read aloud, not drawn."""
     from matplotlib.figure import Figure
 
@@ -95,7 +96,7 @@ def new_figure(title: str, width: float, height: float, layout: str = "constrain
     return figure
 
 
-def line_style(index: int) -> dict[str, object]:
+def line_style(index: int) -> dict[str, Any]:
     """Colour, marker and dashes of the `index`-th of several lines, for `Axes.plot`."""
     return {
         "color": PALETTE[index % len(PALETTE)],
@@ -109,7 +110,7 @@ def tip(artist: Artist, text: str) -> None:
     artist.set_gid(TIP + clean(text))
 
 
-def legend(figure: Figure, handles: Sequence[Artist], names: Sequence[str]) -> None:
+def legend(figure: Figure, handles: Sequence[Any], names: Sequence[str]) -> None:
     """A legend above the axes, in as many columns as fit; the figure grows by its height."""
     names = [clean(name, MAX_NAME) for name in names]
     for lines in range(1, len(names) + 1):
@@ -167,9 +168,10 @@ def svg_text(figure: Figure, name: str, ground: str | None = None) -> str:
             title = ElementTree.Element("title")
             title.text = tips[-1]
             element.insert(0, title)
-    attributes = {"xmlns": SVG, "viewBox": root.get("viewBox"), "class": "figure", "role": "img"}
-    root.attrib = attributes | {"aria-label": figure.get_label(), "style": "stroke-linejoin: round"}
-    for tag, text in (("desc", "; ".join(tips[:MAX_DESCRIBED])), ("title", figure.get_label())):
+    label = str(figure.get_label())
+    attributes = {"xmlns": SVG, "viewBox": root.get("viewBox", ""), "class": "figure", "role": "img"}
+    root.attrib = attributes | {"aria-label": label, "style": "stroke-linejoin: round"}
+    for tag, text in (("desc", "; ".join(tips[:MAX_DESCRIBED])), ("title", label)):
         element = ElementTree.Element(tag)
         element.text = text
         root.insert(0, element)

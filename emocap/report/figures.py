@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -109,7 +109,7 @@ def _line_figure(title: str, curves: dict[str, Points], x_label: str, width: flo
 
 
 @styled
-def precision_figures(rows: list[dict[str, object]], runs: dict[str, int]) -> list[Figure]:
+def precision_figures(rows: list[dict[str, Any]], runs: dict[str, int]) -> list[Figure]:
     """Bars of each emotion's average precision, some emotions a figure, all on one scale.
 
     Args:
@@ -126,7 +126,8 @@ def precision_figures(rows: list[dict[str, object]], runs: dict[str, int]) -> li
         pitch = 0.11 + 0.09 * max(len(runs), 1)  # inches
         figure = new_figure(title, 4.6, 0.4 + pitch * len(own))
         axes, places = figure.subplots(), np.arange(len(own))
-        handles, thick = [], 0.8 / len(runs)
+        handles: list[Any] = []
+        thick = 0.8 / len(runs)
         for index, (name, colour) in enumerate(runs.items()):
             scores = [row["scores"][index] for row in own]
             at = places - 0.4 + thick * (index + 0.5)
@@ -256,13 +257,13 @@ def co_occurrence_figure(emotions: list[str], together: np.ndarray) -> Figure:
             f"{emotions[column]} on {shares[row, column]:.2f} of the images with {name}",
         )
         for row, name in enumerate(emotions)
-        for column in np.flatnonzero(shares[row])
+        for column in np.flatnonzero(shares[row]).tolist()
     ]
     return _cell_figure("Share of images with both emotions", emotions, cells)
 
 
 @styled
-def confusion_figure(run: str, emotions: list[str], mistakes: list[dict[str, object]]) -> Figure:
+def confusion_figure(run: str, emotions: list[str], mistakes: list[dict[str, Any]]) -> Figure:
     """Rows: what people said and the model missed; columns: what it said instead; darker: more of the missed.
 
     Args:
@@ -293,7 +294,11 @@ def _cell_figure(title: str, emotions: list[str], cells: list[tuple[int, int, fl
     figure.subplots_adjust(margin / side, 0.05 / side, 1 - 0.05 / side, 1 - margin / side)
     axes = figure.subplots()
     rows, columns = (np.array([cell[place] for cell in cells], dtype=float) for place in (0, 1))
-    style = {"color": [(INK, float(share)) for _, _, share, _ in cells], "linewidth": 0, "clip_on": False}
+    style: dict[str, Any] = {
+        "color": [(INK, float(share)) for _, _, share, _ in cells],
+        "linewidth": 0,
+        "clip_on": False,
+    }
     bars = axes.bar(columns, np.full(len(cells), 0.92), 0.92, bottom=rows - 0.46, **style)
     for bar, (*_, text) in zip(bars, cells, strict=True):
         tip(bar, text)
@@ -307,7 +312,7 @@ def _cell_figure(title: str, emotions: list[str], cells: list[tuple[int, int, fl
 
 
 @styled
-def gain_figure(arms: list[dict[str, object]]) -> Figure | None:
+def gain_figure(arms: list[dict[str, Any]]) -> Figure | None:
     """A label study's gains over the number of images, on a logarithmic axis, one line for each kind of arm, with
     bands of 95 % over the seeds; every line ends in the arm that learned from all images."""
     whole = {arm["targets"]: [arm] for arm in arms if arm["selection"] == "all" and arm["gain"] is not None}
@@ -327,8 +332,8 @@ def gain_figure(arms: list[dict[str, object]]) -> Figure | None:
         (line,) = axes.plot([arm["images"] for arm in own], [arm["gain"] for arm in own], **style)
         tip(line, f"{name}: " + "; ".join(f"{arm['images']:.0f} images {arm['gain']:+.3f}" for arm in own))
         known = [arm for arm in own if arm["gain_low"] is not None]
-        bounds = ([arm[key] for arm in known] for key in ("images", "gain_low", "gain_high"))
-        axes.fill_between(*bounds, color=style["color"], alpha=0.15, linewidth=0)
+        images, low, high = ([arm[key] for arm in known] for key in ("images", "gain_low", "gain_high"))
+        axes.fill_between(images, low, high, color=style["color"], alpha=0.15, linewidth=0)
         handles[name] = line
     axes.set_xscale("log")
     axes.set_xticks(sorted(sizes), [f"{size:,.0f}" for size in sorted(sizes)])
@@ -339,7 +344,7 @@ def gain_figure(arms: list[dict[str, object]]) -> Figure | None:
 
 
 @styled
-def transfer_figure(rows: list[dict[str, object]], metric: str) -> Figure:
+def transfer_figure(rows: list[dict[str, Any]], metric: str) -> Figure:
     """A transfer study in the form of Figure 2 of Yosinski et al.: the metric against the number of layers, a dot for
     every seed and a line through the means, one panel a direction and size; `rows` as in `study.json`."""
     panels = list(dict.fromkeys((row["direction"], row["size"]) for row in rows))
@@ -363,7 +368,7 @@ def transfer_figure(rows: list[dict[str, object]], metric: str) -> Figure:
     return figure
 
 
-def _transfer_panel(axes: Axes, rows: list[dict[str, object]]) -> dict[str, object]:
+def _transfer_panel(axes: Axes, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Draws one panel; returns a line for each strategy, for the legend."""
     starts = {row["strategy"]: row for row in rows if row["num_layers"] == 0}
     handles = {}

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -33,7 +34,7 @@ def write_label_page(folder: str | os.PathLike) -> Path:
     return page
 
 
-def label_report(statistics: dict[str, object], sheet: Image.Image | None = None, title: str = "Pseudo-labels") -> str:
+def label_report(statistics: dict[str, Any], sheet: Image.Image | None = None, title: str = "Pseudo-labels") -> str:
     """HTML of what `label_statistics` returned, with figures as SVG and, where given, a sheet of pictures."""
     emotions = statistics["emotions"]
     figures = {
@@ -80,7 +81,7 @@ def picture_sheet(table: Dataset, emotions: list[str], number: int = 20, columns
     return sheet
 
 
-def thumbnail(content: dict[str, object]) -> Image.Image | None:
+def thumbnail(content: dict[str, Any]) -> Image.Image | None:
     try:
         photo = to_rgb(datasets.Image().decode_example(content))
     except Exception:  # decoders raise whatever a damaged file makes them trip over

@@ -1,8 +1,9 @@
 """The HTML report of finished runs, from their metrics.json, its details and trainer_state.json."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from datasets import DatasetDict
 from PIL import Image
@@ -55,8 +56,8 @@ def write_report(
     runs: Runs,
     examples: list[dict] | None = None,
     tables: DatasetDict | None = None,
-    study: Path | None = None,
-    figures: Path | None = None,
+    study: str | Path | None = None,
+    figures: str | Path | None = None,
 ) -> None:
     """Writes one HTML file that needs nothing else: results, controls, curves, emotions, mistakes and pictures.
 
@@ -115,8 +116,8 @@ def write_report(
     write_text(path, page, errors="replace")  # captions may hold halves of surrogate pairs
     if figures is not None:
         Path(figures).mkdir(parents=True, exist_ok=True)
-        for name, figure in drawn.items():
-            for ending in ("png", "pdf") if figure else ():
+        for name, figure in [(name, figure) for name, figure in drawn.items() if figure is not None]:
+            for ending in ("png", "pdf"):
                 save_figure(figure, Path(figures) / f"{re.sub(r'[^A-Za-z0-9+._-]', '_', name)}.{ending}")
 
 
@@ -125,7 +126,7 @@ def _figures(
     details: dict[str, dict],
     precisions: list[dict],
     mistakes: dict[str, list[dict]],
-    study: Path | None,
+    study: str | Path | None,
 ) -> dict[str, "Figure | None"]:
     """All figures of the page by name; None where a run left nothing to draw."""
     histories = {name: _history(folder) for name, folder in folders.items()}
@@ -146,7 +147,7 @@ def _figures(
     return figures
 
 
-def _comparable_details(folders: dict[str, Path], metrics: dict[str, dict]) -> dict[str, dict]:
+def _comparable_details(folders: dict[str, Path], metrics: Mapping[str, Mapping]) -> dict[str, dict]:
     """Details of the runs that share split, truth and number of rows with the first run on human labels."""
     settings = {
         name: tuple(own.get(key) for key in ("split", "truth", "num_examples")) for name, own in metrics.items()
@@ -160,7 +161,7 @@ def _comparable_details(folders: dict[str, Path], metrics: dict[str, dict]) -> d
     return {name: own for name, own in found.items() if settings[name] == wanted}
 
 
-def _precision_rows(details: dict[str, dict]) -> list[dict[str, object]]:
+def _precision_rows(details: dict[str, dict]) -> list[dict[str, Any]]:
     """Of each emotion, from the most to the least frequent, `prevalence` and every run's average precision as
     `scores`; None where unknown."""
     per_label, prevalence = {}, {}
@@ -177,7 +178,7 @@ def _precision_rows(details: dict[str, dict]) -> list[dict[str, object]]:
     ]
 
 
-def _mistakes(details: dict) -> list[dict[str, object]]:
+def _mistakes(details: dict) -> list[dict[str, Any]]:
     """The mistakes of one run, the most frequent first: what people `said` and the model missed, what it said
     `instead`, their `count`, and how many pictures `missed` the emotion."""
     names, counts, missed = (details.get(key) or [] for key in ("emotions", "confusion", "missed"))
@@ -214,7 +215,7 @@ def _history(folder: Path) -> list[dict]:
     return read_json(path, "the trainer's log_history").get("log_history") or [] if path.is_file() else []
 
 
-def _picture(example: dict) -> dict[str, object]:
+def _picture(example: dict) -> dict[str, Any]:
     """What the grid shows of one example: the photo as a data URI, its caption and emotions, and which are true."""
     truth = example.get("truth")
     emotions = [{"name": name, "is_true": truth is not None and name in truth} for name in example["emotions"]]

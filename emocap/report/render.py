@@ -3,7 +3,7 @@
 import base64
 import io
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 from markupsafe import Markup
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["jpeg_uri", "render_page"]
 
 
-def render_page(template: str, figures: Mapping[str, "Figure | None"], **values: object) -> str:
+def render_page(template: str, figures: Mapping[str, "Figure | None"], **values: Any) -> str:
     """A page of this package's templates; every value is escaped, and each figure an SVG under its name."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("emocap", "templates"),

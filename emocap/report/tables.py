@@ -1,8 +1,9 @@
 """Results of finished runs as rows, and the rows as text, from their metrics.json alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 from emocap.data.storage import write_text
 from emocap.metrics import GREATER_IS_BETTER
@@ -25,7 +26,7 @@ __all__ = [
     "value_text",
 ]
 
-Runs = dict[str, Path | Sequence[Path]]
+Runs = Mapping[str, Path | Sequence[Path]]
 """Name to the folder of a finished run, or to the folders of one run under several seeds."""
 
 COLUMNS = {
@@ -59,7 +60,7 @@ SIGNS = {PSEUDO_NOTE: "†", FEW_NOTE: "‡", AS_HUMAN_NOTE: "§"}
 TERMINAL_SIGNS = str.maketrans("†‡§–", "^~$-")  # not every terminal can print the page's own
 
 
-def results_rows(runs: Runs) -> list[dict[str, object]]:
+def results_rows(runs: Runs) -> list[dict[str, Any]]:
     """The results table as data: for each setting (split, truth, number of examples) prior, models and ceilings.
 
     Models are compared only within a setting. References that differ between its runs, such as priors fitted on more
@@ -119,13 +120,13 @@ def read_metrics(name: str, runs: Runs) -> Result:
             raise ValueError(f"The runs of '{name}' differ in {key}: {[own.get(key) for own in several]}.")
     merged = {key: value for key, value in several[0].items() if not key.endswith(("_low", "_high"))}
     for key, value in list(merged.items()):
-        values = [own.figure(key) for own in several]
-        if isinstance(value, float) and None not in values:
+        values = [number for own in several if (number := own.figure(key)) is not None]
+        if isinstance(value, float) and len(values) == len(several):
             merged |= {key: fmean(values), f"{key}_sd": stdev(values)}
     return Result(merged | {"num_seeds": len(several)})
 
 
-def control_rows(result: Result) -> list[dict[str, object]]:
+def control_rows(result: Result) -> list[dict[str, Any]]:
     """The controls in one run's metrics (see `emocap.evaluation.controls`): map_macro, the leads, intervals.
 
     Returns:
@@ -134,8 +135,9 @@ def control_rows(result: Result) -> list[dict[str, object]]:
     """
 
     def lead(gain: Gain | None) -> tuple[str, str]:
-        known = gain is not None and gain.low is not None
-        return (value_text(gain.value), interval_text(gain[1:])) if known else (value_text(None), "")
+        if gain is None or gain.low is None or gain.high is None:
+            return value_text(None), ""
+        return value_text(gain.value), interval_text((gain.low, gain.high))
 
     return [
         {
@@ -153,7 +155,7 @@ def interval_text(bounds: Sequence[float] | None) -> str:
     return "" if bounds is None else f"{value_text(bounds[0])} to {value_text(bounds[1])}"
 
 
-def format_table(rows: list[dict[str, object]]) -> str:
+def format_table(rows: list[dict[str, Any]]) -> str:
     """Plain text table of `results_rows` for a terminal; `*` marks the best model of several."""
     header = ["", *(f"{key} " for key in COLUMNS)]
     lines = {id(row): [name_text(row), *_marked_values(row, "{}*", "{} ")] for row in rows}
@@ -187,7 +189,7 @@ def update_block(path: Path, name: str, table: str) -> None:
     write_text(path, f"{before}{opening}\n{table}\n{closing}{after}")
 
 
-def markdown_table(rows: list[dict[str, object]]) -> str:
+def markdown_table(rows: list[dict[str, Any]]) -> str:
     """Markdown tables of `results_rows`, one for each setting; the best model of several is in bold."""
     blocks = []
     for group in groups(rows):
@@ -199,8 +201,8 @@ def markdown_table(rows: list[dict[str, object]]) -> str:
     return "\n\n".join([*blocks, *(f"{sign} {note}" for note, sign in notes(rows).items())])
 
 
-def _row(name: str, kind: str, prefix: str, result: Result) -> dict[str, object]:
-    row = {"name": name, "kind": kind, **{key: result.figure(prefix + key) for key in COLUMNS}}
+def _row(name: str, kind: str, prefix: str, result: Result) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": name, "kind": kind, **{key: result.figure(prefix + key) for key in COLUMNS}}
     row |= {"beside": {}, "best": []}
     if kind == "model" and "num_seeds" in result:
         row["name"] = f"{name} ({result['num_seeds']} seeds)"
@@ -211,7 +213,7 @@ def _row(name: str, kind: str, prefix: str, result: Result) -> dict[str, object]
     return row
 
 
-def _reference_rows(name: str, kind: str, prefix: str, group: dict[str, Result]) -> list[dict[str, object]]:
+def _reference_rows(name: str, kind: str, prefix: str, group: dict[str, Result]) -> list[dict[str, Any]]:
     """One row for each set of values that the runs of a group show; none where nothing is known."""
     variants = {}
     for run, result in group.items():
@@ -223,7 +225,7 @@ def _reference_rows(name: str, kind: str, prefix: str, group: dict[str, Result])
     return [{**row, "name": f"{name} ({', '.join(names)})"} for row, names in variants.values()]
 
 
-def _human_rows(group: dict[str, Result]) -> list[dict[str, object]]:
+def _human_rows(group: dict[str, Result]) -> list[dict[str, Any]]:
     """One annotator, and in the same row each model scored on the same answers."""
     rows = []
     for name, result in group.items():
@@ -233,13 +235,13 @@ def _human_rows(group: dict[str, Result]) -> list[dict[str, object]]:
     return rows
 
 
-def cell_text(row: dict[str, object], key: str) -> str:
+def cell_text(row: dict[str, Any], key: str) -> str:
     """A figure, and the one beside it."""
     other = row["beside"].get(key)
     return value_text(row[key]) if other is None else f"{value_text(row[key])} / {value_text(other)}"
 
 
-def _with_best(models: list[dict[str, object]]) -> list[dict[str, object]]:
+def _with_best(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Names each model's best columns, where there are models to compare; equal figures are equally good."""
     for key in COLUMNS if len(models) > 1 else ():
         shown = {index: float(value_text(row[key])) for index, row in enumerate(models) if row[key] is not None}
@@ -249,26 +251,26 @@ def _with_best(models: list[dict[str, object]]) -> list[dict[str, object]]:
     return models
 
 
-def groups(rows: list[dict[str, object]]) -> list[list[dict[str, object]]]:
+def groups(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     groups = {}
     for row in rows:
         groups.setdefault((row["split"], row["truth"], row["num_examples"]), []).append(row)
     return list(groups.values())
 
 
-def notes(rows: list[dict[str, object]]) -> dict[str, str]:
+def notes(rows: list[dict[str, Any]]) -> dict[str, str]:
     """What to bear in mind, and the sign of each remark."""
     return {note: SIGNS[note] for note in dict.fromkeys(note for row in rows for note in row["notes"])}
 
 
-def setting_text(row: dict[str, object]) -> str:
+def setting_text(row: dict[str, Any]) -> str:
     split, truth, number = row["split"], row["truth"], row["num_examples"]
     examples = "an unknown number of" if number is None else f"{number:,}"
     known = "pseudo-labels" if truth in PSEUDO_TRUTHS else TRUTHS.get(truth, f"truth: {truth or 'unknown'}")
     return f"{split or 'unknown'} split, {examples} examples, {known}"
 
 
-def name_text(row: dict[str, object]) -> str:
+def name_text(row: dict[str, Any]) -> str:
     return " ".join([str(row["name"]), *(SIGNS[note] for note in row["notes"])])
 
 
@@ -276,12 +278,12 @@ def value_text(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def around(interval: dict[str, float | None]) -> str:
+def around(interval: dict[str, Any]) -> str:
     """Half the width of a symmetric interval, with its sign; nothing where there is none."""
     return "" if interval["low"] is None else f" ± {interval['high'] - interval['mean']:.3f}"
 
 
-def _marked_values(row: dict[str, object], best: str, other: str) -> list[str]:
+def _marked_values(row: dict[str, Any], best: str, other: str) -> list[str]:
     return [(best if key in row["best"] else other).format(cell_text(row, key)) for key in COLUMNS]
 
 

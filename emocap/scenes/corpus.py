@@ -19,7 +19,7 @@ import io
 from collections.abc import Sequence
 from functools import cache
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -260,7 +260,7 @@ def _draw_split(ids: Sequence[str], features: Features, kept: np.ndarray, seed: 
     return Dataset(pa.concat_tables(chunks), fingerprint=digest.hexdigest())
 
 
-def _draw_row(image_id: str, kept: np.ndarray, seed: int) -> dict[str, object]:
+def _draw_row(image_id: str, kept: np.ndarray, seed: int) -> dict[str, Any]:
     """One row of values; `votes` is None for an image of the source."""
     digest = hashlib.blake2b(f"{seed}:{image_id}".encode(), digest_size=16).digest()
     rng = np.random.default_rng(int.from_bytes(digest, "big"))
@@ -285,9 +285,9 @@ def _draw_row(image_id: str, kept: np.ndarray, seed: int) -> dict[str, object]:
     }
 
 
-def _to_arrow(rows: list[dict[str, object]], schema: pa.Schema) -> pa.Table:
+def _to_arrow(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
     """Rows of one kind (all with votes, or all without) as an Arrow table with the columns of `schema`."""
-    columns = {name: [row.get(name) for row in rows] for name in schema.names}
+    columns: dict[str, list[Any]] = {name: [row.get(name) for row in rows] for name in schema.names}
     columns["num_annotators"] = [0 if votes is None else NUM_REACTIONS for votes in columns["votes"]]
     if columns["votes"][0] is not None:
         votes = np.stack(columns["votes"])
@@ -303,4 +303,4 @@ def _draw_index(rng: np.random.Generator, shares: np.ndarray) -> int:
 
 
 def _pick(rng: np.random.Generator, choices: Sequence[str]) -> str:
-    return choices[rng.integers(len(choices))]
+    return choices[int(rng.integers(len(choices)))]

@@ -156,7 +156,8 @@ def _draw_clear_sky(scene: _Scene) -> None:
     if light == "night":
         stars = scene.pen(0, 0, lit=True)
         for star_x, star_y in zip(rng.uniform(8, 88, 16), rng.uniform(8, 44, 16), strict=True):
-            stars.ellipse(star_x, star_y, *[rng.uniform(0.5, 1.0)] * 2, (246, 244, 220))
+            size = rng.uniform(0.5, 1.0)
+            stars.ellipse(star_x, star_y, size, size, (246, 244, 220))
         scene.add_box("stars", stars)
         moon = scene.pen(x, rng.uniform(17, 24), mirror=rng.random() < 0.5, lit=True)
         moon.ellipse(0, 0, radius * 0.95, radius * 0.95, (246, 240, 206))
@@ -178,7 +179,7 @@ def _draw_clear_sky(scene: _Scene) -> None:
         )
 
 
-def _draw_cloud(scene: _Scene, x: float, y: float, scale: float, colour: Colour) -> None:
+def _draw_cloud(scene: _Scene, x: float, y: float, scale: float, colour: Sequence[float]) -> None:
     pen = scene.pen(x, y, scale, mirror=scene.rng.random() < 0.5)
     colour = scaled(colour, _shade(scene.rng, 0.06))
     for dx, dy, rx, ry in (-8, 1, 7, 5), (8, 1.5, 7, 4.5), (-1, -2, 8, 7), (0, 3, 13, 3.5):

@@ -11,7 +11,7 @@ __all__ = ["OVERSAMPLING", "THINGS", "Colour", "Pen", "draw_person", "mix", "sca
 OVERSAMPLING = 2
 """Scenes are drawn this many times larger and averaged, for smooth edges."""
 
-Colour = tuple[int, int, int]
+Colour = tuple[int, ...]
 
 _COATS: list[Colour] = [(196, 58, 66), (60, 104, 186), (86, 148, 74), (142, 84, 160), (226, 172, 52)]
 _SKINS: list[Colour] = [(250, 214, 178), (236, 188, 144), (202, 146, 100), (150, 100, 66)]
@@ -197,8 +197,8 @@ def _draw_cake(pen: Pen, shade: float) -> None:
     pen.rectangle(-10, -23, 10, -14, scaled((250, 170, 190), shade))
     for x in range(-13, 14, 5):
         pen.ellipse(x, -13.4, 3, 2.4, cream)
-    for x in (-7.5, -2.5, 2.5, 7.5):
-        pen.ellipse(x, -22.6, 3, 2.2, cream)
+    for dot in (-7.5, -2.5, 2.5, 7.5):
+        pen.ellipse(dot, -22.6, 3, 2.2, cream)
     for x, colour in (-6, (70, 128, 226)), (0, (236, 70, 70)), (6, (80, 178, 90)):
         pen.line([(x, -24), (x, -31)], 1.8, colour)
         pen.ellipse(x, -33.4, 1.5, 2.5, (255, 206, 60))

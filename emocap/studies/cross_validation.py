@@ -7,7 +7,7 @@ import json
 import shutil
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -46,7 +46,7 @@ class Fold(NamedTuple):
     """A finished fold: the setting chosen and every setting's validation score, the rows that it scored, and of model
     and controls probabilities float `(rows, L)` and thresholds `(L,)`."""
 
-    chosen: dict[str, object]
+    chosen: dict[str, Any]
     test: Dataset
     scores: dict[str, tuple[np.ndarray, np.ndarray]]
 
@@ -173,7 +173,7 @@ def run_fold(
         write_scores(folder / "scores.npz", scores)
         write_json(folder / "chosen.json", {"setting": settings[best], "validation": validated})
         for run in itertools.chain.from_iterable(runs[:best] + runs[best + 1 :]):
-            (run.folder / "model.safetensors").unlink(missing_ok=True)
+            Path(run, "model.safetensors").unlink(missing_ok=True)
     return Fold(json.loads((folder / "chosen.json").read_text("utf-8")), test, read_scores(folder / "scores.npz"))
 
 
@@ -182,7 +182,7 @@ def best_of(values: list[float], metric: str) -> int:
     return int((np.argmax if GREATER_IS_BETTER[metric] else np.argmin)(values))
 
 
-def train_once(folder: Path, tables: DatasetDict, options: dict[str, object]) -> Result:
+def train_once(folder: Path, tables: DatasetDict, options: dict[str, Any]) -> Result:
     """One training, unless it is done; a killed one goes on from its last checkpoint."""
     if (folder / "metrics.json").is_file():
         return Result.read(folder)
@@ -197,7 +197,7 @@ def train_once(folder: Path, tables: DatasetDict, options: dict[str, object]) ->
 
 def write_scores(path: Path, scores: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
     """Under a temporary name, then renamed."""
-    arrays = {f"{name}/{part}": value for name, own in scores.items()
+    arrays: dict[str, Any] = {f"{name}/{part}": value for name, own in scores.items()
               for part, value in zip(("probabilities", "thresholds"), own, strict=True)}  # fmt: skip
     with open(path.with_name(f".{path.name}"), "wb") as file:
         np.savez(file, **arrays)
@@ -218,7 +218,7 @@ def baseline_scores(tables: DatasetDict, test: Dataset, encoder: str) -> dict[st
     return own | regression_baselines(tables["train"], tables["validation"], test, encoder)
 
 
-def summarise(finished: list[Fold], truth: str) -> dict[str, object]:
+def summarise(finished: list[Fold], truth: str) -> dict[str, Any]:
     """Means over folds, and over seeds, with intervals; see `cross_validate`."""
     names = list(finished[0].scores)
     seeds = [name for name in names if name.startswith("seed")]
@@ -242,9 +242,9 @@ def summarise(finished: list[Fold], truth: str) -> dict[str, object]:
     metrics["chance/map_macro"] = float(np.mean([chance_map_macro(own.labels) for own in truths]))
     if truths[0].groups is not None:
         metrics["num_groups"] = sum(own.num_units for own in truths)
-    metrics = {key: None if value != value else value for key, value in metrics.items()}
+    known = {key: None if value != value else value for key, value in metrics.items()}
     rows = sum(len(fold.test) for fold in finished)
-    return metrics | {"num_examples": rows, "split": f"{len(finished)} folds", "truth": truth, "decisions": "fitted"}
+    return known | {"num_examples": rows, "split": f"{len(finished)} folds", "truth": truth, "decisions": "fitted"}
 
 
 def measure(table: Dataset, probabilities: np.ndarray, thresholds: np.ndarray) -> tuple[dict, dict]:

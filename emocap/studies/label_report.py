@@ -1,6 +1,7 @@
 """Table, figure and JSON of a label study, from its runs' files alone."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ __all__ = ["format_study", "summarize_study", "write_study"]
 NUM_RESAMPLES = 1000
 
 
-def write_study(study: LabelStudy) -> dict[str, object]:
+def write_study(study: LabelStudy) -> dict[str, Any]:
     """Writes `label_study.json` and `report.html` into the study's folder, and the README's block where one is named;
     returns the summary."""
     summary = summarize_study(study)
@@ -32,7 +33,7 @@ def write_study(study: LabelStudy) -> dict[str, object]:
     return summary
 
 
-def summarize_study(study: LabelStudy) -> dict[str, object]:
+def summarize_study(study: LabelStudy) -> dict[str, Any]:
     """Every arm's metric and its gain over `scratch`, over the seeds that both have finished.
 
     Returns:
@@ -94,7 +95,7 @@ def gain_over(
     return dict(zip(names, paired_gain(own, images), strict=True))
 
 
-def format_study(summary: dict[str, object]) -> str:
+def format_study(summary: dict[str, Any]) -> str:
     """The arms as a markdown table, above it what the figures are."""
     seeds = max(arm["seeds"] for arm in summary["arms"])
     prior = "" if summary["prior"] is None else f"; the prior has {summary['prior']:.3f}"
@@ -107,7 +108,7 @@ def format_study(summary: dict[str, object]) -> str:
     return "\n".join([head, "", *markdown({"pseudo-labels": "---", **dict.fromkeys(columns, "--:")}, rows)])
 
 
-def arm_cells(arm: dict[str, object]) -> list[str]:
+def arm_cells(arm: dict[str, Any]) -> list[str]:
     return [
         arm_name(arm),
         "–" if arm["images_per_label"] is None else f"{arm['images_per_label']:,}",
@@ -120,7 +121,7 @@ def arm_cells(arm: dict[str, object]) -> list[str]:
     ]
 
 
-def arm_name(arm: dict[str, object]) -> str:
+def arm_name(arm: dict[str, Any]) -> str:
     return "none (scratch)" if arm["selection"] == "scratch" else f"{arm['selection']}, {arm['targets']}"
 
 

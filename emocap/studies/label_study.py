@@ -6,7 +6,7 @@ draw, so that gains over `scratch` are paired.
 """
 
 from dataclasses import asdict
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ class LabelRun(NamedTuple):
     seed: int
 
 
-class LabelStudy(Study):
+class LabelStudy(Study[LabelRun, LabelStudyArguments]):
     """Tables and students of one study.
 
     Raises:
@@ -77,7 +77,7 @@ class LabelStudy(Study):
         ]
         return [runs]
 
-    def train(self, run: LabelRun) -> tuple[dict[str, object], np.ndarray]:
+    def train(self, run: LabelRun) -> tuple[dict[str, Any], np.ndarray]:
         arguments = self.arguments
         set_seed(run.seed)
         model, processor, _ = build_student(self.student(), label_names(self.target))
@@ -86,7 +86,7 @@ class LabelStudy(Study):
         train = train.of_rows(chosen)
         model.to("cuda" if torch.cuda.is_available() else "cpu")
         content = {"run": run._asdict(), "settings": self.common_settings(), "images": 0}
-        if run.selection == "scratch":
+        if run.targets is None:
             start_at_prior(model, prior_probabilities(train.targets))
         else:
             rows = self.source_rows(run)
@@ -134,10 +134,10 @@ class LabelStudy(Study):
                 self.parts[name] = Part(split, processor, "labels", "labels")
         return self.parts[name]
 
-    def settings(self, run: LabelRun) -> list[dict[str, object]]:
+    def settings(self, run: LabelRun) -> list[dict[str, Any]]:
         return [run._asdict(), self.common_settings()]
 
-    def common_settings(self) -> dict[str, object]:
+    def common_settings(self) -> dict[str, Any]:
         """What every run depends on beside its own axes."""
         free = ("output_dir", "images_per_label", "selections", "targets", "num_seeds", "jobs", "readme", "block")
         tables = [self.source, *(self.target[name] for name in ("train", "validation", "test"))]
@@ -166,7 +166,7 @@ def check_tables(arguments: LabelStudyArguments, source: DatasetDict, target: Da
         raise ValueError(f"--num_target is {arguments.num_target}; the target has {len(target['train'])} rows.")
 
 
-def label_agreement(source: Dataset) -> dict[str, object]:
+def label_agreement(source: Dataset) -> dict[str, Any]:
     """What the labels say about the true process, where the source knows it (`bayes_probabilities`).
 
     Precision and recall are exact expectations under the process; average precision is over one draw of it, beside

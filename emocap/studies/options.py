@@ -23,6 +23,7 @@ class StudyArguments(Options):
     metric: str = option("What the best state, gains, table and figure go by.", "map_macro")
     jobs: Count = option("Processes that train, one thread each.", 1)
     readme: str | None = option("Put the table into this markdown file ...")
+    block: str  # each study's own
 
 
 class TransferArguments(StudyArguments):

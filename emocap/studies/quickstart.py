@@ -3,6 +3,7 @@
 import shutil
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -54,7 +55,7 @@ def quickstart(output_dir: str) -> None:
     print(f"Report: {output / 'report.html'}")
 
 
-def labelled_examples(table) -> list[dict[str, object]]:
+def labelled_examples(table) -> list[dict[str, Any]]:
     """Pictures with their pseudo-labels for the report's grid."""
     names = label_names(table)
     return [

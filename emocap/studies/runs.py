@@ -50,6 +50,7 @@ class Part:
 
     def __init__(self, table: datasets.Dataset, processor: EmocapProcessor, label_column: str, truth_column: str):
         self.pairs = PairDataset(prepare_table(table, processor), processor, label_column)
+        assert self.pairs.labels is not None  # there is a label_column
         self.targets = self.pairs.labels.numpy()
         self.truth = read_truth(table, truth_column)
         self.chosen = np.arange(len(self.pairs))

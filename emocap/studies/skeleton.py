@@ -4,11 +4,11 @@ kept; gains are paired."""
 import hashlib
 import json
 import multiprocessing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import datasets
 import numpy as np
@@ -28,28 +28,32 @@ from emocap.threads import one_thread
 __all__ = ["PairedGain", "Study", "digest", "markdown", "paired_gain", "remember_plan"]
 
 
-class Study:
+RunT = TypeVar("RunT", bound=NamedTuple)
+ArgumentsT = TypeVar("ArgumentsT", bound=StudyArguments)
+
+
+class Study(Generic[RunT, ArgumentsT]):
     """Tables, runs and folder of one study. A run is a tuple of names and numbers.
 
     A finished run is a JSON file beside its probabilities of the test rows, both named by a hash of all that the
     result depends on: it is never repeated, and further sizes, seeds or arms add to the folder.
     """
 
-    def __init__(self, arguments: StudyArguments):
+    def __init__(self, arguments: ArgumentsT):
         check_metric(arguments.metric, "--metric", has_votes=False)  # studies measure against labels alone
         self.arguments, self.output_dir = arguments, Path(arguments.output_dir)
         self.runs_dir = self.output_dir / "runs"
-        self.parts: dict[tuple[str, ...], Part] = {}
+        self.parts: dict[str | tuple[str, ...], Part] = {}
 
-    def stages(self) -> list[list[NamedTuple]]:
+    def stages(self) -> list[list[RunT]]:
         """The runs; those of a stage may start from those of the stages before."""
         raise NotImplementedError
 
-    def settings(self, run: NamedTuple) -> object:
+    def settings(self, run: RunT) -> object:
         """Everything that the run's result depends on, as JSON values."""
         raise NotImplementedError
 
-    def train(self, run: NamedTuple) -> tuple[dict[str, object], np.ndarray]:
+    def train(self, run: RunT) -> tuple[dict[str, Any], np.ndarray]:
         """Trains one network; what its file says, `metrics` among it, and its probabilities of the test rows."""
         raise NotImplementedError
 
@@ -70,30 +74,30 @@ class Study:
         """What is done once, before any run."""
         self.runs_dir.mkdir(parents=True, exist_ok=True)
 
-    def path(self, run: NamedTuple) -> Path:
+    def path(self, run: RunT) -> Path:
         return self.runs_dir / f"{self.key(run)}.json"
 
-    def key(self, run: NamedTuple) -> str:
+    def key(self, run: RunT) -> str:
         return digest(self.settings(run))
 
-    def is_finished(self, run: NamedTuple) -> bool:
+    def is_finished(self, run: RunT) -> bool:
         return self.path(run).is_file()
 
-    def content(self, run: NamedTuple) -> dict[str, object]:
+    def content(self, run: RunT) -> dict[str, Any]:
         """What a finished run's file says."""
         return json.loads(self.path(run).read_text("utf-8"))
 
-    def value(self, run: NamedTuple) -> float:
+    def value(self, run: RunT) -> float:
         """The study's metric of a finished run."""
         return self.content(run)["metrics"][self.arguments.metric]
 
-    def resampled(self, run: NamedTuple, truth: Truth, num_resamples: int) -> np.ndarray:
+    def resampled(self, run: RunT, truth: Truth, num_resamples: int) -> np.ndarray:
         """The study's metric on resampled test images, float64 `(num_resamples,)`: the same for every run."""
         probabilities = np.load(self.path(run).with_suffix(".npy"), allow_pickle=False)
         draws, keys = Bootstrap(num_resamples, groups=truth.groups), (self.arguments.metric,)
         return resampled_metrics(probabilities, truth.labels, bootstrap=draws, keys=keys)[keys[0]]
 
-    def perform(self, run: NamedTuple) -> None:
+    def perform(self, run: RunT) -> None:
         """Trains and measures one network and writes its files, the JSON last."""
         content, probabilities = self.train(run)
         write_array(self.path(run).with_suffix(".npy"), probabilities.astype(np.float32))
@@ -109,7 +113,7 @@ class Study:
         jobs, total = min(self.arguments.jobs, max(map(len, todo))), sum(map(len, stages))
         with ExitStack() as stack:
             bar = stack.enter_context(tqdm(total=total, initial=total - sum(map(len, todo)), desc="Study", unit="run"))
-            work = map
+            work: Callable[..., Iterable] = map
             if jobs > 1:
                 context, start = multiprocessing.get_context("spawn"), (type(self), self.arguments)
                 work = stack.enter_context(ProcessPoolExecutor(jobs, context, start_worker, start)).map
@@ -125,7 +129,7 @@ class Study:
             update_block(Path(self.arguments.readme), self.arguments.block, block)
 
 
-worker: Study | None = None
+worker: Study
 
 
 def start_worker(study: type[Study], arguments: StudyArguments) -> None:
@@ -151,7 +155,7 @@ def digest(settings: object) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def remember_plan(folder: Path, plan: dict[str, object]) -> None:
+def remember_plan(folder: Path, plan: dict[str, Any]) -> None:
     """Writes a study's plan, or refuses a folder in which another one was begun."""
     path = folder / "plan.json"
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,7 @@
 """The transfer study's table and figure, from the files of its finished runs."""
 
+from typing import Any
+
 import numpy as np
 
 from emocap.data.storage import write_json
@@ -21,7 +23,7 @@ BASES = {
 NUM_RESAMPLES = 500
 
 
-def write_study(study: TransferStudy) -> list[dict[str, object]]:
+def write_study(study: TransferStudy) -> list[dict[str, Any]]:
     """Writes study.json, study.md and figure.svg into the study's folder, and the README's block where one is named;
     returns the rows."""
     rows, metric = study_rows(study), study.arguments.metric
@@ -31,7 +33,7 @@ def write_study(study: TransferStudy) -> list[dict[str, object]]:
     return rows
 
 
-def study_rows(study: TransferStudy) -> list[dict[str, object]]:
+def study_rows(study: TransferStudy) -> list[dict[str, Any]]:
     """One dict for each direction, size, strategy and number of layers of the study's own runs.
 
     Each has `values`, the metric of every seed; `mean`, and `low` and `high`, its 95 % t interval over the seeds;
@@ -62,7 +64,7 @@ def study_rows(study: TransferStudy) -> list[dict[str, object]]:
             "prior": priors[run.side],
             "values": values.tolist(),
             "steps": [study.steps_of(own) for own in groups[run]],
-            "base_steps": None if starts[0] is None else [study.steps_of(own) for own in starts],
+            "base_steps": [study.steps_of(own) for own in starts if own is not None] or None,
             "given_word_embeddings": study.arguments.freeze_word_embeddings,
             **dict(zip(("mean", "low", "high"), t_interval(values), strict=True)),
         }
@@ -110,7 +112,7 @@ def last_layers(rows: list[dict]) -> dict[str, int]:
     return last
 
 
-def study_table(rows: list[dict[str, object]], metric: str) -> str:
+def study_table(rows: list[dict[str, Any]], metric: str) -> str:
     """Markdown, one table a direction: steps, mean and gains with their intervals, the test images' in brackets; under
     it how many gains are clear of 0, and how many would be by chance."""
     blocks = []
@@ -167,7 +169,7 @@ def gain_text(gain: dict | None) -> str:
     return f"**{text}**" if is_clear(gain) else text
 
 
-def bounds_of(gain: dict) -> list[float | None]:
+def bounds_of(gain: dict) -> list[Any]:
     return [gain[name] for name in ("low", "high", "low_images", "high_images")]
 
 

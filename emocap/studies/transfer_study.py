@@ -12,7 +12,7 @@ early; like every network it is left at its best evaluated state.
 
 import time
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -70,7 +70,7 @@ class Side:
         return [self.splits[name]._fingerprint for name in ("train", "validation", "test")]
 
 
-class TransferStudy(Study):
+class TransferStudy(Study[Run, TransferArguments]):
     """Tables and networks of one study; tokens and pixels are made once a process.
 
     Raises:
@@ -79,6 +79,7 @@ class TransferStudy(Study):
 
     def __init__(self, arguments: TransferArguments):
         super().__init__(arguments)
+        assert arguments.source_dataset and arguments.target_dataset  # the command has looked
         self.sides = {
             "source": load_side(arguments.source_dataset, arguments.source_label_column, arguments.max_eval_samples),
             "target": load_side(arguments.target_dataset, arguments.target_label_column, arguments.max_eval_samples),
@@ -167,7 +168,7 @@ class TransferStudy(Study):
         is_long = run.size is None or run.strategy == f"scratch{MATCHED}"
         return self.recipe(self.arguments.base_steps if is_long else self.arguments.max_steps)
 
-    def settings(self, run: Run) -> dict[str, object]:
+    def settings(self, run: Run) -> dict[str, Any]:
         """Everything that the run's result depends on."""
         side = self.sides[run.side]
         settings = {
@@ -182,7 +183,7 @@ class TransferStudy(Study):
             settings["source"] = self.settings(self.base_of(run))
         return settings
 
-    def student_settings(self) -> dict[str, object]:
+    def student_settings(self) -> dict[str, Any]:
         size = ("image_size", "cnn_channels", "hidden_size", "max_length")
         known = ("word_embeddings", "freeze_word_embeddings", *size)
         return {name: getattr(self.arguments, name) for name in known}
@@ -207,7 +208,7 @@ class TransferStudy(Study):
     def checkpoint(self, run: Run) -> str:
         return str(self.output_dir / "bases" / self.key(run))
 
-    def train(self, run: Run) -> tuple[dict[str, object], np.ndarray]:
+    def train(self, run: Run) -> tuple[dict[str, Any], np.ndarray]:
         start = time.process_time()
         part = self.part(run.side, "train")
         rows = np.arange(len(part.truth.labels))
@@ -218,8 +219,8 @@ class TransferStudy(Study):
         set_seed(seed)
         is_anb, is_bnb = run.strategy.startswith("anb"), run.strategy.startswith("bnb")
         plan = check_transfer(
-            student=self.checkpoint(start_run) if is_anb else str(self.architecture),
-            teacher=self.checkpoint(start_run) if is_bnb else None,
+            student=self.checkpoint(start_run) if start_run and is_anb else str(self.architecture),
+            teacher=self.checkpoint(start_run) if start_run and is_bnb else None,
             strategy=run.strategy.removesuffix(MATCHED),
             num_layers=run.num_layers,
             freeze_word_embeddings=self.arguments.freeze_word_embeddings or None,

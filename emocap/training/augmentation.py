@@ -37,12 +37,13 @@ class CroppedPhotos(torch.utils.data.Dataset):
             raise ValueError(
                 "--augment_photos needs photos, of which the training rows have none (or --modalities is text)."
             )
-        self.pairs, self.sampler, self.drawn = pairs, sampler, (None, None)
+        self.pairs, self.sampler = pairs, sampler
+        self.drawn: tuple[int, np.ndarray] | None = None  # an epoch and its numbers
 
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitems__(self, pairs: Sequence[int]) -> dict[str, torch.Tensor]:
+    def __getitems__(self, pairs: Sequence[int] | np.ndarray) -> dict[str, torch.Tensor]:
         batch = self.pairs.__getitems__(pairs)
         batch["pixel_values"] = crop_photos(batch["pixel_values"], self.draws()[np.asarray(pairs)])
         return batch
@@ -53,7 +54,7 @@ class CroppedPhotos(torch.utils.data.Dataset):
     def draws(self) -> np.ndarray:
         """This epoch's random numbers of every pair, see `crop_photos`."""
         epoch = self.sampler.epoch
-        if self.drawn[0] != epoch:
+        if self.drawn is None or self.drawn[0] != epoch:
             rng = np.random.default_rng([self.sampler.seed, epoch, 1])  # without the 1: the sampler's own numbers
             self.drawn = epoch, rng.random((len(self), 5), dtype=np.float32)
         return self.drawn[1]

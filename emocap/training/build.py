@@ -1,5 +1,7 @@
 """Teachers and students as a run's arguments describe them, their processors, and the names of what is new."""
 
+from typing import Any
+
 import datasets
 import numpy as np
 import torch
@@ -26,7 +28,7 @@ def build_teacher(
     """The teacher of a table's emotions and region features, its processor and the names of its new parameters."""
     start = model_args.model_name_or_path
     extractor = model_args.region_extractor and find_extractor(model_args.region_extractor)
-    overrides = label_fields(label_names(table))
+    overrides: dict[str, Any] = label_fields(label_names(table))
     if model_args.pooling:
         overrides["pooling"] = model_args.pooling
     if model_args.fusion:

@@ -1,7 +1,7 @@
 """Outputs of a frozen body, computed once: where the head alone trains, each epoch reads them instead of the body."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -68,7 +68,7 @@ class PooledPairs(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitems__(self, pairs: list[int]) -> dict[str, torch.Tensor]:
+    def __getitems__(self, pairs: Sequence[int] | np.ndarray) -> dict[str, torch.Tensor]:
         pairs = np.asarray(pairs)
         batch = {name: torch.from_numpy(values[pairs]) for name, values in self.outputs.items()}
         return batch if self.labels is None else batch | {"labels": self.labels[self.pairs.row_of_pair[pairs]]}

@@ -2,8 +2,9 @@
 folder; `emocap.steps` adds card and publication."""
 
 import os
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -51,7 +52,7 @@ class Start(NamedTuple):
 
     model: torch.nn.Module
     processor: EmocapProcessor
-    fresh: set[str] = frozenset()  # names of new parameters, which have a learning rate of their own
+    fresh: Collection[str] = ()  # names of new parameters, which have a learning rate of their own
     surgery: dict | None = None  # what fine-tuning did to each tensor
 
 
@@ -69,7 +70,7 @@ def train(
         tables: the table; `data_args.dataset` is its name, or None.
         data_args, model_args, training_args: what the command of that kind takes.
     """
-    if kind == "student":
+    if isinstance(model_args, StudentArguments):
         check_student(model_args, training_args)
     settle_sampling(data_args, training_args.loss)
     rows = read_rows(tables, data_args, seed_of_data(training_args))
@@ -124,7 +125,11 @@ def start_finetuning(model_args: FinetuneArguments, rows: TrainingRows, seed: in
     return Start(model, processor, surgery=surgery)
 
 
-STARTS = {"teacher": start_teacher, "student": start_student, "finetuned": start_finetuning}
+STARTS: dict[str, Callable[[Any, TrainingRows, int], Start]] = {
+    "teacher": start_teacher,
+    "student": start_student,
+    "finetuned": start_finetuning,
+}
 
 
 def seed_of_data(training_args: EmocapTrainingArguments) -> int:
@@ -247,7 +252,7 @@ def make_sampler(
     )
 
 
-def finish(output_dir: Path, metrics: dict, details: dict, facts: dict[str, object], arguments: tuple) -> None:
+def finish(output_dir: Path, metrics: dict, details: dict, facts: dict[str, Any], arguments: tuple) -> None:
     """Metrics, and arguments with facts of the run, beside the checkpoint; the copy of the arguments in torch's
     own format goes. Folders are written down with their whole path: a relative one would look like a Hub id where it
     is not."""

@@ -77,7 +77,7 @@ def read_rows(tables: DatasetDict, data_args: DataArguments, seed: int = 0) -> T
     targets = {"train": label_matrix(train, data_args.label_column)}
     truths = {name: read_truth(split, columns[name]) for name, split in splits.items() if name != "train"}
     if data_args.mix_dataset:
-        splits["mix"] = load_mix(data_args, train)
+        splits["mix"] = load_mix(data_args.mix_dataset, data_args.mix_share, train)
         columns["mix"] = truth_column(splits["mix"])
         targets["mix"] = label_matrix(splits["mix"], columns["mix"])
     return TrainingRows(DatasetDict(splits), columns, truths, targets)
@@ -122,18 +122,18 @@ def draw(table: datasets.Dataset, fraction: float, seed: int) -> datasets.Datase
     return table.select(np.sort(rows))
 
 
-def load_mix(data_args: DataArguments, train: datasets.Dataset) -> datasets.Dataset:
+def load_mix(dataset: str, share: float, train: datasets.Dataset) -> datasets.Dataset:
     """The training split of the human-labelled table that is mixed in, with emotions and regions as in `train`."""
     tables = load_table(data_args.mix_dataset)
     if "train" not in tables or not len(tables["train"]) or truth_column(tables["train"]) != "labels":
         raise ValueError(
-            f"--mix_dataset '{data_args.mix_dataset}' needs a split 'train' with human labels in every row (splits: "
+            f"--mix_dataset '{dataset}' needs a split 'train' with human labels in every row (splits: "
             f"{', '.join(tables)})."
         )
     mix, names = tables["train"], label_names(train)
     if label_names(mix) != names:
         raise ValueError(
-            f"--mix_dataset '{data_args.mix_dataset}' has other emotions, or another order, than the training rows"
+            f"--mix_dataset '{dataset}' has other emotions, or another order, than the training rows"
             f": {label_names(mix)[:5]} and {names[:5]}. Write it again with --labels, a JSON list in that order."
         )
     widths = {
@@ -141,7 +141,7 @@ def load_mix(data_args: DataArguments, train: datasets.Dataset) -> datasets.Data
     }
     if len(widths) > 1:
         raise ValueError(
-            f"--mix_dataset '{data_args.mix_dataset}' and the training rows have region features of different "
+            f"--mix_dataset '{dataset}' and the training rows have region features of different "
             "detectors; extract both with one."
         )
     return mix

@@ -73,30 +73,30 @@ class PairSampler(torch.utils.data.Sampler):
         if self.rows_of_labels is None:
             order = self.main.draw(rng, self.own, self.captions)
         else:
-            order = self.main.with_captions(rng, self.balanced_rows(rng))
-        if self.mixed:
+            order = self.main.with_captions(rng, self.balanced_rows(rng, self.rows_of_labels))
+        if self.mix is not None and self.mixed:
             order = np.concatenate([order, len(self.main) + self.mix.draw(rng, self.mixed, self.captions)])
             rng.shuffle(order)
         order = np.resize(order, len(self))
-        yield from (order if self.lengths is None else self.like_lengths(rng, order)).tolist()
+        yield from (order if self.lengths is None else self.like_lengths(rng, order, self.lengths)).tolist()
 
-    def like_lengths(self, rng: np.random.Generator, order: np.ndarray) -> np.ndarray:
+    def like_lengths(self, rng: np.random.Generator, order: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """The same pairs, those of a step of like length. The step with the longest caption comes first: if memory is
         short, it shows at once."""
         stretch = STEPS_A_STRETCH * self.pairs_a_step
         stretches = np.split(order, range(stretch, len(order), stretch))
-        order = np.concatenate([own[self.lengths[own].argsort(kind="stable")] for own in stretches])
+        order = np.concatenate([own[lengths[own].argsort(kind="stable")] for own in stretches])
         steps = rng.permutation(order.reshape(-1, self.pairs_a_step))
-        longest = self.lengths[steps].max(1).argmax()
+        longest = lengths[steps].max(1).argmax()
         steps[[0, longest]] = steps[[longest, 0]]
         return steps.ravel()
 
-    def balanced_rows(self, rng: np.random.Generator) -> np.ndarray:
+    def balanced_rows(self, rng: np.random.Generator, rows_of_labels: Sequence[np.ndarray]) -> np.ndarray:
         """Rows, by label first: every label is equally likely."""
-        counts = np.array([len(rows) for rows in self.rows_of_labels])
+        counts = np.array([len(rows) for rows in rows_of_labels])
         labels = rng.integers(len(counts), size=self.own)
         starts = np.cumsum(counts) - counts
-        return np.concatenate(self.rows_of_labels)[starts[labels] + rng.integers(counts[labels])]
+        return np.concatenate(rows_of_labels)[starts[labels] + rng.integers(counts[labels])]
 
 
 class FirstPairs:
@@ -142,7 +142,7 @@ class MixedPairs(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.row_of_pair)
 
-    def __getitems__(self, pairs: Sequence[int]) -> dict[str, torch.Tensor]:
+    def __getitems__(self, pairs: Sequence[int] | np.ndarray) -> dict[str, torch.Tensor]:
         pairs, pieces = np.asarray(pairs), []
         for part, start in zip(self.parts, self.starts, strict=True):
             inside = np.flatnonzero((pairs >= start) & (pairs < start + len(part)))

@@ -3,13 +3,13 @@
 import functools
 import hashlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from emocap.data.storage import load_table
 from emocap.evaluation.scoring import check_features, load_config
@@ -20,7 +20,7 @@ from emocap.training.heads import collapsed_head, head_of, ridge_head, start_at_
 
 __all__ = ["STRATEGIES", "blocks_of", "check_frozen", "check_transfer", "load_source", "transfer_model"]
 
-MODELS = {
+MODELS: dict[str, type[PreTrainedModel]] = {
     "emocap_student": EmocapStudentForMultiLabelClassification,
     "emocap_teacher": EmocapTeacherForMultiLabelClassification,
 }
@@ -37,14 +37,14 @@ class Plan(NamedTuple):
     freeze_word_embeddings: bool | None
     base: str  # whose configuration and processor the target model takes
     source: str | None  # whose layers pass, None where none do
-    count: int  # blocks that pass, the head included
+    num_blocks: int  # blocks that pass, the head included
     across: bool  # between different architectures, where only the head passes
     passes_head: bool  # by `head_init`; else it is fresh
 
 
 def transfer_model(
     plan: Plan, prior: np.ndarray, source_table: datasets.Dataset | None = None
-) -> tuple[nn.Module, EmocapProcessor, dict[str, object]]:
+) -> tuple[nn.Module, EmocapProcessor, dict[str, Any]]:
     """The model that fine-tuning starts from.
 
     A is the student, B the target model: the teacher's architecture if one is named, else the student's. With
@@ -75,12 +75,12 @@ def transfer_model(
     config.modalities = None if plan.source is None else config.modalities
     model, processor = MODELS[config.model_type](config), EmocapProcessor.from_pretrained(plan.base)
     blocks = list(blocks_of(model))
-    passing = [part for block in blocks[: plan.count] for part in block]
-    record = {name: {"origin": "fresh"} for name in model.state_dict()}
+    passing = [part for block in blocks[: plan.num_blocks] for part in block]
+    record: dict[str, dict[str, Any]] = {name: {"origin": "fresh"} for name in model.state_dict()}
     copy_tensors(model, load, plan.base, given_parts(model), record, "given by")
     if plan.source is not None:
         copy_tensors(model, load, plan.base if plan.across else plan.source, passing, record)
-    if plan.copy_word_embeddings:
+    if plan.copy_word_embeddings and plan.source is not None:
         pass_word_embeddings(model, load(plan.source), plan.source, record)
     start_at_prior(model, prior)
     head = head_of(model)
@@ -98,7 +98,7 @@ def transfer_model(
         record[name] |= {"sha256": checksum(tensor), "frozen": name in frozen, "buffer": name not in moving}
     surgery = {
         "strategy": plan.strategy,
-        "num_layers": plan.count,
+        "num_layers": plan.num_blocks,
         "head_init": plan.head_init,
         "freeze_word_embeddings": plan.freeze_word_embeddings,
         "tensors": record,
@@ -141,7 +141,7 @@ def check_transfer(
     model = skeleton(config)
     total = len(list(blocks_of(model))) + 1
     count = check_num_layers(total, num_layers, strategy)
-    if across and num_layers != "all":
+    if source is not None and across and num_layers != "all":
         raise ValueError(
             f"--num_layers is {num_layers}, but '{source}' is a '{load_config(source).model_type}' and '{base}' a "
             f"'{config.model_type}': between different architectures only the last layers pass. Leave it at 'all'."
@@ -169,17 +169,17 @@ def load_source(source_dataset: str | None, plan: Plan) -> datasets.Dataset | No
     Raises:
         ValueError: nobody says which data the model was trained on, or its features are of another width.
     """
-    if not plan.passes_head or plan.head_init != "ridge":
+    if plan.source is None or not plan.passes_head or plan.head_init != "ridge":
         return None
     split, named = "train", source_dataset
-    if named is None:
+    if source_dataset is None:
         recorded = recorded_arguments(plan.source)
         if recorded is None or recorded["dataset"] is None:
             raise ValueError(
                 f"--head_init ridge is fitted on the data that '{plan.source}' was trained on, and it has no "
                 "run_arguments.json that names a folder or Hub id of them. Give --source_dataset."
             )
-        source_dataset, split = recorded["dataset"], recorded["train_split"]
+        source_dataset, split = str(recorded["dataset"]), recorded["train_split"]
     try:
         tables = load_table(source_dataset)
     except FileNotFoundError as error:
@@ -196,7 +196,7 @@ def load_source(source_dataset: str | None, plan: Plan) -> datasets.Dataset | No
     return tables[split]
 
 
-def check_frozen(model: nn.Module, surgery: dict[str, object]) -> dict[str, object]:
+def check_frozen(model: nn.Module, surgery: dict[str, Any]) -> dict[str, Any]:
     """Compares every frozen tensor and every buffer of the trained model with its checksum before training.
 
     Returns:
@@ -269,7 +269,7 @@ def note_word_embeddings(model: EmocapStudentForMultiLabelClassification, plan: 
     """Keeps the configuration true to the word embeddings: whether they are as given, and whether a checkpoint of this
     run freezes them once it is loaded. Where `anb` alone froze them that stays as it was, as for its other blocks."""
     config = model.config
-    if plan.copy_word_embeddings or (plan.source is not None and plan.count and not plan.across):
+    if plan.source is not None and (plan.copy_word_embeddings or (plan.num_blocks and not plan.across)):
         config.given_word_embeddings = getattr(load_config(plan.source), "given_word_embeddings", False)
     trains = model.get_input_embeddings().weight.requires_grad
     if trains or plan.freeze_word_embeddings is not None:
@@ -284,7 +284,7 @@ def start_head(
     if plan.head_init == "collapse":
         weight, bias = collapsed_head(giver, head.in_features, keep=not plan.across)
     else:
-        weight, bias = ridge_head(model, processor, giver, EmocapProcessor.from_pretrained(plan.source), table)
+        weight, bias = ridge_head(model, processor, giver, EmocapProcessor.from_pretrained(str(plan.source)), table)
     with torch.no_grad():
         head.weight.copy_(weight)
         head.bias.copy_(bias)
@@ -313,7 +313,7 @@ def check_num_layers(available: int, num_layers: str, strategy: str) -> int:
 
 def check_word_embeddings(source: str | None, base: str, across: bool) -> None:
     """Refuses to pass word embeddings of another vocabulary or width."""
-    if not across:
+    if source is None or not across:
         raise ValueError(
             "--copy_word_embeddings is for anb and anb+ between different architectures; between equal ones the word "
             "embeddings pass with the first block."

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,7 +29,9 @@ class EmocapTrainer(Trainer):
         sampler: draws the training pairs; None: `Trainer`'s own random order.
     """
 
-    def __init__(self, *args, fresh: set[str] = frozenset(), sampler: PairSampler | None = None, **kwargs):
+    optimizer: torch.optim.Optimizer | None
+
+    def __init__(self, *args, fresh: Collection[str] = (), sampler: PairSampler | None = None, **kwargs):
         super().__init__(*args, **kwargs)
         self.fresh, self.sampler = fresh, sampler
         if sampler is not None:

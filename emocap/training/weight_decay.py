@@ -1,6 +1,7 @@
 """Which parameters have weight decay, and a learning rate of their own, in every training."""
 
 from collections.abc import Collection
+from typing import Any
 
 from torch import nn
 
@@ -15,7 +16,7 @@ def decayed_parameter_names(model: nn.Module) -> list[str]:
 
 def parameter_groups(
     model: nn.Module, weight_decay: float, rates: tuple[float, float], fresh: Collection[str] = ()
-) -> list[dict[str, object]]:
+) -> list[dict[str, Any]]:
     """What trains, as an optimizer takes it.
 
     Args:

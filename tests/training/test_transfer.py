@@ -315,13 +315,13 @@ def test_a_student_of_another_hidden_size_is_refused_before_anything_is_loaded(
     no_weights(monkeypatch)
     given = {"student": str(tmp_path), "teacher": teacher and checkpoints[teacher], "strategy": strategy}
     if teacher is None:
-        assert check_transfer(**given).count == 6, "alone it sets the size itself"
+        assert check_transfer(**given).num_blocks == 6, "alone it sets the size itself"
         return
     with pytest.raises(
         ValueError, match=r"does not fit the target model: 'gru\..*' is \(60, 32\) there and \(48, 32\)"
     ):
         transfer_model(**given, prior=PRIOR)
-    assert check_transfer(**given, num_layers="1").count == 1, "the word embeddings still fit"
+    assert check_transfer(**given, num_layers="1").num_blocks == 1, "the word embeddings still fit"
 
 
 @pytest.mark.parametrize("teacher", ["student_b", "teacher_b"])
