@@ -103,10 +103,9 @@ def write_report(
         runs=list(runs),
         precision_columns=["emotion", *["prior"] * has_prior, *details],
         precisions=[
-            (row["emotion"], [value_text(value) for value in [row["prevalence"]] * has_prior + row["scores"]])
-            for row in precisions
+            [row["emotion"], *map(value_text, [row["prevalence"]] * has_prior + row["scores"])] for row in precisions
         ],
-        mistakes=mistakes,
+        mistakes={name: [list(own.values()) for own in found] for name, found in mistakes.items()},
         examples=[_picture(example) for example in examples or []],
         extremes=_extremes(details, tables) if tables is not None else {},
     )
