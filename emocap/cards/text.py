@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from emocap.report.tables import markdown_lines
+
 __all__ = ["Markdown", "escape", "in_code", "one_line", "render", "shell_command", "table"]
 
 SPECIAL = re.compile(r"[&<>|`*\[\]\\~#!{}$]|(?<!\w)_|_(?!\w)")
@@ -39,14 +41,8 @@ def shell_command(words: Iterable[object]) -> Markdown:
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], numbers: bool = True) -> Markdown:
     """A markdown table, its cells escaped; with `numbers`, all columns but the first are set to the right."""
-    lines = [
-        "| " + " | ".join(header) + " |",
-        "|---" + ("|--:" if numbers else "|---") * (len(header) - 1) + "|",
-    ]
-    for row in rows:
-        cells = (cell if isinstance(cell, Markdown) else escape(cell) for cell in row)
-        lines.append("| " + " | ".join(cells) + " |")
-    return Markdown("\n".join(lines))
+    cells = ([cell if isinstance(cell, Markdown) else escape(cell) for cell in row] for row in rows)
+    return Markdown(markdown_lines(header, cells, numbers))
 
 
 def render(template: str, **values: object) -> str:

@@ -157,7 +157,7 @@ def push(api: HfApi, repo_id: str, content: Content, revision: str | None, creat
         except Exception as error:
             if not may_pass(error):
                 raise
-            logger.warning(f"The Hub did not take it ({mask_tokens(short(error))}); once more in {wait:.0f} s.")
+            logger.warning(f"The Hub did not take it ({short(error)}); once more in {wait:.0f} s.")
         time.sleep(wait)
     return push_once(api, repo_id, content, revision, create_pr)
 
@@ -246,12 +246,12 @@ def may_pass(error: BaseException) -> bool:
 
 
 def short(error: BaseException) -> str:
-    """What the Hub said, in a line."""
+    """What the Hub said, in a line without tokens."""
     for own in chain(error):
         if isinstance(own, HfHubHTTPError):
             reason = own.server_message or own.response.reason_phrase
-            return f"status {own.response.status_code}, {' '.join(str(reason).split())[:200]}"
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            return mask_tokens(f"status {own.response.status_code}, {' '.join(str(reason).split())[:200]}")
+    return mask_tokens(" ".join(f"{type(error).__name__}: {error}".split())[:200])
 
 
 @contextmanager
@@ -263,7 +263,7 @@ def explained(repo_id: str) -> Iterator[None]:
         raise PermissionError(f"Nobody is logged in to the Hub. {LOG_IN}") from None
     except (HTTPError, ConnectionError, RuntimeError) as error:  # hf_xet raises Python's own ConnectionError
         found = next((own for own in chain(error) if isinstance(own, HfHubHTTPError)), None)
-        said = mask_tokens(short(error))
+        said = short(error)
         status = None if found is None else found.response.status_code
         told = {
             401: PermissionError(f"The Hub refused the token ({said}). {LOG_IN}"),
