@@ -32,20 +32,12 @@ def extractor_card(
         feature_dim=config["feature_dim"],
         architecture=in_code(config.get("architecture") or config["model_type"]),
         parameters=f"{num_parameters(folder):,}",
-        classes=class_names(config.get("id2label")),
+        classes=list((config.get("id2label") or {}).values()),
         repo_id=repo_id,
         command=shell_command(["emocap", "regions", "DATASET", "--extractor", repo_id, "--output_dir", "regions"]),
         family=family_table(names or PublicNames(), repo_id),
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n{text}")
-
-
-def class_names(id2label: dict[int, str] | None, most: int = 40) -> str | None:
-    """What a detector was trained to find: number and names, cut where there are many."""
-    if not id2label:
-        return None
-    names = list(id2label.values())
-    return f"{len(names)} classes ({', '.join(names[:most])}{', ...' if len(names) > most else ''})"
 
 
 def metric_card(repo_id: str, license: str | None = None) -> RepoCard:

@@ -211,8 +211,6 @@ def _history(folder: Path) -> list[dict]:
 
 
 def _picture(example: dict) -> dict[str, object]:
-    """What the grid shows of one example: the photo as a data URI, its caption and emotions, and which are true."""
-    truth = example.get("truth")
-    emotions = [{"name": name, "is_true": truth is not None and name in truth} for name in example["emotions"]]
+    """What the grid shows of one example: its photo becomes a data URI."""
     photo = None if example["image"] is None else jpeg_uri(small_rgb(example["image"], THUMBNAIL))
-    return {"image": photo, "caption": example["caption"], "emotions": emotions, "truth": truth}
+    return {"truth": None, **example, "image": photo}
