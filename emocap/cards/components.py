@@ -1,6 +1,5 @@
 """Cards of what a family needs beside its models: region extractor and metrics."""
 
-import json
 from pathlib import Path
 
 import yaml
@@ -9,7 +8,7 @@ from transformers import AutoConfig
 
 from emocap.cards.models import family_table, num_parameters
 from emocap.cards.public_names import PublicNames
-from emocap.cards.text import Markdown, code_block, in_code, render, shell_command
+from emocap.cards.text import Markdown, in_code, render, shell_command
 
 __all__ = ["extractor_card", "metric_card"]
 
@@ -33,25 +32,12 @@ def extractor_card(
         feature_dim=config["feature_dim"],
         architecture=in_code(config.get("architecture") or config["model_type"]),
         parameters=f"{num_parameters(folder):,}",
-        classes=class_names(config.get("id2label")),
-        snippet=code_block(
-            "python",
-            "from PIL import Image\nfrom transformers import AutoModel\n\n"
-            f"extractor = AutoModel.from_pretrained({json.dumps(repo_id)}, trust_remote_code=True).eval()\n"
-            'regions = extractor.extract([Image.open("party.jpg")])  # region_features, region_boxes, num_regions',
-        ),
+        classes=list((config.get("id2label") or {}).values()),
+        repo_id=repo_id,
         command=shell_command(["emocap", "regions", "DATASET", "--extractor", repo_id, "--output_dir", "regions"]),
         family=family_table(names or PublicNames(), repo_id),
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n{text}")
-
-
-def class_names(id2label: dict[int, str] | None, most: int = 40) -> str | None:
-    """What a detector was trained to find: number and names, cut where there are many."""
-    if not id2label:
-        return None
-    names = list(id2label.values())
-    return f"{len(names)} classes ({', '.join(names[:most])}{', ...' if len(names) > most else ''})"
 
 
 def metric_card(repo_id: str, license: str | None = None) -> RepoCard:
@@ -69,13 +55,7 @@ def metric_card(repo_id: str, license: str | None = None) -> RepoCard:
     text = render(
         "metric",
         title=title,
-        snippet=code_block(
-            "python",
-            f"import evaluate\n\nmetric = evaluate.load({json.dumps(repo_id)})\n"
-            "results = metric.compute(\n"
-            "    predictions=[[0.9, 0.2, 0.4], [0.3, 0.7, 0.1]], references=[[1, 0, 1], [0, 1, 0]]\n"
-            ")",
-        ),
+        repo_id=repo_id,
         keys=Markdown(", ".join(f"`{key}`" for key in METRIC_KEYS)),
     )
     return RepoCard(f"---\n{yaml.safe_dump(data, sort_keys=False)}---\n{text}")

@@ -10,10 +10,11 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from emocap.cards.models import READS, family_table, hub_link
 from emocap.cards.public_names import PublicNames
-from emocap.cards.text import Markdown, code_block, escape, in_code, one_line, render, table
+from emocap.cards.text import Markdown, escape, in_code, one_line, render, table
 from emocap.data.licenses import license_fields, license_note, license_of
 from emocap.data.storage import load_table
 from emocap.records import STATISTICS_FILE
+from emocap.report.tables import value_text
 
 __all__ = ["dataset_card", "sparkline"]
 
@@ -97,7 +98,10 @@ def dataset_card(
         title=title,
         is_simulated=is_simulated,
         splits=table(("split", "images"), [(name, f"{len(split):,}") for name, split in tables.items()]),
-        snippet=snippet(repo_id, next(iter(configs)), next(iter(tables))),
+        arguments=Markdown(
+            ", ".join(json.dumps(name) for name in (repo_id, next(iter(configs))) if name != "default")
+        ),
+        first_split=next(iter(tables)),
         configs=table(("configuration", "holds"), [(name, Markdown(CONFIGS[name])) for name in configs], numbers=False)
         if len(configs) > 1
         else None,
@@ -134,16 +138,6 @@ def label_values(statistics: dict | None, names: PublicNames) -> dict[str, Any]:
     }
 
 
-def snippet(repo_id: str, config: str, split: str) -> Markdown:
-    arguments = ", ".join(json.dumps(value) for value in (repo_id, config) if value != "default")
-    return code_block(
-        "python",
-        "from datasets import load_dataset\n\n"
-        f"table = load_dataset({arguments})\n"
-        f"first = next(iter(load_dataset({arguments}, split={json.dumps(split)}, streaming=True)))",
-    )
-
-
 def column_list(configs: dict[str, DatasetDict]) -> Markdown:
     lines = []
     for config, tables in configs.items():
@@ -173,18 +167,14 @@ def emotions_table(statistics: dict[str, Any]) -> Markdown:
         (
             name,
             str(own["images"]),
-            *map(figure, (own["share"], own["prevalence"])),
+            *map(value_text, (own["share"], own["prevalence"])),
             str(own["selected"]),
-            *map(figure, (own["score_mean"], own["score_sd"], own["lowest_kept"])),
+            *map(value_text, (own["score_mean"], own["score_sd"], own["lowest_kept"])),
             Markdown(sparkline(own["histogram"])),
         )
         for name, own in sorted(statistics["emotions"].items(), key=lambda item: -item[1]["images"])
     ]
     return table(header, rows)
-
-
-def figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
 
 
 def sparkline(counts: list[int]) -> str:

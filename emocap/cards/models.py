@@ -21,9 +21,10 @@ from emocap.arguments import (
 )
 from emocap.cards.public_names import PublicNames
 from emocap.cards.surgery import WITHOUT_WEIGHTS, told_surgery
-from emocap.cards.text import Markdown, code_block, escape, in_code, one_line, render, shell_command, table
+from emocap.cards.text import Markdown, escape, in_code, one_line, render, shell_command, table
 from emocap.data.licenses import license_fields, license_note
 from emocap.records import ARGUMENTS_FILE, CONTROLS, GAIN_KEYS, PATH_KEYS, Gain, Result
+from emocap.report.tables import TRUTHS, interval_text, value_text
 
 __all__ = ["family_table", "hub_link", "model_card", "num_parameters", "write_model_card"]
 
@@ -54,7 +55,6 @@ READS = {
     "image": "pictures alone",
     None: "picture and caption, but was never trained",
 }
-CAPTION = "a birthday party in the garden"
 TRAINING_KEYS = (
     "learning_rate",
     "head_learning_rate",
@@ -87,8 +87,6 @@ RELATIONS = {
 }
 """How a model stands to what its arguments name."""
 
-HUMAN_TRUTHS = ("labels", "soft_labels")
-
 DATASET_KEYS = ("dataset", "mix_dataset", "source_dataset")
 
 IN_MEMORY = "a table in memory"
@@ -117,8 +115,11 @@ def model_card(
     repo_id, modalities = repo_id or folder.name, config.get("modalities")
     title, dataset = repo_id.rpartition("/")[2], names.shown(arguments["dataset"] or IN_MEMORY)
     sees_photos = modalities != "text" and bool(processor.get("image_size") or processor.get("region_extractor"))
+    captions = {} if modalities == "image" else {"text": "a birthday party in the garden"}
     carbon, chosen = carbon_of(folder), license or arguments.get("license")
     licenses = [chosen] if chosen else arguments.get("licenses")
+    is_simulated = "ceiling/lrap" in result  # of no real crowd the true probabilities are known
+    against_people = result["truth"] in TRUTHS  # where a model's labels are the truth, there is no ceiling
     data = ModelCardData(
         language="en",
         **license_fields(licenses),
@@ -127,7 +128,7 @@ def model_card(
         tags=["emotion", "multi-label-classification", "image-text", "emocap", config["model_type"]],
         base_model=hub_ids(arguments, names, base_keys(arguments)),
         datasets=hub_ids(arguments, names, DATASET_KEYS),
-        widget=[{"text": CAPTION}] if modalities != "image" else None,
+        widget=[captions] if captions else None,
         co2_eq_emissions=carbon,
         model_name=one_line(title),
         eval_results=eval_results(result, one_line(dataset)),
@@ -143,25 +144,17 @@ def model_card(
         architecture=Markdown(architecture_of(config)),
         strategy=in_code(arguments["strategy"]) if arguments.get("strategy") else "",
         told=told_surgery(folder, arguments.get("strategy")),
-        pipeline_snippet=pipeline_snippet(repo_id, sees_photos, modalities),
-        model_snippet=model_snippet(repo_id, sees_photos, modalities),
+        repo_id=repo_id,
+        inputs=({"image": "party.jpg"} if sees_photos else {}) | captions,
         reads=READS[modalities] + ("" if sees_photos or modalities == "text" else "; pictures as region features"),
         family=Markdown(relations(arguments, names) + family_table(names, repo_id)),
-        split=result["split"],
-        num_examples=f"{result['num_examples']:,}",
-        against_people=result["truth"] in HUMAN_TRUTHS,
+        result=result,
+        against_people=against_people,
         truth_column=in_code(result["truth"]),
-        has_intervals=result.interval("map_macro") is not None,
-        is_simulated=is_simulated(result),
-        has_ceiling=has_ceiling(result),
-        has_people="human/jaccard" in result,
-        few=result.is_few,
-        groups=result.get("num_groups"),
-        results=results_table(result),
+        is_simulated=is_simulated,
+        results=results_table(result, has_ceiling=is_simulated and against_people),
         controls=controls_table(result),
         temperature=config.get("temperature"),
-        ece=result.get("ece"),
-        prior_ece=result.prior("ece"),
         emotions=emotions_table(config),
         data=data_table(arguments, names, result, processor),
         license_note=license_note(licenses),
@@ -226,36 +219,6 @@ def num_parameters(folder: Path) -> int:
     return count
 
 
-def pair_literal(sees_photos: bool, modalities: str | None) -> str:
-    image = ['"image": "party.jpg"'] if sees_photos else []
-    return "{" + ", ".join([*image, *([f'"text": "{CAPTION}"'] if modalities != "image" else [])]) + "}"
-
-
-def pipeline_snippet(repo_id: str, sees_photos: bool, modalities: str | None) -> Markdown:
-    return code_block(
-        "python",
-        "from transformers import pipeline\n\n"
-        f"pipe = pipeline(model={json.dumps(repo_id)}, trust_remote_code=True)\n"
-        f"best = pipe({pair_literal(sees_photos, modalities)}, top_k=3)"
-        '  # [{"label": ..., "score": ...}, ...]',
-    )
-
-
-def model_snippet(repo_id: str, sees_photos: bool, modalities: str | None) -> Markdown:
-    given = [
-        *(['images="party.jpg"'] if sees_photos else []),
-        *([f'text="{CAPTION}"'] if modalities != "image" else []),
-    ]
-    return code_block(
-        "python",
-        "from transformers import AutoModel, AutoProcessor\n\n"
-        f"model = AutoModel.from_pretrained({json.dumps(repo_id)}, trust_remote_code=True).eval()\n"
-        f"processor = AutoProcessor.from_pretrained({json.dumps(repo_id)}, trust_remote_code=True)\n"
-        f"logits = model(**processor({', '.join(given)})).logits\n"
-        "probabilities = (logits / (model.config.temperature or 1)).sigmoid()",
-    )
-
-
 def relations(arguments: dict, names: PublicNames) -> Markdown:
     """A line for each repository of the Hub that the run's arguments name."""
     told = RELATIONS | ({"student": RELATIONS["teacher"]} if arguments.get("strategy") in WITHOUT_WEIGHTS else {})
@@ -283,43 +246,25 @@ def hub_link(repo_id: str, repo_type: str) -> Markdown:
     return Markdown(f"[{escape(repo_id)}]({constants.ENDPOINT}/{kind}{repo_id})")
 
 
-def is_simulated(result: Result) -> bool:
-    """Whether the crowd's true probabilities are known, as of no real crowd."""
-    return "ceiling/lrap" in result
-
-
-def has_ceiling(result: Result) -> bool:
-    """Whether these probabilities bound the results: they do not where a model's labels are the truth."""
-    return is_simulated(result) and result["truth"] in HUMAN_TRUTHS
-
-
-def results_table(result: Result) -> Markdown:
+def results_table(result: Result, has_ceiling: bool) -> Markdown:
     """The shown metrics with their intervals beside the prior and, where known, people and the ceiling."""
     shown = {
         name: prefix
         for name, prefix in COLUMNS.items()
         if any(result.figure(prefix + key) is not None for key in SHOWN)
     }
-    if not has_ceiling(result):
+    if not has_ceiling:
         shown.pop("ceiling", None)
     keys = [key for key in SHOWN if result.figure(key) is not None]
     has_intervals = any(result.interval(key) for key in keys)
 
     def row(key: str) -> list[str]:
-        own, *others = (figure(result.figure(prefix + key)) for prefix in shown.values())
-        return [key, own, *([interval(result.interval(key))] if has_intervals else []), *others]
+        own, *others = (value_text(result.figure(prefix + key)) for prefix in shown.values())
+        return [key, own, *([interval_text(result.interval(key)) or "–"] if has_intervals else []), *others]
 
     first, *others = shown
     header = ["metric", first, *(["95 % interval"] if has_intervals else []), *others]
     return table(header, map(row, keys))
-
-
-def figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
-def interval(bounds: tuple[float, float] | None) -> str:
-    return "–" if bounds is None else "{:.3f} to {:.3f}".format(*bounds)
 
 
 def controls_table(result: Result) -> Markdown | None:
@@ -327,8 +272,8 @@ def controls_table(result: Result) -> Markdown | None:
     rows = [
         (
             CONTROLS[name],
-            figure(result.figure(f"{name}/map_macro")),
-            interval(result.interval(f"{name}/map_macro")),
+            value_text(result.figure(f"{name}/map_macro")),
+            interval_text(result.interval(f"{name}/map_macro")) or "–",
             *(lead(result.gain(name, key)) for key in GAIN_KEYS),
         )
         for name in result.controls
@@ -349,7 +294,7 @@ def emotions_table(config: dict) -> Markdown:
     if not known:
         return Markdown()
     rows = [
-        (name, *(figure(values[int(index)]) for values in known.values()))
+        (name, *(value_text(values[int(index)]) for values in known.values()))
         for index, name in config["id2label"].items()
     ]
     return table(("emotion", *known), rows)

@@ -7,7 +7,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-__all__ = ["Markdown", "code_block", "escape", "in_code", "one_line", "render", "shell_command", "table"]
+from emocap.report.tables import markdown_lines
+
+__all__ = ["Markdown", "escape", "in_code", "one_line", "render", "shell_command", "table"]
 
 SPECIAL = re.compile(r"[&<>|`*\[\]\\~#!{}$]|(?<!\w)_|_(?!\w)")
 
@@ -31,26 +33,17 @@ def in_code(text: object) -> Markdown:
     return Markdown(f"<code>{escape(text)}</code>") if SPECIAL.search(one_line(text)) else Markdown(f"`{text}`")
 
 
-def code_block(language: str, text: str) -> Markdown:
-    """A fenced block that no run of backticks in the text can end."""
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-    return Markdown(f"{fence}{language}\n{text}\n{fence}")
-
-
 def shell_command(words: Iterable[object]) -> Markdown:
-    return code_block("bash", " ".join(shlex.quote(one_line(word)) for word in words))
+    """A command in a fenced block that no run of backticks in it can end."""
+    command = " ".join(shlex.quote(one_line(word)) for word in words)
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", command)), default=0))
+    return Markdown(f"{fence}bash\n{command}\n{fence}")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], numbers: bool = True) -> Markdown:
     """A markdown table, its cells escaped; with `numbers`, all columns but the first are set to the right."""
-    lines = [
-        "| " + " | ".join(header) + " |",
-        "|---" + ("|--:" if numbers else "|---") * (len(header) - 1) + "|",
-    ]
-    for row in rows:
-        cells = (cell if isinstance(cell, Markdown) else escape(cell) for cell in row)
-        lines.append("| " + " | ".join(cells) + " |")
-    return Markdown("\n".join(lines))
+    cells = ([cell if isinstance(cell, Markdown) else escape(cell) for cell in row] for row in rows)
+    return Markdown(markdown_lines(header, cells, numbers))
 
 
 def render(template: str, **values: Any) -> str:

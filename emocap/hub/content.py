@@ -4,10 +4,11 @@ import html
 import json
 import os
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from huggingface_hub import RepoCard
+from huggingface_hub import CommitOperationAdd, RepoCard
 
 from emocap.cards.components import extractor_card, metric_card
 from emocap.cards.datasets import dataset_card
@@ -50,6 +51,11 @@ class Content:
     @property
     def repo_type(self) -> Literal["model", "dataset", "space"]:
         return REPO_TYPES[self.kind]
+
+    @cached_property
+    def additions(self) -> dict[str, CommitOperationAdd]:
+        """The files as the client sends them; it hashes each once, and only where that is asked for."""
+        return {path: CommitOperationAdd(path, data) for path, data in self.files.items()}
 
 
 def kind_of(folder: Path) -> str:
@@ -129,9 +135,7 @@ def make_content(
     return content
 
 
-def model_content(
-    folder: Path, repo_id: str, names: PublicNames, staging: Path, license: str | None = None
-) -> Content:
+def model_content(folder: Path, repo_id: str, names: PublicNames, staging: Path, license: str | None) -> Content:
     """A finished run. A region extractor that lies in a folder is named by its Hub id if it is published too, and
     comes along as `extractor/` if it is not."""
     files, left_out = published_files(folder)
@@ -208,9 +212,7 @@ def public_json(path: Path, names: PublicNames, replaced: dict[str, str]) -> Pat
     return path if cleaned == content else (json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def extractor_content(
-    folder: Path, repo_id: str, names: PublicNames, staging: Path, license: str | None = None
-) -> Content:
+def extractor_content(folder: Path, repo_id: str, names: PublicNames, staging: Path, license: str | None) -> Content:
     """A region extractor with its code, which the built-in one does not have beside it."""
     files, left_out = published_files(folder)
     content = json.loads(files["config.json"].read_text("utf-8"))
@@ -222,9 +224,7 @@ def extractor_content(
     return Content("extractor", card, public, (".safetensors", ".json", ".py"), left_out)
 
 
-def table_content(
-    folder: Path, repo_id: str, names: PublicNames, staging: Path, license: str | None = None
-) -> Content:
+def table_content(folder: Path, repo_id: str, names: PublicNames, staging: Path, license: str | None) -> Content:
     """A saved table as parquet files, with the statistics of its pseudo-labels."""
     configs = table_configs(load_table(folder))
     metadata = write_configs(configs, staging)
@@ -237,9 +237,7 @@ def table_content(
     return Content("dataset", card, files, (".parquet",))
 
 
-def metric_content(
-    folder: Path, repo_id: str, names: PublicNames, staging: Path, license: str | None = None
-) -> Content:
+def metric_content(folder: Path, repo_id: str, names: PublicNames, staging: Path, license: str | None) -> Content:
     """The metrics as a Space: `evaluate.load` looks for a module of the Space's own name."""
     from emocap.metrics import metrics as module
 

@@ -11,7 +11,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from transformers.utils import logging
 
-from emocap.cards.public_names import PublicNames, mask_tokens
+from emocap.cards.public_names import PublicNames
 from emocap.hub.content import check_safe, kind_of
 from emocap.hub.publishing import Publication, check_login, publish, short
 from emocap.records import STATISTICS_FILE
@@ -137,7 +137,7 @@ def make_collection(namespace: str, prefix: str, private: bool, publications: li
             api.add_collection_item(collection.slug, publication.repo_id, publication.repo_type, exists_ok=True)
     except HTTPError as error:
         status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-        reason = "it keeps none" if status in (404, 405, 501) else mask_tokens(short(error))
+        reason = "it keeps none" if status in (404, 405, 501) else short(error)
         logger.warning(
             f"Everything is published, but {api.endpoint} has no complete collection of it ({reason}). The same "
             "command tries again, and publishes nothing twice."

@@ -2,16 +2,16 @@
 already."""
 
 import hashlib
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoFile, RepoUrl
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoFile
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HTTPError,
@@ -28,11 +28,10 @@ __all__ = ["Publication", "check_login", "publish", "short"]
 
 logger = logging.get_logger(__name__)
 
-ATTEMPTS = 4
-FIRST_WAIT = 1.0
-"""Seconds before the second attempt; doubled before each further one."""
+WAITS = (1.0, 2.0, 4.0)
+"""Seconds before each further attempt."""
 
-BLOCK = 1 << 20
+LOG_IN = "Run `hf auth login`, or set HF_TOKEN to a token that may write."
 
 
 @dataclass
@@ -115,12 +114,14 @@ def publish(
     if kind != "metric":
         check_safe(folder)
     repo_id = repo_id if "/" in repo_id else f"{check_login(repo_id, token)}/{repo_id}"
-    with explained(repo_id), staging_folder(folder) as staging:
-        content = make_content(folder, kind, repo_id, names or PublicNames(), staging, license)
+    beside = folder.resolve().parent if kind == "dataset" else None  # a table's disk has room for its files
+    staging = tempfile.TemporaryDirectory(prefix=".publish-", dir=beside, ignore_cleanup_errors=True)
+    with explained(repo_id), staging:
+        content = make_content(folder, kind, repo_id, names or PublicNames(), Path(staging.name), license)
         content.card.validate(content.repo_type)
         if dry_run:
             is_new = revision and not api.revision_exists(repo_id, revision, repo_type=content.repo_type)
-            return plan(api, repo_id, content, None if is_new else revision, Hashes())[0]
+            return plan(api, repo_id, content, None if is_new else revision)[0]
         if not create_pr:
             make_repository(api, repo_id, content, private, revision)
         return push(api, repo_id, content, revision, create_pr)
@@ -134,17 +135,6 @@ def check_login(repo_id: str, token: str | None = None) -> str:
     """
     with explained(repo_id):
         return HfApi(token=token).whoami()["name"]
-
-
-@contextmanager
-def staging_folder(folder: Path) -> Iterator[Path]:
-    """A folder for files to write; beside a table, whose disk has room for it."""
-    beside = folder.resolve().parent if (folder / "dataset_dict.json").is_file() else None
-    path = Path(tempfile.mkdtemp(prefix=".publish-", dir=beside))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def make_repository(api: HfApi, repo_id: str, content: Content, private: bool, revision: str | None) -> None:
@@ -162,55 +152,50 @@ def make_repository(api: HfApi, repo_id: str, content: Content, private: bool, r
 
 def push(api: HfApi, repo_id: str, content: Content, revision: str | None, create_pr: bool) -> Publication:
     """Sends what is missing. After a fault that may pass it looks again at what is there, and goes on."""
-    hashes, wait = Hashes(), FIRST_WAIT
-    for attempt in range(ATTEMPTS):
+    for wait in WAITS:
         try:
-            publication, head = plan(api, repo_id, content, revision, hashes)
-            if publication.is_empty:
-                return publication
-            if create_pr and (asked := same_pull_request(api, repo_id, content, hashes)):
-                return asked
-            additions = [CommitOperationAdd(path, source(content.files[path])) for path in publication.added]
-            commit = api.create_commit(
-                repo_id,
-                [*additions, *map(CommitOperationDelete, publication.deleted)],
-                commit_message=f"Publish {content.kind}",
-                repo_type=content.repo_type,
-                revision=revision,
-                create_pr=create_pr,
-                parent_commit=None if create_pr else head,
-            )
+            return push_once(api, repo_id, content, revision, create_pr)
         except Exception as error:
-            if attempt == ATTEMPTS - 1 or not may_pass(error):
+            if not may_pass(error):
                 raise
-            logger.warning(f"The Hub did not take it ({mask_tokens(short(error))}); once more in {wait:.0f} s.")
-            time.sleep(wait)
-            wait *= 2
-        else:
-            publication.commit = commit.oid
-            publication.address = commit.pr_url or publication.address
-            return publication
-    raise AssertionError("unreachable")
+            logger.warning(f"The Hub did not take it ({short(error)}); once more in {wait:.0f} s.")
+        time.sleep(wait)
+    return push_once(api, repo_id, content, revision, create_pr)
 
 
-def same_pull_request(api: HfApi, repo_id: str, content: Content, hashes: "Hashes") -> Publication | None:
+def push_once(api: HfApi, repo_id: str, content: Content, revision: str | None, create_pr: bool) -> Publication:
+    publication, head = plan(api, repo_id, content, revision)
+    if publication.is_empty:
+        return publication
+    if create_pr and (asked := same_pull_request(api, repo_id, content)):
+        return asked
+    additions = [copy(content.additions[path]) for path in publication.added]  # the client writes into them
+    commit = api.create_commit(
+        repo_id,
+        [*additions, *map(CommitOperationDelete, publication.deleted)],
+        commit_message=f"Publish {content.kind}",
+        repo_type=content.repo_type,
+        revision=revision,
+        create_pr=create_pr,
+        parent_commit=None if create_pr else head,
+    )
+    publication.commit = commit.oid
+    publication.address = commit.pr_url or publication.address
+    return publication
+
+
+def same_pull_request(api: HfApi, repo_id: str, content: Content) -> Publication | None:
     """The repository's latest pull request, if it holds this content already."""
     refs = api.list_repo_refs(repo_id, repo_type=content.repo_type, include_pull_requests=True).pull_requests or []
     if not refs:
         return None
     latest = max(refs, key=lambda ref: int(ref.ref.rpartition("/")[2])).ref
-    publication = plan(api, repo_id, content, latest, hashes)[0]
+    publication = plan(api, repo_id, content, latest)[0]
     publication.address = f"{publication.address}/discussions/{latest.rpartition('/')[2]}"
     return publication if publication.is_empty else None
 
 
-def source(data: Path | bytes) -> str | bytes:
-    return data if isinstance(data, bytes) else str(data)
-
-
-def plan(
-    api: HfApi, repo_id: str, content: Content, revision: str | None, hashes: "Hashes"
-) -> tuple[Publication, str | None]:
+def plan(api: HfApi, repo_id: str, content: Content, revision: str | None) -> tuple[Publication, str | None]:
     """What a publish changes, and the commit that it builds on; a repository that is absent is empty."""
     remote, head = {}, None
     try:
@@ -220,48 +205,28 @@ def plan(
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         if error.response.status_code == 401:  # a token that is wrong, too, sees no repository
             api.whoami()
-    sizes = {path: size_of(data) for path, data in content.files.items()}
-    added = [path for path, data in content.files.items() if not hashes.equal(path, data, remote.get(path))]
+    sizes = {path: addition.upload_info.size for path, addition in content.additions.items()}
+    added = [path for path, addition in content.additions.items() if not is_same(addition, remote.get(path))]
     deleted = [
         path
         for path in remote
         if path not in content.files and path.endswith(content.stale) and "/." not in f"/{path}"
     ]
-    address = RepoUrl(f"{api.endpoint}/{'' if content.repo_type == 'model' else f'{content.repo_type}s/'}{repo_id}")
-    return Publication(
-        repo_id, content.repo_type, str(address), sizes, sorted(added), sorted(deleted), content.left_out
-    ), head
+    address = f"{api.endpoint}/{'' if content.repo_type == 'model' else f'{content.repo_type}s/'}{repo_id}"
+    publication = Publication(
+        repo_id, content.repo_type, address, sizes, sorted(added), sorted(deleted), content.left_out
+    )
+    return publication, head
 
 
-def size_of(data: Path | bytes) -> int:
-    return len(data) if isinstance(data, bytes) else data.stat().st_size
-
-
-class Hashes:
-    """Local files compared with the Hub's by content; each file is hashed once in each way."""
-
-    def __init__(self):
-        self.known: dict[tuple[str, str], str] = {}
-
-    def equal(self, path: str, data: Path | bytes, entry: RepoFile | None) -> bool:
-        size = size_of(data)
-        if entry is None or entry.size != size:
-            return False
-        if entry.lfs is not None:
-            return self.digest(path, data, "sha256", b"") == entry.lfs.sha256
-        return self.digest(path, data, "sha1", b"blob %d\0" % size) == entry.blob_id
-
-    def digest(self, path: str, data: Path | bytes, algorithm: str, prefix: bytes) -> str:
-        if (path, algorithm) not in self.known:
-            digest = hashlib.new(algorithm, prefix)
-            if isinstance(data, bytes):
-                digest.update(data)
-            else:
-                with open(data, "rb") as file:
-                    while block := file.read(BLOCK):
-                        digest.update(block)
-            self.known[path, algorithm] = digest.hexdigest()
-        return self.known[path, algorithm]
+def is_same(addition: CommitOperationAdd, entry: RepoFile | None) -> bool:
+    """Whether a file of the Hub has the content that is to be added."""
+    if entry is None or entry.size != addition.upload_info.size:
+        return False
+    if entry.lfs is not None:
+        return addition.upload_info.sha256.hex() == entry.lfs.sha256
+    with addition.as_file() as file:
+        return hashlib.sha1(b"blob %d\0" % entry.size + file.read()).hexdigest() == entry.blob_id
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -282,12 +247,12 @@ def may_pass(error: BaseException) -> bool:
 
 
 def short(error: BaseException) -> str:
-    """What the Hub said, in a line."""
+    """What the Hub said, in a line without tokens."""
     for own in chain(error):
         if isinstance(own, HfHubHTTPError):
             reason = own.server_message or own.response.reason_phrase
-            return f"status {own.response.status_code}, {' '.join(str(reason).split())[:200]}"
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            return mask_tokens(f"status {own.response.status_code}, {' '.join(str(reason).split())[:200]}")
+    return mask_tokens(" ".join(f"{type(error).__name__}: {error}".split())[:200])
 
 
 @contextmanager
@@ -296,27 +261,24 @@ def explained(repo_id: str) -> Iterator[None]:
     try:
         yield
     except LocalTokenNotFoundError:
-        raise PermissionError(
-            "Nobody is logged in to the Hub. Run `hf auth login`, or set HF_TOKEN to a token that may write."
-        ) from None
+        raise PermissionError(f"Nobody is logged in to the Hub. {LOG_IN}") from None
     except (HTTPError, ConnectionError, RuntimeError) as error:  # hf_xet raises Python's own ConnectionError
         found = next((own for own in chain(error) if isinstance(own, HfHubHTTPError)), None)
-        said = mask_tokens(short(error))
+        said = short(error)
         status = None if found is None else found.response.status_code
-        if status == 401:
-            raise PermissionError(
-                f"The Hub refused the token ({said}). Run `hf auth login`, or set HF_TOKEN to a token that may write."
-            ) from None
-        if status == 403:
-            raise PermissionError(
+        told = {
+            401: PermissionError(f"The Hub refused the token ({said}). {LOG_IN}"),
+            403: PermissionError(
                 f"The Hub does not let this token write to '{repo_id}' ({said}). Choose a name of your own or of an "
                 "organisation that you may write to, or use a token with the right to write."
-            ) from None
-        if status == 404:
-            raise FileNotFoundError(
+            ),
+            404: FileNotFoundError(
                 f"There is no '{repo_id}' on the Hub that this token may see ({said}). Check the name; a pull request "
                 "needs a repository that exists."
-            ) from None
+            ),
+        }
+        if status in told:
+            raise told[status] from None
         if found is None and not may_pass(error):
             raise
         raise ConnectionError(

@@ -13,10 +13,9 @@ from PIL import Image, ImageDraw
 from emocap.data.pairs import label_matrix
 from emocap.data.schema import label_names
 from emocap.data.storage import load_table, write_text
-from emocap.models.photo_emocap import to_rgb
 from emocap.records import STATISTICS_FILE
 from emocap.report.figures import co_occurrence_figure, histogram_figure, share_figure
-from emocap.report.render import jpeg_uri, render_page
+from emocap.report.render import jpeg_uri, render_page, small_rgb
 
 __all__ = ["label_report", "picture_sheet", "write_label_page"]
 
@@ -83,8 +82,6 @@ def picture_sheet(table: Dataset, emotions: list[str], number: int = 20, columns
 
 def thumbnail(content: dict[str, Any]) -> Image.Image | None:
     try:
-        photo = to_rgb(datasets.Image().decode_example(content))
+        return small_rgb(datasets.Image().decode_example(content), THUMBNAIL)
     except Exception:  # decoders raise whatever a damaged file makes them trip over
         return None
-    photo.thumbnail((THUMBNAIL, THUMBNAIL))
-    return photo

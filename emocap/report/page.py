@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets import DatasetDict
-from PIL import Image
 
 from emocap.data.storage import write_text
-from emocap.models.photo_emocap import to_rgb
 from emocap.records import GAIN_KEYS, details_path, finite, read_json
 from emocap.report.drawing import save_figure
 from emocap.report.figures import (
@@ -20,11 +18,12 @@ from emocap.report.figures import (
     reliability_figure,
     transfer_figure,
 )
-from emocap.report.render import jpeg_uri, render_page
+from emocap.report.render import jpeg_uri, render_page, small_rgb
 from emocap.report.tables import (
     COLUMNS,
     LOWER_IS_BETTER,
     PSEUDO_TRUTHS,
+    SETTING,
     Runs,
     cell_text,
     control_rows,
@@ -104,10 +103,9 @@ def write_report(
         runs=list(runs),
         precision_columns=["emotion", *["prior"] * has_prior, *details],
         precisions=[
-            (row["emotion"], [value_text(value) for value in [row["prevalence"]] * has_prior + row["scores"]])
-            for row in precisions
+            [row["emotion"], *map(value_text, [row["prevalence"]] * has_prior + row["scores"])] for row in precisions
         ],
-        mistakes=mistakes,
+        mistakes={name: [list(own.values()) for own in found] for name, found in mistakes.items()},
         examples=[_picture(example) for example in examples or []],
         extremes=_extremes(details, tables) if tables is not None else {},
     )
@@ -149,13 +147,11 @@ def _figures(
 
 def _comparable_details(folders: dict[str, Path], metrics: Mapping[str, Mapping]) -> dict[str, dict]:
     """Details of the runs that share split, truth and number of rows with the first run on human labels."""
-    settings = {
-        name: tuple(own.get(key) for key in ("split", "truth", "num_examples")) for name, own in metrics.items()
-    }
+    settings = {name: tuple(map(own.get, SETTING)) for name, own in metrics.items()}
     found = {}
     for name, folder in folders.items():
         path = details_path(folder / "metrics.json")
-        if path.is_file() and settings[name][1] not in PSEUDO_TRUTHS:
+        if path.is_file() and metrics[name].get("truth") not in PSEUDO_TRUTHS:
             found[name] = read_json(path, "the details of an evaluation")
     wanted = settings[next(iter(found))] if found else None
     return {name: own for name, own in found.items() if settings[name] == wanted}
@@ -216,15 +212,6 @@ def _history(folder: Path) -> list[dict]:
 
 
 def _picture(example: dict) -> dict[str, Any]:
-    """What the grid shows of one example: the photo as a data URI, its caption and emotions, and which are true."""
-    truth = example.get("truth")
-    emotions = [{"name": name, "is_true": truth is not None and name in truth} for name in example["emotions"]]
-    return {"image": _data_uri(example["image"]), "caption": example["caption"], "emotions": emotions, "truth": truth}
-
-
-def _data_uri(photo: Image.Image | None) -> str | None:
-    if photo is None:
-        return None
-    photo = to_rgb(photo)
-    photo.thumbnail((THUMBNAIL, THUMBNAIL))
-    return jpeg_uri(photo)
+    """What the grid shows of one example: its photo becomes a data URI."""
+    photo = None if example["image"] is None else jpeg_uri(small_rgb(example["image"], THUMBNAIL))
+    return {"truth": None, **example, "image": photo}

@@ -9,12 +9,13 @@ import jinja2
 from markupsafe import Markup
 from PIL import Image
 
+from emocap.models.photo_emocap import to_rgb
 from emocap.report.drawing import svg_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["jpeg_uri", "render_page"]
+__all__ = ["jpeg_uri", "render_page", "small_rgb"]
 
 
 def render_page(template: str, figures: Mapping[str, "Figure | None"], **values: Any) -> str:
@@ -31,6 +32,13 @@ def render_page(template: str, figures: Mapping[str, "Figure | None"], **values:
         for place, (name, figure) in enumerate(figures.items(), start=1)
     }
     return environment.get_template(template).render(figures=drawn, **values)
+
+
+def small_rgb(image: Image.Image, side: int) -> Image.Image:
+    """The photo in RGB, its longer side at most so many pixels."""
+    image = to_rgb(image)
+    image.thumbnail((side, side))
+    return image
 
 
 def jpeg_uri(image: Image.Image) -> str:

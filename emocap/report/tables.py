@@ -1,6 +1,6 @@
 """Results of finished runs as rows, and the rows as text, from their metrics.json alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -17,6 +17,7 @@ __all__ = [
     "control_rows",
     "format_table",
     "groups",
+    "markdown_lines",
     "markdown_table",
     "name_text",
     "notes",
@@ -41,6 +42,9 @@ COLUMNS = {
     "bce": "Binary cross-entropy, in nats.",
 }
 """Metrics of the table, in order, and what they mean."""
+
+SETTING = ("split", "truth", "num_examples")
+"""Keys of what a result was measured on: models are compared where they are equal."""
 
 LOWER_IS_BETTER = tuple(key for key in COLUMNS if not GREATER_IS_BETTER[key])
 
@@ -85,10 +89,10 @@ def results_rows(runs: Runs) -> list[dict[str, Any]]:
     settings = {}
     for name in runs:
         result = read_metrics(name, runs)
-        setting = {key: result.get(key) for key in ("split", "truth", "num_examples")}
-        settings.setdefault(tuple(setting.values()), (setting, {}))[1][name] = result
+        settings.setdefault(tuple(map(result.get, SETTING)), {})[name] = result
     rows = []
-    for setting, group in settings.values():
+    for values, group in settings.items():
+        setting = dict(zip(SETTING, values, strict=True))
         is_pseudo = setting["truth"] in PSEUDO_TRUTHS
         own = _reference_rows("prior", "prior", "prior/", group) + _reference_rows("chance", "prior", "chance/", group)
         own += _with_best([_row(name, "model", "", result) for name, result in group.items()])
@@ -115,7 +119,7 @@ def read_metrics(name: str, runs: Runs) -> Result:
     several = [Result.read(folder) for folder in folders_of(runs, name)]
     if len(several) == 1:
         return several[0]
-    for key in ("split", "truth", "num_examples"):
+    for key in SETTING:
         if len({own.get(key) for own in several}) > 1:
             raise ValueError(f"The runs of '{name}' differ in {key}: {[own.get(key) for own in several]}.")
     merged = {key: value for key, value in several[0].items() if not key.endswith(("_low", "_high"))}
@@ -193,12 +197,17 @@ def markdown_table(rows: list[dict[str, Any]]) -> str:
     """Markdown tables of `results_rows`, one for each setting; the best model of several is in bold."""
     blocks = []
     for group in groups(rows):
-        lines = ["| model | " + " | ".join(COLUMNS) + " |", "|---" + "|--:" * len(COLUMNS) + "|"]
-        for row in group:
-            cells = [_escape_markdown(name_text(row)), *_marked_values(row, "**{}**", "{}")]
-            lines.append("| " + " | ".join(cells) + " |")
-        blocks.append(f"{_escape_markdown(setting_text(group[0]))}:\n\n" + "\n".join(lines))
+        cells = [[_escape_markdown(name_text(row)), *_marked_values(row, "**{}**", "{}")] for row in group]
+        blocks.append(f"{_escape_markdown(setting_text(group[0]))}:\n\n{markdown_lines(['model', *COLUMNS], cells)}")
     return "\n\n".join([*blocks, *(f"{sign} {note}" for note, sign in notes(rows).items())])
+
+
+def markdown_lines(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = True) -> str:
+    """A markdown table of cells that are escaped already; with `numbers`, all columns but the first are set to the
+    right."""
+    rule = "|---" + ("|--:" if numbers else "|---") * (len(header) - 1) + "|"
+    first, *others = (f"| {' | '.join(cells)} |" for cells in (header, *rows))
+    return "\n".join([first, rule, *others])
 
 
 def _row(name: str, kind: str, prefix: str, result: Result) -> dict[str, Any]:
@@ -254,7 +263,7 @@ def _with_best(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def groups(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     groups = {}
     for row in rows:
-        groups.setdefault((row["split"], row["truth"], row["num_examples"]), []).append(row)
+        groups.setdefault(tuple(map(row.get, SETTING)), []).append(row)
     return list(groups.values())
 
 

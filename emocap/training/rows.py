@@ -77,7 +77,7 @@ def read_rows(tables: DatasetDict, data_args: DataArguments, seed: int = 0) -> T
     targets = {"train": label_matrix(train, data_args.label_column)}
     truths = {name: read_truth(split, columns[name]) for name, split in splits.items() if name != "train"}
     if data_args.mix_dataset:
-        splits["mix"] = load_mix(data_args.mix_dataset, data_args.mix_share, train)
+        splits["mix"] = load_mix(data_args.mix_dataset, train)
         columns["mix"] = truth_column(splits["mix"])
         targets["mix"] = label_matrix(splits["mix"], columns["mix"])
     return TrainingRows(DatasetDict(splits), columns, truths, targets)
@@ -122,9 +122,9 @@ def draw(table: datasets.Dataset, fraction: float, seed: int) -> datasets.Datase
     return table.select(np.sort(rows))
 
 
-def load_mix(dataset: str, share: float, train: datasets.Dataset) -> datasets.Dataset:
+def load_mix(dataset: str, train: datasets.Dataset) -> datasets.Dataset:
     """The training split of the human-labelled table that is mixed in, with emotions and regions as in `train`."""
-    tables = load_table(data_args.mix_dataset)
+    tables = load_table(dataset)
     if "train" not in tables or not len(tables["train"]) or truth_column(tables["train"]) != "labels":
         raise ValueError(
             f"--mix_dataset '{dataset}' needs a split 'train' with human labels in every row (splits: "

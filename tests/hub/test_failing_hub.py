@@ -99,7 +99,7 @@ SCRIPT = """
 import json, os, sys, urllib.request
 import emocap.hub.publishing as hub
 
-hub.FIRST_WAIT = 0.05
+hub.WAITS = (0.05, 0.05, 0.05)
 jobs, found = json.loads(sys.argv[1]), {}
 
 def ask(path, *content):
