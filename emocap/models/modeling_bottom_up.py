@@ -46,9 +46,10 @@ class BottomUpDetector(PreTrainedModel):
     config_class = BottomUpConfig
     base_model_prefix = "detector"
     main_input_name = "pixel_values"
-    _keep_in_fp32_modules_strict = [  # transformers casts all that matches, so integer counters must not match
-        f"{name}(?!*num_batches_tracked)" for name in ("backbone", "proposal_generator", "box_predictor", "norm")
-    ]
+    _keep_in_fp32_modules_strict = [  # transformers would cast the norms' integer counters too, were they to match
+        "backbone.*weight", "proposal_generator", "box_predictor",
+        "norm.weight", "norm.bias", "running_mean", "running_var",
+    ]  # fmt: skip
 
     def __init__(self, config: BottomUpConfig):
         super().__init__(config)
@@ -220,13 +221,13 @@ class ConvNorm(nn.Conv2d):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, **kwargs):
         super().__init__(in_channels, out_channels, kernel_size, bias=False, **kwargs)
-        self.norm = Norm(out_channels)
+        self.norm = Float32BatchNorm2d(out_channels)
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         return self.norm(super().forward(maps))
 
 
-class Norm(Float32Module, nn.BatchNorm2d):
+class Float32BatchNorm2d(Float32Module, nn.BatchNorm2d):
     """Batch norm whose statistics do not round: they scale every cell alike, so that no mean would even it out."""
 
 

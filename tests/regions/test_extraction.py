@@ -268,16 +268,35 @@ def test_a_network_in_bfloat16_where_it_is_large_and_the_processor_fast(tiny_tab
         assert extraction.pick_dtype("bfloat16", small, cpu) == torch.bfloat16
 
 
+def small_bottom_up() -> BottomUpConfig:
+    return BottomUpConfig(
+        anchor_sizes=[8, 16, 32], shortest_edge=96, longest_edge=128, depths=[1, 1, 1, 1], stem_channels=4,
+        bottleneck_channels=4, res2_channels=8, rpn_channels=8, num_classes=9, num_attributes=5,
+        rpn_num_candidates=60, num_proposals=40,
+    )  # fmt: skip
+
+
+def test_weights_saved_in_bfloat16_compute_in_the_dtype_asked_for(tmp_path, tiny_table):
+    torch.manual_seed(0)
+    narrow = BottomUpDetector(small_bottom_up()).to(torch.bfloat16)
+    narrow.save_pretrained(tmp_path / "narrow")
+    narrow.float().save_pretrained(tmp_path / "wide")
+    few = DatasetDict({"train": tiny_table["train"].select(range(4))})
+    features = {}
+    for saved, dtype in (("narrow", "float32"), ("wide", "float32"), ("wide", "bfloat16")):
+        table = extract_regions(few, str(tmp_path / saved), str(tmp_path / f"{saved} {dtype}"), dtype=dtype)["train"]
+        features[saved, dtype] = np.array(table["region_features"][:])
+    assert features["narrow", "float32"].any()
+    assert np.array_equal(features["narrow", "float32"], features["wide", "float32"])
+    assert not np.array_equal(features["wide", "bfloat16"], features["wide", "float32"])
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("family", ["bottom-up", "torchvision"])
 def test_other_detectors_write_the_same_bytes_in_any_number_of_threads(tmp_path, tiny_table, family, dtype):
     torch.manual_seed(0)
     if family == "bottom-up":
-        config = BottomUpConfig(
-            anchor_sizes=[8, 16, 32], shortest_edge=96, longest_edge=128, depths=[1, 1, 1, 1], stem_channels=4,
-            bottleneck_channels=4, res2_channels=8, rpn_channels=8, num_classes=9, num_attributes=5,
-            rpn_num_candidates=60, num_proposals=40,
-        )  # fmt: skip
+        config = small_bottom_up()
         BottomUpDetector(config).save_pretrained(tmp_path / "detector")
     else:
         config = EmocapRegionConfig(
