@@ -42,7 +42,7 @@ __all__ = [
 class DataArguments(Options, kw_only=False):
     """Which rows, which labels. `dataset` is None where the tables came from memory."""
 
-    dataset: str = required("Folder of a table of pairs, or a Hub data set id.")
+    dataset: str | None = required("Folder of a table of pairs, or a Hub data set id.")
     train_split: str = option("Split to train on.", "train")
     eval_split: str = option(
         "Split for early stopping. Where the data set lacks it, a tenth of the training rows.", "validation"

@@ -39,7 +39,7 @@ def deep_student(tmp_path_factory) -> str:
         cnn_channels=[8, 16],
         image_size=16,
         fc_hidden_size=24,
-        initializer_range=1.0,
+        initializer_range=0.1,
         num_labels=5,
         temperature=1.5,
     )
@@ -58,9 +58,9 @@ def test_logits_in_onnxruntime_equal_the_models_for_any_batch_and_length(deep_st
     for batch, words in ((2, 7), (1, 3), (5, 1), (9, 32), (64, 12)):
         inputs = random_inputs(batch, words)
         expected = model(**inputs).logits
-        torch.testing.assert_close(file(**inputs).logits, expected, atol=1e-3, rtol=1e-5)
+        assert (file(**inputs).logits - expected).abs().max() < 1e-4
         alone = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-        torch.testing.assert_close(file(**alone).logits, model(**alone).logits, atol=1e-3, rtol=1e-5)  # no photos
+        assert (file(**alone).logits - model(**alone).logits).abs().max() < 1e-4, "without photos"
     assert expected.std(0).min() > 0.01, "rows differ, so that agreement means something"
 
 
@@ -102,7 +102,7 @@ def test_a_student_of_words_alone_takes_no_pixels(deep_student, tmp_path):
     assert file.input_names == ["input_ids", "attention_mask"]
     inputs = {name: values for name, values in random_inputs(4, 6).items() if "pixel" not in name}
     with torch.no_grad():
-        torch.testing.assert_close(file(**inputs).logits, model(**inputs).logits, atol=1e-3, rtol=1e-5)
+        torch.testing.assert_close(file(**inputs).logits, model(**inputs).logits, atol=1e-4, rtol=0)
 
 
 def test_measuring_compares_both_on_the_same_rows(tiny_student, tiny_table, tmp_path):

@@ -43,7 +43,9 @@ def shell_command(words: Iterable[object]) -> Markdown:
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], numbers: bool = True) -> Markdown:
     """A markdown table, its cells escaped; with `numbers`, all columns but the first are set to the right."""
     cells = ([cell if isinstance(cell, Markdown) else escape(cell) for cell in row] for row in rows)
-    return Markdown(markdown_lines(header, cells, numbers))
+    first, *others = header
+    columns = {first: "---", **dict.fromkeys(others, "--:" if numbers else "---")}
+    return Markdown(markdown_lines(columns, cells))
 
 
 def render(template: str, **values: Any) -> str:

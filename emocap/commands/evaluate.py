@@ -120,12 +120,11 @@ class Predict(Options):
             print(json.dumps(row))
 
     def draw(self, rows: list[dict], figure: str) -> None:
-        from transformers.image_utils import load_image
-
         from emocap.evaluation.scoring import load_config
+        from emocap.models.photo_emocap import open_photo, to_rgb
         from emocap.report.drawing import save_figure
         from emocap.report.figures import prediction_figure
 
-        config, photo = load_config(self.model), load_image(self.image) if self.image else None
+        config, photo = load_config(self.model), to_rgb(open_photo(self.image)) if self.image else None
         prior = config.label_prevalence and dict(zip(config.id2label.values(), config.label_prevalence, strict=True))
         save_figure(prediction_figure(rows, prior, self.caption, photo), Path(figure))

@@ -52,12 +52,9 @@ def print_controls(result: Result) -> None:
     """One line a control: its map_macro with its interval, and by how much the model is ahead of it."""
 
     def cell(gain: Gain | None, form: str) -> str:
-        known = (
-            ""
-            if gain is None or gain.low is None
-            else f"{gain.value:{form}} ({gain.low:{form}} to {gain.high:{form}})"
-        )
-        return known.ljust(30)
+        if gain is None or gain.low is None:
+            return " " * 30
+        return f"{gain.value:{form}} ({gain.low:{form}} to {gain.high:{form}})".ljust(30)
 
     names = ["prior"] * ("prior/map_macro_gain" in result) + result.controls
     names = [name for name in names if result.interval(f"{name}/map_macro")]

@@ -177,7 +177,7 @@ def prediction_figure(
         caption: the caption.
         photo: the picture.
     """
-    figure = new_figure("", 6.4, max(2.2, 0.6 + 0.24 * len(rows)))
+    figure = new_figure("Emotions of a pair, the most probable first", 6.4, max(2.2, 0.6 + 0.24 * len(rows)))
     shown, axes = figure.subplots(1, 2, width_ratios=(1, 1.3))
     shown.axis("off")
     if photo is not None:

@@ -198,16 +198,15 @@ def markdown_table(rows: list[dict[str, Any]]) -> str:
     blocks = []
     for group in groups(rows):
         cells = [[_escape_markdown(name_text(row)), *_marked_values(row, "**{}**", "{}")] for row in group]
-        blocks.append(f"{_escape_markdown(setting_text(group[0]))}:\n\n{markdown_lines(['model', *COLUMNS], cells)}")
+        columns = {"model": "---", **dict.fromkeys(COLUMNS, "--:")}
+        blocks.append(f"{_escape_markdown(setting_text(group[0]))}:\n\n{markdown_lines(columns, cells)}")
     return "\n\n".join([*blocks, *(f"{sign} {note}" for note, sign in notes(rows).items())])
 
 
-def markdown_lines(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = True) -> str:
-    """A markdown table of cells that are escaped already; with `numbers`, all columns but the first are set to the
-    right."""
-    rule = "|---" + ("|--:" if numbers else "|---") * (len(header) - 1) + "|"
-    first, *others = (f"| {' | '.join(cells)} |" for cells in (header, *rows))
-    return "\n".join([first, rule, *others])
+def markdown_lines(columns: Mapping[str, str], rows: Iterable[Sequence[str]]) -> str:
+    """A markdown table of cells that are escaped already; `columns` are names and rules, `---` or `--:`."""
+    first, *others = (f"| {' | '.join(cells)} |" for cells in (columns, *rows))
+    return "\n".join([first, f"|{'|'.join(columns.values())}|", *others])
 
 
 def _row(name: str, kind: str, prefix: str, result: Result) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from emocap.data.storage import write_json
 from emocap.data.truth import read_truth
 from emocap.report.figures import gain_figure
 from emocap.report.render import render_page
+from emocap.report.tables import markdown_lines, value_text
 from emocap.studies.label_study import LabelRun, LabelStudy, label_agreement
-from emocap.studies.skeleton import markdown, paired_gain
+from emocap.studies.skeleton import paired_gain
 
 __all__ = ["format_study", "summarize_study", "write_study"]
 
@@ -104,8 +105,8 @@ def format_study(summary: dict[str, Any]) -> str:
         f"{summary['num_target']:,} training rows, {seeds} seeds, 95 % intervals of the gain{prior}:"
     )
     columns = ("P", "images", summary["metric"], "before fine-tuning", "gain", "over seeds", "over images")
-    rows = [arm_cells(arm) for arm in summary["arms"]]
-    return "\n".join([head, "", *markdown({"pseudo-labels": "---", **dict.fromkeys(columns, "--:")}, rows)])
+    table = {"pseudo-labels": "---", **dict.fromkeys(columns, "--:")}
+    return f"{head}\n\n{markdown_lines(table, map(arm_cells, summary['arms']))}"
 
 
 def arm_cells(arm: dict[str, Any]) -> list[str]:
@@ -114,8 +115,8 @@ def arm_cells(arm: dict[str, Any]) -> list[str]:
         "–" if arm["images_per_label"] is None else f"{arm['images_per_label']:,}",
         f"{arm['images']:,.0f}",
         f"{arm['mean']:.3f}" + ("" if arm["sd"] is None else f" ± {arm['sd']:.3f}"),
-        figure(arm.get("before")),
-        figure(arm.get("gain"), "+.3f"),
+        value_text(arm.get("before")),
+        "–" if arm.get("gain") is None else f"{arm['gain']:+.3f}",
         interval(arm.get("gain_low"), arm.get("gain_high")),
         interval(arm.get("images_low"), arm.get("images_high")),
     ]
@@ -123,10 +124,6 @@ def arm_cells(arm: dict[str, Any]) -> list[str]:
 
 def arm_name(arm: dict[str, Any]) -> str:
     return "none (scratch)" if arm["selection"] == "scratch" else f"{arm['selection']}, {arm['targets']}"
-
-
-def figure(value: float | None, form: str = ".3f") -> str:
-    return "–" if value is None else format(value, form)
 
 
 def interval(low: float | None, high: float | None) -> str:

@@ -4,7 +4,7 @@ kept; gains are paired."""
 import hashlib
 import json
 import multiprocessing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,7 +25,7 @@ from emocap.studies.options import StudyArguments
 from emocap.studies.runs import Part, Recipe
 from emocap.threads import one_thread
 
-__all__ = ["PairedGain", "Study", "digest", "markdown", "paired_gain", "remember_plan"]
+__all__ = ["PairedGain", "Study", "digest", "paired_gain", "remember_plan"]
 
 
 RunT = TypeVar("RunT", bound=NamedTuple)
@@ -180,9 +180,3 @@ class PairedGain(NamedTuple):
 def paired_gain(differences: np.ndarray, images: np.ndarray) -> PairedGain:
     """Of differences seed by seed, and of their mean on the same resamples of the test images."""
     return PairedGain(*t_interval(differences), *intervals({"gain": images}).values())
-
-
-def markdown(columns: Mapping[str, str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table; `columns` are names and rules, `---` or `--:`."""
-    lines = [f"| {' | '.join(columns)} |", f"|{'|'.join(columns.values())}|"]
-    return [*lines, *(f"| {' | '.join(cells)} |" for cells in rows)]

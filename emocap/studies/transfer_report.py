@@ -8,8 +8,8 @@ from emocap.data.storage import write_json
 from emocap.metrics import compute_metrics, prior_probabilities, t_interval
 from emocap.report.drawing import save_figure
 from emocap.report.figures import STRATEGIES, transfer_figure
-from emocap.report.tables import around
-from emocap.studies.skeleton import markdown, paired_gain
+from emocap.report.tables import around, markdown_lines
+from emocap.studies.skeleton import paired_gain
 from emocap.studies.transfer_study import OTHER, TransferStudy
 
 __all__ = ["study_rows", "study_table", "write_study"]
@@ -140,7 +140,7 @@ def study_table(rows: list[dict[str, Any]], metric: str) -> str:
             ]
             for row in own
         ]
-        blocks.append("\n".join([head, "", *markdown(columns, cells), "", counts_text(own)]))
+        blocks.append(f"{head}\n\n{markdown_lines(columns, cells)}\n\n{counts_text(own)}")
     return "\n\n".join(blocks)
 
 

@@ -52,8 +52,7 @@ def plain_entry(z: float, y: np.ndarray, i: int, prior: np.ndarray, config: Emoc
 
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-def test_each_loss_equals_its_formula(settings, soft):
-    rng = np.random.default_rng()
+def test_each_loss_equals_its_formula(settings, soft, rng):
     prior, logits = rng.uniform(0.02, 0.7, LABELS), rng.normal(0, 3, (ROWS, LABELS))
     labels = rng.random((ROWS, LABELS)) if soft else (rng.random((ROWS, LABELS)) < 0.4).astype(float)
     labels[0] = 0 if not soft else labels[0]  # a row without positives
@@ -90,7 +89,6 @@ def test_gradients_stay_finite_at_extreme_logits(settings, dtype):
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 def test_gradients_equal_finite_differences(settings):
-    torch.manual_seed(np.random.default_rng().integers(1000))
     logits = torch.randn(3, LABELS, dtype=torch.float64, requires_grad=True)
     labels = (torch.rand(3, LABELS) < 0.5).double()
     config = make_config(np.array([0.05, 0.1, 0.2, 0.4, 0.6]), **settings)

@@ -8,6 +8,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoProcessor, AutoToken
 
 from emocap.models import EmocapImageProcessor, EmocapProcessor, EmocapRegionConfig, EmocapRegionExtractor
 from emocap.models.photo_emocap import resize_to_array, to_rgb
+from tests.conftest import fresh_rng
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +28,7 @@ def extractor(tmp_path_factory) -> str:
 
 
 def noise(height: int = 12, width: int = 20, channels: int = 3) -> np.ndarray:
-    return np.random.default_rng().integers(0, 256, (height, width, channels), dtype=np.uint8)
+    return fresh_rng().integers(0, 256, (height, width, channels), dtype=np.uint8)
 
 
 def rgb(photo: Image.Image) -> np.ndarray:
@@ -76,8 +77,8 @@ def test_palettes_with_and_without_transparency(tmp_path):
     assert np.array_equal(read[0, :2], [[200, 0, 0], [255, 255, 255]])
 
 
-def test_16_bit_greys_are_scaled_not_clipped(tmp_path):
-    values = np.random.default_rng().integers(0, 65536, (6, 7)).astype(np.uint16)
+def test_16_bit_greys_are_scaled_not_clipped(tmp_path, rng):
+    values = rng.integers(0, 65536, (6, 7)).astype(np.uint16)
     values[0, :3] = [0, 257 * 100, 65535]
     Image.fromarray(values).save(tmp_path / "deep.png")
     result = rgb(Image.open(tmp_path / "deep.png"))

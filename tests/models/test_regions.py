@@ -9,6 +9,7 @@ from transformers import AutoModel
 
 from emocap.models import EmocapRegionConfig, EmocapRegionExtractor
 from emocap.models.photo_emocap import resize_to_array
+from tests.conftest import fresh_rng
 
 
 def make_extractor(**fields) -> EmocapRegionExtractor:
@@ -31,7 +32,7 @@ def make_extractor(**fields) -> EmocapRegionExtractor:
 
 
 def photos(number: int) -> list[Image.Image]:
-    rng = np.random.default_rng()
+    rng = fresh_rng()
     return [
         Image.fromarray(rng.integers(0, 256, (*rng.integers(20, 120, 2), 3), dtype=np.uint8)) for _ in range(number)
     ]

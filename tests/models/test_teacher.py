@@ -143,8 +143,8 @@ def test_saving_and_loading_gives_the_same_model(tiny_body, tmp_path, pooling):
     assert loaded.config.problem_type == "multi_label_classification"
 
 
-def test_label_order_survives_saving(tiny_body, tmp_path):
-    names = [f"emotion {index}" for index in np.random.default_rng().permutation(29)]  # "10" sorts before "2"
+def test_label_order_survives_saving(tiny_body, tmp_path, rng):
+    names = [f"emotion {index}" for index in rng.permutation(29)]  # "10" sorts before "2"
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
     EmocapTeacherForMultiLabelClassification.from_body(tiny_body, **labels).save_pretrained(tmp_path)
     config = EmocapTeacherConfig.from_pretrained(tmp_path)
