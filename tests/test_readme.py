@@ -15,8 +15,9 @@ TINY = {
     r"num_target=\d+": "num_target=60",
     r"num_source=\d+": "num_source=20",
     r"num_train_epochs=\d+": "num_train_epochs=1, disable_tqdm=True",
-    r"image_size=\d+": "image_size=16",
-    r"cnn_channels=\[[\d, ]+\]": "cnn_channels=[8]",
+    r'"num_train_epochs": \d+': '"num_train_epochs": 1, "disable_tqdm": True',
+    r'"image_size": \d+': '"image_size": 16',
+    r'"cnn_channels": \[[\d, ]+\]': '"cnn_channels": [8]',
 }
 
 
