@@ -252,23 +252,29 @@ def load_region_extractor(name_or_path: str, trust_remote_code: bool | None = No
     installed.
 
     Args:
-        name_or_path: folder or Hub id of a `BottomUpDetector`, as published or saved again, or of an
-            `EmocapRegionExtractor`; or `torchvision:` and a detector's name, such as
-            `torchvision:fasterrcnn_resnet50_fpn_v2`, for torchvision's own weights, downloaded once.
-        trust_remote_code: as everywhere in transformers.
+        name_or_path: folder or Hub id of a `BottomUpDetector`, as published or saved again, of an
+            `EmocapRegionExtractor` or of an `EmocapGridExtractor`; or `torchvision:` and a detector's name, such as
+            `torchvision:fasterrcnn_resnet50_fpn_v2`, for torchvision's own weights, downloaded once; or `vision:` and
+            the folder or Hub id of a vision encoder of transformers' own classes, whose patches become 6 x 6 regions.
+        trust_remote_code: as everywhere in transformers; an encoder's own code is never run.
 
     Raises:
         ImportError: weights that bring no code, as published ones do, where emocap is not installed.
         ValueError: the checkpoint is of another family.
     """
-    family, _, architecture = name_or_path.partition(":")
-    if family == "torchvision" and architecture:
-        return class_of("emocap_regions", name_or_path).from_torchvision(architecture, weights="DEFAULT")
+    family, _, name = name_or_path.partition(":")
+    if family == "torchvision" and name:
+        return class_of("emocap_regions", name_or_path).from_torchvision(name, weights="DEFAULT")
+    if family == "vision" and name:
+        return class_of("emocap_grid", name_or_path).from_encoder(name)
     if cached_file(name_or_path, "config.json", _raise_exceptions_for_missing_entries=False) is None:
         return class_of("emocap_bottom_up", name_or_path).from_pretrained(name_or_path).eval()
     kind = PreTrainedConfig.get_config_dict(name_or_path)[0].get("model_type")
-    if kind not in ("emocap_regions", "emocap_bottom_up"):
-        raise ValueError(f"'{name_or_path}' is a '{kind}' checkpoint, which extracts no region features.")
+    if kind not in ("emocap_regions", "emocap_grid", "emocap_bottom_up"):
+        raise ValueError(
+            f"'{name_or_path}' is a '{kind}' checkpoint, which extracts no region features; of a vision encoder, "
+            f"'vision:{name_or_path}' does."
+        )
     return AutoModel.from_pretrained(name_or_path, trust_remote_code=trust_remote_code).eval()
 
 
