@@ -41,7 +41,7 @@ class EmocapGridConfig(CodeCarryingConfig, PreTrainedConfig):
     resample: int = 2
     rescale_factor: float = 1 / 255
     image_mean: list[float] | tuple[float, ...] = (0.5, 0.5, 0.5)
-    image_std: list[float] | tuple[float, ...] = (0.5, 0.5, 0.5)
+    image_std: list[float] | tuple[float, ...] | float = (0.5, 0.5, 0.5)
 
     def __post_init__(self, **kwargs):
         given = {"model_type": "vit"} if self.vision_config is None else self.vision_config

@@ -223,6 +223,12 @@ class GridSuite(ExtractorSuite, unittest.TestCase):
     all_model_classes = (EmocapGridExtractor,)
     model_tester_class = GridTester
 
+    def test_model_get_set_embeddings(self):
+        self.skipTest("what embeds the pixels is the encoder's own, patches for one and a convolution for another")
+
+    def test_capture_outputs_decorator(self):
+        self.skipTest("the encoder records attentions, which an extractor does not give")
+
 
 class BottomUpSuite(ExtractorSuite, unittest.TestCase):
     all_model_classes = (BottomUpDetector,)
