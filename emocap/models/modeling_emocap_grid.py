@@ -55,7 +55,7 @@ class EmocapGridExtractor(PreTrainedModel):
 
     def __init__(self, config: EmocapGridConfig):
         super().__init__(config)
-        self.backbone = without_pooler(AutoModel.from_config(config.vision_config))
+        self.backbone = without_pooler(AutoModel.from_config(config.vision_config, trust_remote_code=False))
         self.post_init()
 
     @classmethod
@@ -73,6 +73,8 @@ class EmocapGridExtractor(PreTrainedModel):
             OSError: there is no such checkpoint, or no image processor beside it.
         """
         name = str(name_or_path)
+        if not os.path.isdir(name) and (os.path.isabs(name) or name.startswith(".")):
+            raise FileNotFoundError(f"There is no vision encoder at '{name}'; expected a folder, or a Hub id.")
         source = AutoConfig.from_pretrained(name, trust_remote_code=False)
         vision_config = getattr(source, "vision_config", source)
         known = isinstance(vision_config, PreTrainedConfig) and type(vision_config) in MODEL_MAPPING
@@ -94,7 +96,7 @@ class EmocapGridExtractor(PreTrainedModel):
                 feature_dim = feature_map(backbone, black)[0].shape[1]
         except (RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"'{name}' makes no regions of a photo ({error}); {EXPECTED}.") from error
-        hub_id, commit = None if os.path.isdir(name) else name, getattr(source, "_commit_hash", None)
+        hub_id = None if os.path.isdir(name) else name
         vision_config.name_or_path = ""
         with torch.device("meta"):
             model = cls(
@@ -102,7 +104,7 @@ class EmocapGridExtractor(PreTrainedModel):
                     vision_config=vision_config, encoder=hub_id, feature_dim=feature_dim, **{**photos, **fields}
                 )
             )
-        model.backbone, model.config._commit_hash = backbone, commit
+        model.backbone = backbone
         return model.eval()
 
     def extract(self, photos: Sequence[Image.Image]) -> RegionOutput:

@@ -10,7 +10,7 @@ from huggingface_hub import snapshot_download
 from PIL import Image
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, BatchFeature, PreTrainedConfig, PreTrainedModel
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
-from transformers.utils import cached_file
+from transformers.utils import cached_file, extract_commit_hash
 
 from .photo_emocap import EmocapImageProcessor, as_list, open_photo, to_rgb
 
@@ -249,7 +249,7 @@ EmocapProcessor.register_for_auto_class()
 
 def load_region_extractor(name_or_path: str, trust_remote_code: bool | None = None) -> PreTrainedModel:
     """A region extractor in evaluation mode, of the code that lies beside its weights, or of emocap where that is
-    installed.
+    installed. Its configuration's `_commit_hash` is the Hub's commit that it came from, None for a folder.
 
     Args:
         name_or_path: folder or Hub id of a `BottomUpDetector`, as published or saved again, of an
@@ -266,8 +266,11 @@ def load_region_extractor(name_or_path: str, trust_remote_code: bool | None = No
     if family == "torchvision" and name:
         return class_of("emocap_regions", name_or_path).from_torchvision(name, weights="DEFAULT")
     if family == "vision" and name:
-        return class_of("emocap_grid", name_or_path).from_encoder(name)
-    if cached_file(name_or_path, "config.json", _raise_exceptions_for_missing_entries=False) is None:
+        model = class_of("emocap_grid", name_or_path).from_encoder(name)
+        model.config._commit_hash = extract_commit_hash(cached_file(name, "config.json"), None)
+        return model
+    config_file = cached_file(name_or_path, "config.json", _raise_exceptions_for_missing_entries=False)
+    if config_file is None:
         return class_of("emocap_bottom_up", name_or_path).from_pretrained(name_or_path).eval()
     kind = PreTrainedConfig.get_config_dict(name_or_path)[0].get("model_type")
     if kind not in ("emocap_regions", "emocap_grid", "emocap_bottom_up"):
@@ -275,7 +278,9 @@ def load_region_extractor(name_or_path: str, trust_remote_code: bool | None = No
             f"'{name_or_path}' is a '{kind}' checkpoint, which extracts no region features; of a vision encoder, "
             f"'vision:{name_or_path}' does."
         )
-    return AutoModel.from_pretrained(name_or_path, trust_remote_code=trust_remote_code).eval()
+    model = AutoModel.from_pretrained(name_or_path, trust_remote_code=trust_remote_code).eval()
+    model.config._commit_hash = extract_commit_hash(config_file, None)
+    return model
 
 
 def class_of(model_type: str, name_or_path: str) -> type[PreTrainedModel]:

@@ -203,6 +203,16 @@ def test_features_are_the_means_of_transformers_own(kind, tmp_path):
     assert grid.std((0, 1)).max() > 0.05, "patches differ, so that their order counts"
 
 
+def test_every_kind_is_saved_and_loaded(tmp_path):
+    photo = make_photo(40, 50)
+    for kind, (make, processor) in KINDS.items():
+        extractor = EmocapGridExtractor.from_encoder(save_encoder(tmp_path / "encoder", make(), processor))
+        extractor.save_pretrained(tmp_path / kind)
+        again = AutoModel.from_pretrained(tmp_path / kind).eval()
+        assert type(again) is EmocapGridExtractor
+        assert torch.equal(again.extract([photo]).region_features, extractor.extract([photo]).region_features), kind
+
+
 @pytest.mark.parametrize("kind", ["vit", "clip", "siglip", "dinov2"])
 def test_pixels_are_those_of_the_own_processor_without_its_crop(kind, tmp_path):
     make, processor = KINDS[kind]
@@ -306,6 +316,9 @@ def test_encoders_without_cells_are_one_sentence(tmp_path):
 
 
 def test_folders_that_are_not_whole_are_refused(encoder, tmp_path):
+    for place in (str(tmp_path / "gone"), "./gone"):
+        with pytest.raises(FileNotFoundError, match=f"no vision encoder at '{place}'"):
+            load_region_extractor(f"vision:{place}")
     copy = Path(shutil.copytree(encoder, tmp_path / "copy"))
     weights = load_file(copy / "model.safetensors")
     del weights["vit.layernorm.weight"]
