@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -203,7 +204,7 @@ def cell_boxes(shape: tuple[int, int], side: int, covered: tuple[float, float]) 
     return torch.stack(corners, 1)
 
 
-def photo_fields(own: BaseImageProcessor, name: str) -> dict[str, object]:
+def photo_fields(own: BaseImageProcessor, name: str) -> dict[str, Any]:
     """The fields of [`EmocapGridConfig`] that say how photos are prepared, of the encoder's own image processor: its
     size after any crop, and what it does to the pixels.
 
@@ -212,7 +213,7 @@ def photo_fields(own: BaseImageProcessor, name: str) -> dict[str, object]:
     """
     size = dict(own.crop_size if getattr(own, "do_center_crop", False) else own.size)
     edge = size.get("shortest_edge") or size.get("longest_edge")
-    fields = {
+    fields: dict[str, Any] = {
         "image_size": [size.get("height") or edge, size.get("width") or edge],
         "resample": int(own.resample),
         "rescale_factor": float(own.rescale_factor) if own.do_rescale else 1.0,
@@ -237,7 +238,7 @@ def squeezing_processor(config: EmocapGridConfig) -> ViTImageProcessor:
         size={"height": height, "width": width},
         resample=config.resample,
         rescale_factor=config.rescale_factor,
-        image_mean=list(config.image_mean),
-        image_std=list(config.image_std),
+        image_mean=config.image_mean,
+        image_std=config.image_std,
         do_convert_rgb=True,
     )

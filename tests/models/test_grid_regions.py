@@ -395,7 +395,7 @@ def test_a_teacher_takes_its_encoder_along(
     found = run_without_emocap(READS_A_PHOTO, [str(tmp_path / "teacher"), str(tmp_path / "photo.png")])
     torch.testing.assert_close(torch.tensor(found), expected)
     capsys.readouterr()
-    main(["predict", "teacher", "--image", "photo.png", "--caption", "the dog", "--top_k", "1"])
+    main(["predict", "teacher", "--image", "photo.png", "--caption", "the dog", "--top_k", "1", "--explain"])
     assert 0 < json.loads(capsys.readouterr().out)["score"] < 1
     publication = publish(Path("teacher"), "me/teacher", dry_run=True)
     assert {"extractor/config.json", "extractor/modeling_emocap_grid.py"} <= set(publication.sizes)
