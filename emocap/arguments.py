@@ -105,8 +105,9 @@ class TeacherArguments(Options, kw_only=False):
         "Learn a new visual projection, for features of another detector than the body's.", False
     )
     region_extractor: str | None = option(
-        "Folder or Hub id of the extractor that made the data set's region features, 'scenes' or "
-        "torchvision:NAME: the teacher then reads photos by itself. A folder is copied into the checkpoint."
+        "Folder or Hub id of the extractor that made the data set's region features, 'scenes', "
+        "torchvision:NAME or vision:ID: the teacher then reads photos by itself. A folder is copied into the "
+        "checkpoint."
     )
     freeze_body: bool = option("Train the linear head alone.", False)
     freeze_layers: Whole | None = option(

@@ -1,5 +1,6 @@
 """Cards of what a family needs beside its models: region extractor and metrics."""
 
+import re
 from pathlib import Path
 
 import yaml
@@ -18,21 +19,24 @@ def extractor_card(
 ) -> ModelCard:
     """The card of a region extractor, from its config.json, which knows of no licence: it names the one given."""
     config = AutoConfig.from_pretrained(folder).to_dict()
-    title = repo_id.rpartition("/")[2]
+    title, encoder = repo_id.rpartition("/")[2], config.get("vision_config")
     data = ModelCardData(
         license=license,
         library_name="transformers",
         pipeline_tag="image-feature-extraction",
-        tags=["object-detection", "region-features", "emocap", config["model_type"]],
+        tags=[*["object-detection"] * (not encoder), "region-features", "emocap", config["model_type"]],
+        base_model=config.get("encoder"),
     )
     text = render(
         "extractor",
         title=title,
         num_regions=config["num_regions"],
         feature_dim=config["feature_dim"],
-        architecture=in_code(config.get("architecture") or config["model_type"]),
+        architecture=in_code(config.get("architecture") or (encoder or config)["model_type"]),
+        is_grid=bool(encoder),
+        encoder=config.get("encoder") and in_code(config["encoder"]),
         parameters=f"{num_parameters(folder):,}",
-        classes=list((config.get("id2label") or {}).values()),
+        classes=[name for name in (config.get("id2label") or {}).values() if not re.fullmatch(r"LABEL_\d+", name)],
         repo_id=repo_id,
         command=shell_command(["emocap", "regions", "DATASET", "--extractor", repo_id, "--output_dir", "regions"]),
         family=family_table(names or PublicNames(), repo_id),

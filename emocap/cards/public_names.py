@@ -18,6 +18,9 @@ PATH_IN_TEXT = re.compile(r"(?<![\w.:/<~-])/(?:[\w.+@-]+/)+[\w.+@-]+")
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
+ENCODER = "vision:"
+"""Before the folder or Hub id of a vision encoder that a region extractor is made of."""
+
 
 class PublicNames:
     """Public names of folders.
@@ -52,6 +55,8 @@ class PublicNames:
 
     def shown(self, value: str) -> str:
         """The Hub id, or of a path its last part."""
+        if value.startswith(ENCODER):
+            return ENCODER + self.shown(value.removeprefix(ENCODER))
         if found := self.hub_id(value):
             return found
         return last_part(value) if is_path(value) else value
@@ -73,10 +78,12 @@ class PublicNames:
 
 def is_absolute(value: str) -> bool:
     """Whether a string is an absolute path on this machine or a Windows one, and not just a slash."""
+    value = value.removeprefix(ENCODER)
     return (os.path.isabs(value) and len(value) > 1) or bool(re.match(r"[A-Za-z]:[\\/]|\\\\", value))
 
 
 def is_path(value: str) -> bool:
+    value = value.removeprefix(ENCODER)
     return is_absolute(value) or value.startswith((".", "~")) or os.path.isdir(value)
 
 

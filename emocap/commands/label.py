@@ -14,7 +14,8 @@ class Regions(Options):
     output_dir: str = required("folder for the table with features")
     extractor: str | None = option(
         "folder or Hub id of a region extractor; 'scenes' is the built-in one, 'torchvision:NAME' one of "
-        "torchvision's detectors, such as torchvision:fasterrcnn_resnet50_fpn_v2",
+        "torchvision's detectors, such as torchvision:fasterrcnn_resnet50_fpn_v2, and 'vision:ID' the 6 x 6 grid of a "
+        "vision encoder's features (ViT, CLIP, SigLIP, DINOv2, ResNet, ConvNeXt, Swin: folder or Hub id)",
         metavar="ID_OR_DIR",
     )
     features: str | None = option(

@@ -16,7 +16,7 @@ from emocap.cards.models import model_card
 from emocap.cards.public_names import PublicNames, find_token
 from emocap.data.storage import load_table
 from emocap.hub.tables import table_configs, write_configs
-from emocap.models import BottomUpConfig, EmocapRegionConfig
+from emocap.models import BottomUpConfig, EmocapGridConfig, EmocapRegionConfig
 from emocap.records import STATISTICS_FILE
 from emocap.regions.bundling import BUNDLED
 
@@ -31,7 +31,7 @@ REPO_TYPES: dict[str, Literal["model", "dataset", "space"]] = {
     "dataset": "dataset",
     "metric": "space",
 }
-EXTRACTORS = {config.model_type: config for config in (EmocapRegionConfig, BottomUpConfig)}
+EXTRACTORS = {config.model_type: config for config in (EmocapRegionConfig, EmocapGridConfig, BottomUpConfig)}
 
 
 @dataclass
@@ -194,7 +194,7 @@ def public_extractor(
         return known, {}
     if found is None:
         if ":" in extractor and not os.path.isabs(extractor):
-            return extractor, {}  # torchvision:NAME
+            return extractor, {}  # torchvision:NAME or vision:ID
         raise FileNotFoundError(
             f"'{folder}' reads photos with the region extractor '{extractor}', which is no longer there. Set "
             "region_extractor in its config.json and processor_config.json to the extractor's folder or Hub id."

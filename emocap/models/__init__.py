@@ -1,4 +1,4 @@
-"""Teacher, student, region extractor and their processor: flat files that travel with every checkpoint.
+"""Teacher, student, region extractors and their processor: flat files that travel with every checkpoint.
 
 Importing the package registers them with transformers' auto classes and pipelines.
 """
@@ -9,15 +9,18 @@ from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
     AutoProcessor,
+    ViTImageProcessor,
 )
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_bottom_up import BottomUpConfig
+from .configuration_emocap_grid import EmocapGridConfig
 from .configuration_emocap_regions import EmocapRegionConfig
 from .configuration_emocap_student import EmocapStudentConfig
 from .configuration_emocap_teacher import EmocapTeacherConfig
 from .image_processing_bottom_up import BottomUpImageProcessor
 from .modeling_bottom_up import BottomUpDetector
+from .modeling_emocap_grid import EmocapGridExtractor
 from .modeling_emocap_regions import EmocapRegionExtractor
 from .modeling_emocap_student import EmocapStudentForMultiLabelClassification
 from .modeling_emocap_teacher import EmocapTeacherForMultiLabelClassification
@@ -30,6 +33,8 @@ __all__ = [
     "BottomUpConfig",
     "BottomUpDetector",
     "BottomUpImageProcessor",
+    "EmocapGridConfig",
+    "EmocapGridExtractor",
     "EmocapImageProcessor",
     "EmocapProcessor",
     "EmocapRegionConfig",
@@ -52,6 +57,7 @@ for config_class, model_class in (
     AutoProcessor.register(config_class, EmocapProcessor, exist_ok=True)
 for config_class, model_class, processor_class in (
     (EmocapRegionConfig, EmocapRegionExtractor, EmocapImageProcessor),
+    (EmocapGridConfig, EmocapGridExtractor, ViTImageProcessor),
     (BottomUpConfig, BottomUpDetector, BottomUpImageProcessor),
 ):
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)

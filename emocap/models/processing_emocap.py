@@ -10,7 +10,7 @@ from huggingface_hub import snapshot_download
 from PIL import Image
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, BatchFeature, PreTrainedConfig, PreTrainedModel
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
-from transformers.utils import cached_file
+from transformers.utils import cached_file, extract_commit_hash
 
 from .photo_emocap import EmocapImageProcessor, as_list, open_photo, to_rgb
 
@@ -249,27 +249,38 @@ EmocapProcessor.register_for_auto_class()
 
 def load_region_extractor(name_or_path: str, trust_remote_code: bool | None = None) -> PreTrainedModel:
     """A region extractor in evaluation mode, of the code that lies beside its weights, or of emocap where that is
-    installed.
+    installed. Its configuration's `_commit_hash` is the Hub's commit that it came from, None for a folder.
 
     Args:
-        name_or_path: folder or Hub id of a `BottomUpDetector`, as published or saved again, or of an
-            `EmocapRegionExtractor`; or `torchvision:` and a detector's name, such as
-            `torchvision:fasterrcnn_resnet50_fpn_v2`, for torchvision's own weights, downloaded once.
-        trust_remote_code: as everywhere in transformers.
+        name_or_path: folder or Hub id of a `BottomUpDetector`, as published or saved again, of an
+            `EmocapRegionExtractor` or of an `EmocapGridExtractor`; or `torchvision:` and a detector's name, such as
+            `torchvision:fasterrcnn_resnet50_fpn_v2`, for torchvision's own weights, downloaded once; or `vision:` and
+            the folder or Hub id of a vision encoder of transformers' own classes, whose patches become 6 x 6 regions.
+        trust_remote_code: as everywhere in transformers; an encoder's own code is never run.
 
     Raises:
         ImportError: weights that bring no code, as published ones do, where emocap is not installed.
         ValueError: the checkpoint is of another family.
     """
-    family, _, architecture = name_or_path.partition(":")
-    if family == "torchvision" and architecture:
-        return class_of("emocap_regions", name_or_path).from_torchvision(architecture, weights="DEFAULT")
-    if cached_file(name_or_path, "config.json", _raise_exceptions_for_missing_entries=False) is None:
+    family, _, name = name_or_path.partition(":")
+    if family == "torchvision" and name:
+        return class_of("emocap_regions", name_or_path).from_torchvision(name, weights="DEFAULT")
+    if family == "vision" and name:
+        model = class_of("emocap_grid", name_or_path).from_encoder(name)
+        model.config._commit_hash = extract_commit_hash(cached_file(name, "config.json"), None)
+        return model
+    config_file = cached_file(name_or_path, "config.json", _raise_exceptions_for_missing_entries=False)
+    if config_file is None:
         return class_of("emocap_bottom_up", name_or_path).from_pretrained(name_or_path).eval()
     kind = PreTrainedConfig.get_config_dict(name_or_path)[0].get("model_type")
-    if kind not in ("emocap_regions", "emocap_bottom_up"):
-        raise ValueError(f"'{name_or_path}' is a '{kind}' checkpoint, which extracts no region features.")
-    return AutoModel.from_pretrained(name_or_path, trust_remote_code=trust_remote_code).eval()
+    if kind not in ("emocap_regions", "emocap_grid", "emocap_bottom_up"):
+        raise ValueError(
+            f"'{name_or_path}' is a '{kind}' checkpoint, which extracts no region features; of a vision encoder, "
+            f"'vision:{name_or_path}' does."
+        )
+    model = AutoModel.from_pretrained(name_or_path, trust_remote_code=trust_remote_code).eval()
+    model.config._commit_hash = extract_commit_hash(config_file, None)
+    return model
 
 
 def class_of(model_type: str, name_or_path: str) -> type[PreTrainedModel]:

@@ -12,14 +12,14 @@ __all__ = ["RegionOutput", "as_output", "pad_rows"]
 
 @dataclass
 class RegionOutput(ModelOutput):
-    """Regions of a batch of photos, best first, zeros after the last.
+    """Regions of a batch of photos, best first (cells of a grid row by row), zeros after the last.
 
     Args:
         region_features: float `(batch, num_regions, feature_dim)`.
         region_boxes: float `(batch, num_regions, 4)`, x1 y1 x2 y2 relative to the photo's width and height.
         num_regions: int64 `(batch,)`, regions that were found.
-        scores: float `(batch, num_regions)`, probability of the best class.
-        class_ids: int64 `(batch, num_regions)`, the best class, -1 after the last region.
+        scores: float `(batch, num_regions)`, probability of the best class; None where nothing is classified.
+        class_ids: int64 `(batch, num_regions)`, the best class, -1 after the last region; None likewise.
         attribute_ids: int64 `(batch, num_regions)`, the best attribute, -1 after the last region; None where the
             detector knows none.
         attribute_scores: float `(batch, num_regions)`, its probability.

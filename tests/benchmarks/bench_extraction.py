@@ -4,6 +4,9 @@
 
 Without a folder the photos are noise of COCO's usual shapes. The plain way decodes a photo, runs the extractor on it,
 and goes on to the next. Both run in turn, the job with threads and, to compare, with processes that decode.
+
+Last, photos a second of the 6 x 6 grid of a vision encoder (DINOv2's smallest, 224 pixels) beside torchvision's Faster
+R-CNN (ResNet-50 v2) on a few of the photos, both with random weights, in float32 and in turn.
 """
 
 import argparse
@@ -19,6 +22,7 @@ from datasets import Dataset, Features, Image, Value
 from PIL import Image as PILImage
 from transformers import PreTrainedModel
 
+from emocap.models import EmocapGridConfig, EmocapGridExtractor, EmocapRegionConfig, EmocapRegionExtractor
 from emocap.models.processing_emocap import load_region_extractor
 from emocap.regions import SCENES_DETECTOR
 from emocap.regions.extraction import SHARD_SIZES, default_workers, regions_of_shards
@@ -33,11 +37,12 @@ def main() -> None:
     parser.add_argument("--number", type=int, default=300, help="photos (%(default)s)")
     parser.add_argument("--extractor", default=str(SCENES_DETECTOR), help="folder or Hub id (the built-in one)")
     parser.add_argument("--num_workers", type=int, default=default_workers(), help="threads (%(default)s)")
+    parser.add_argument("--detector_photos", type=int, default=5, help="photos of the last comparison (%(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each (%(default)s)")
     parser.add_argument("--tiny", action="store_true", help="a run of seconds, whose figures mean nothing")
     arguments = parser.parse_args()
     if arguments.tiny:
-        arguments.number, arguments.repeats = 6, 1
+        arguments.number, arguments.repeats, arguments.detector_photos = 6, 1, 1
     table = photo_table(arguments.photos, arguments.number)
     size = SHARD_SIZES["cpu"]
     shards = [table.select(range(start, min(start + size, len(table)))) for start in range(0, len(table), size)]
@@ -69,6 +74,7 @@ def main() -> None:
     print("anonymous memory in MB along the job: " + " ".join(f"{mb:.0f}" for mb in shown))
     for name in waits:
         print(f"decoding in {name}: {rates[name]:.1f} photos/s, the model waits {min(waits[name]):.1%} of the time")
+    compare_encoder(shards[0], arguments.detector_photos, arguments.tiny)
 
 
 def photo_table(folders: list[Path], number: int) -> Dataset:
@@ -87,6 +93,28 @@ def photo_table(folders: list[Path], number: int) -> Dataset:
         "image": [{"bytes": content, "path": None} for content in contents],
     }
     return Dataset.from_dict(rows, Features({"image_id": Value("string"), "image": Image()}))
+
+
+def compare_encoder(shard: Dataset, number: int, tiny: bool) -> None:
+    """Photos a second of a grid beside a detector, photo by photo."""
+    width = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2} if tiny else {}
+    encoder = {"model_type": "dinov2", "hidden_size": 384, "num_attention_heads": 6, "image_size": 224, **width}
+    sizes = {"shortest_edge": 64, "longest_edge": 64} if tiny else {}
+    grid = EmocapGridConfig(vision_config=encoder, feature_dim=encoder["hidden_size"])
+    detector = EmocapRegionConfig(architecture="fasterrcnn_resnet50_fpn_v2", num_labels=90, **sizes)
+    models = {"grid": EmocapGridExtractor(grid).eval(), "detector": EmocapRegionExtractor(detector).eval()}
+    photos = [decode_photo(photo.as_py()) for photo in photo_column(shard.select(range(min(number, len(shard)))))]
+    seconds = dict.fromkeys(models, 0.0)
+    for model in models.values():
+        model.extract(photos[:1])  # first calls set kernels up
+    for photo in photos:
+        for name, model in models.items():
+            start = time.perf_counter()
+            model.extract([photo])
+            seconds[name] += time.perf_counter() - start
+    rates = {name: len(photos) / own for name, own in seconds.items()}
+    print(f"encoder's grid: {rates['grid']:.1f} photos/s; Faster R-CNN: {rates['detector']:.3f} photos/s", end=", ")
+    print(f"{rates['grid'] / rates['detector']:.1f} times")
 
 
 def plainly(model: PreTrainedModel, shards: list[Dataset]) -> int:

@@ -11,7 +11,7 @@ import torch
 NUMBER = r"(\d+\.\d+)"
 RATIOS = {
     "detector": (rf"images/s +{NUMBER}x", 3),
-    "extraction": (rf"job: .* {NUMBER} times", 1),
+    "extraction": (rf"photos/s, {NUMBER} times", 2),
     "frozen": (rf"^ratio +{NUMBER}", 1),
     "labelling": (rf"ratio {NUMBER}", 3),
     "memory": (rf"{NUMBER} of the peak", 1),

@@ -16,6 +16,8 @@ from emocap.cli import main
 from emocap.models import (
     BottomUpConfig,
     BottomUpDetector,
+    EmocapGridConfig,
+    EmocapGridExtractor,
     EmocapProcessor,
     EmocapRegionConfig,
     EmocapRegionExtractor,
@@ -25,7 +27,7 @@ from emocap.models import (
 
 ALLOWED = {"torch", "torchvision", "transformers", "huggingface_hub", "PIL", "numpy", "yaml"}
 
-KINDS = ["teacher", "student", "regions", "bottom_up"]
+KINDS = ["teacher", "student", "regions", "bottom_up", "grid"]
 
 LOADS = """
 import json
@@ -64,10 +66,11 @@ try:
     weightless(images=photo)
 except ImportError as error:
     assert "pip install emocap" in str(error)
-for name in ("regions", "bottom_up"):
+for name in ("regions", "bottom_up", "grid"):
     extractor = AutoModel.from_pretrained(folders[name], trust_remote_code=True).eval()
-    inputs = AutoImageProcessor.from_pretrained(folders[name], trust_remote_code=True)(photo)
-    found[name] = extractor(**inputs).region_boxes.tolist()
+    inputs = AutoImageProcessor.from_pretrained(folders[name], trust_remote_code=True)(photo, return_tensors="pt")
+    regions = extractor(**inputs)
+    found[name] = torch.cat((regions.region_boxes, regions.region_features), 2).tolist()
 assert "emocap" not in sys.modules and not any(name.startswith("emocap.") for name in sys.modules)
 print("RESULT" + json.dumps(found))
 """
@@ -75,7 +78,7 @@ print("RESULT" + json.dumps(found))
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory, tiny_teacher, tiny_student) -> dict[str, str]:
-    """Folders of a teacher with its extractor, a student, both region extractors, and a photo."""
+    """Folders of a teacher with its extractor, a student, the region extractors, and a photo."""
     folder = tmp_path_factory.mktemp("checkpoints")
     torch.manual_seed(4)
     regions = EmocapRegionConfig(
@@ -88,6 +91,9 @@ def checkpoints(tmp_path_factory, tiny_teacher, tiny_student) -> dict[str, str]:
         num_attributes=3, min_regions=4, num_regions=6,
     )  # fmt: skip
     BottomUpDetector(bottom_up).eval().save_pretrained(folder / "bottom_up")
+    vit = {"model_type": "vit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 56}
+    grid = EmocapGridConfig(vision_config={**vit, "patch_size": 8}, image_size=(56, 56), feature_dim=16)
+    EmocapGridExtractor(grid).eval().save_pretrained(folder / "grid")
     teacher = EmocapTeacherForMultiLabelClassification.from_pretrained(tiny_teacher)
     teacher.config.region_extractor = str(folder / "regions")
     teacher.save_pretrained(folder / "teacher")
@@ -117,8 +123,9 @@ def test_without_emocap_everything_loads_and_gives_the_same_numbers(checkpoints,
         for row in found[f"{name} pipeline"]:
             assert row["score"] == pytest.approx(scores.pop(row["label"]).item(), abs=1e-6)
         assert not scores
-    for name in ("regions", "bottom_up"):
-        expected = AutoModel.from_pretrained(checkpoints[name]).eval().extract([photo]).region_boxes
+    for name in ("regions", "bottom_up", "grid"):
+        regions = AutoModel.from_pretrained(checkpoints[name]).eval().extract([photo])
+        expected = torch.cat((regions.region_boxes, regions.region_features), 2)
         torch.testing.assert_close(torch.tensor(found[name]), expected)
     student = AutoModel.from_pretrained(checkpoints["student"]).eval()
     logits = student(**AutoProcessor.from_pretrained(checkpoints["student"])(text=captions)).logits
@@ -212,8 +219,8 @@ def test_with_emocap_no_flag_is_asked_for(checkpoints, monkeypatch):
             for flag in ({}, {"trust_remote_code": True}, {"trust_remote_code": False}):
                 loaded = auto_class.from_pretrained(checkpoints[name], **flag)
                 assert type(loaded).__module__.startswith("emocap.models."), "its own code comes first"
-    for name in ("regions", "bottom_up"):
-        for auto_class in (AutoModel, AutoImageProcessor):
+    for name in ("regions", "bottom_up", "grid"):
+        for auto_class in (AutoModel, AutoImageProcessor)[: 1 if name == "grid" else 2]:  # its processor is no own one
             assert type(auto_class.from_pretrained(checkpoints[name])).__module__.startswith("emocap.models.")
 
 
