@@ -183,8 +183,8 @@ def sparkline(counts: list[int]) -> str:
     return "".join("_▁▂▃▄▅▆▇█"[math.ceil(8 * math.sqrt(count / highest)) if highest else 0] for count in counts)
 
 
-def pairs_table(statistics: dict[str, Any], number: int = 10) -> Markdown | None:
-    """The pairs of emotions that the most images carry, and how much more often than by chance."""
+def pairs_table(statistics: dict[str, Any]) -> Markdown | None:
+    """The ten pairs of emotions that the most images carry, and how much more often than by chance."""
     names, together = list(statistics["emotions"]), statistics["co_occurrence"]
     pairs = [
         (
@@ -196,6 +196,6 @@ def pairs_table(statistics: dict[str, Any], number: int = 10) -> Markdown | None
         for second, both in enumerate(row[:first])
         if both
     ]
-    best = sorted(pairs, key=lambda pair: -pair[1])[:number]
+    best = sorted(pairs, key=lambda pair: -pair[1])[:10]
     rows = [(pair, str(images), f"{lift:.2f}") for pair, images, lift in best]
     return table(("emotions", "images", "lift"), rows) if rows else None

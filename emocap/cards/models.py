@@ -23,7 +23,7 @@ from emocap.cards.public_names import PublicNames
 from emocap.cards.surgery import WITHOUT_WEIGHTS, told_surgery
 from emocap.cards.text import Markdown, escape, in_code, one_line, render, shell_command, table
 from emocap.data.licenses import license_fields, license_note
-from emocap.records import ARGUMENTS_FILE, CONTROLS, GAIN_KEYS, PATH_KEYS, Gain, Result
+from emocap.records import ARGUMENTS_FILE, CONTROLS, GAIN_KEYS, PATH_KEYS, Result
 from emocap.report.tables import TRUTHS, interval_text, value_text
 
 __all__ = ["family_table", "hub_link", "model_card", "num_parameters", "write_model_card"]
@@ -93,9 +93,9 @@ IN_MEMORY = "a table in memory"
 """What a run was trained on that was given a table, and not the folder or Hub id of one."""
 
 
-def write_model_card(folder: Path, repo_id: str | None = None) -> None:
+def write_model_card(folder: Path) -> None:
     """Writes README.md beside a finished run's checkpoint."""
-    model_card(folder, repo_id).save(folder / "README.md")
+    model_card(folder).save(folder / "README.md")
 
 
 def model_card(
@@ -153,7 +153,10 @@ def model_card(
         truth_column=in_code(result["truth"]),
         is_simulated=is_simulated,
         results=results_table(result, has_ceiling=is_simulated and against_people),
-        controls=controls_table(result),
+        controls=CONTROLS,
+        gain_keys=GAIN_KEYS,
+        value_text=value_text,
+        interval_text=interval_text,
         temperature=config.get("temperature"),
         emotions=emotions_table(config),
         data=data_table(arguments, names, result, processor),
@@ -265,26 +268,6 @@ def results_table(result: Result, has_ceiling: bool) -> Markdown:
     first, *others = shown
     header = ["metric", first, *(["95 % interval"] if has_intervals else []), *others]
     return table(header, map(row, keys))
-
-
-def controls_table(result: Result) -> Markdown | None:
-    """What `emocap evaluate --controls` found, if it wrote these metrics."""
-    rows = [
-        (
-            CONTROLS[name],
-            value_text(result.figure(f"{name}/map_macro")),
-            interval_text(result.interval(f"{name}/map_macro")) or "–",
-            *(lead(result.gain(name, key)) for key in GAIN_KEYS),
-        )
-        for name in result.controls
-    ]
-    header = ("control", "map_macro", "95 % interval", *(f"model ahead in {key}" for key in GAIN_KEYS))
-    return table(header, rows) if rows else None
-
-
-def lead(gain: Gain | None) -> str:
-    """By how much the model is ahead, and the interval."""
-    return "–" if gain is None or gain.low is None else "{:+.3f} ({:+.3f} to {:+.3f})".format(*gain)
 
 
 def emotions_table(config: dict) -> Markdown:

@@ -110,11 +110,11 @@ def compute_metrics(
     probabilities, labels, votes = checked_arrays(probabilities, labels, votes)
     true, rows = labels >= THRESHOLD, row_values(probabilities, labels, votes, thresholds, num_annotators)
     hits, total = rows["f1_hits"].sum(axis=0), rows["f1_total"].sum(axis=0)
-    by_label = [_average_precision(probabilities[:, own], true[:, own]) for own in np.flatnonzero(true.any(axis=0))]
+    by_label = [average_precision(probabilities[:, own], true[:, own]) for own in np.flatnonzero(true.any(axis=0))]
     metrics = {
         **{key: _mean(rows[key][rows["has_label"]]) for key in LABELLED_KEYS},
         "map_macro": _mean(np.array(by_label)),
-        "map_micro": _average_precision(probabilities, true),
+        "map_micro": average_precision(probabilities, true),
         "lrap": float(rows["lrap"].mean()),
         "f1_micro": float(2 * hits.sum() / max(total.sum(), 1)),
         "f1_macro": float(np.mean(2 * hits / np.maximum(total, 1))),
@@ -179,11 +179,7 @@ def row_values(
 def checked_arrays(
     probabilities: np.ndarray, labels: np.ndarray, votes: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """The three as float64 `(N, L)`.
-
-    Raises:
-        ValueError: as in `compute_metrics`.
-    """
+    """The three as float64 `(N, L)`, checked as `compute_metrics` says."""
     probabilities = _checked(probabilities, "probabilities", upper=1.0)
     labels = _checked(labels, "labels", upper=1.0, shape=probabilities.shape)
     if votes is not None:
@@ -348,7 +344,7 @@ def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if values.size else float("nan")
 
 
-def _average_precision(scores: np.ndarray, true: np.ndarray) -> float:
+def average_precision(scores: np.ndarray, true: np.ndarray) -> float:
     """Mean over the positives of the precision among all entries that score at least as high.
 
     Counting by binary search in sorted scores needs no argsort, and equal scores count together by themselves.

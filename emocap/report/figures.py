@@ -250,14 +250,9 @@ def co_occurrence_figure(emotions: list[str], together: np.ndarray) -> Figure:
     """
     shares = together / np.maximum(together.diagonal()[:, None], 1)
     cells = [
-        (
-            row,
-            column,
-            shares[row, column],
-            f"{emotions[column]} on {shares[row, column]:.2f} of the images with {name}",
-        )
-        for row, name in enumerate(emotions)
-        for column in np.flatnonzero(shares[row]).tolist()
+        (row, column, share, f"{emotions[column]} on {share:.2f} of the images with {emotions[row]}")
+        for (row, column), share in np.ndenumerate(shares)
+        if share
     ]
     return _cell_figure("Share of images with both emotions", emotions, cells)
 
@@ -294,12 +289,8 @@ def _cell_figure(title: str, emotions: list[str], cells: list[tuple[int, int, fl
     figure.subplots_adjust(margin / side, 0.05 / side, 1 - 0.05 / side, 1 - margin / side)
     axes = figure.subplots()
     rows, columns = (np.array([cell[place] for cell in cells], dtype=float) for place in (0, 1))
-    style: dict[str, Any] = {
-        "color": [(INK, float(share)) for _, _, share, _ in cells],
-        "linewidth": 0,
-        "clip_on": False,
-    }
-    bars = axes.bar(columns, np.full(len(cells), 0.92), 0.92, bottom=rows - 0.46, **style)
+    style: dict[str, Any] = {"color": [(INK, float(share)) for _, _, share, _ in cells], "clip_on": False}
+    bars = axes.bar(columns, np.full(len(cells), 0.92), 0.92, bottom=rows - 0.46, linewidth=0, **style)
     for bar, (*_, text) in zip(bars, cells, strict=True):
         tip(bar, text)
     axes.set_xticks(range(len(names)), names, rotation=90)

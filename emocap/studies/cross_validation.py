@@ -232,9 +232,7 @@ def summarise(finished: list[Fold], truth: str) -> dict[str, Any]:
     metrics = teacher | intervals(drawn, teacher)
     if len(seeds) > 1:
         metrics |= {f"{key}_sd": float(np.std([measured[seed][key] for seed in seeds], ddof=1)) for key in teacher}
-    for name in names:
-        if name in seeds:
-            continue
+    for name in [own for own in names if own not in seeds]:
         control = measured[name] | intervals(resampled[name], measured[name])
         control |= gains(teacher, drawn, measured[name], resampled[name])
         metrics |= {f"{name}/{key}": value for key, value in control.items()}

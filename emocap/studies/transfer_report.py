@@ -94,7 +94,7 @@ def prior_metric(study: TransferStudy, side: str) -> float:
 def shown(rows: list[dict]) -> list[dict]:
     """The rows of a short table: one direction, scratch and, with all layers, what came from the source; gains over
     the other controls stand in its columns."""
-    last = last_layers(rows)
+    last = {row["strategy"]: row["num_layers"] for row in sorted(rows, key=lambda row: row["num_layers"])}
     return [
         row
         for row in rows
@@ -102,14 +102,6 @@ def shown(rows: list[dict]) -> list[dict]:
         and row["strategy"] in ("scratch", "anb", "anb+")
         and row["num_layers"] in (0, last[row["strategy"]])
     ]
-
-
-def last_layers(rows: list[dict]) -> dict[str, int]:
-    """The largest number of layers of each strategy."""
-    last = {}
-    for row in rows:
-        last[row["strategy"]] = max(row["num_layers"], last.get(row["strategy"], 0))
-    return last
 
 
 def study_table(rows: list[dict[str, Any]], metric: str) -> str:
