@@ -31,7 +31,6 @@ __all__ = [
     "arguments_to_dict",
     "finetune_parser",
     "make_arguments",
-    "settle_sampling",
     "student_parser",
     "teacher_parser",
 ]

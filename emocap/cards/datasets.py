@@ -66,9 +66,7 @@ def dataset_card(
     """The card of a saved table.
 
     Args:
-        folder: of the table.
-        repo_id: what the snippet loads.
-        names: what folders are called in public.
+        repo_id, names: as in `model_card`.
         metadata: `dataset_info` and `configs` of the YAML part, where the files are known.
         configs: tables by configuration; by default the folder's own as the only one.
         license: what the card names; by default what the table has on record.

@@ -135,14 +135,8 @@ def merge_labels(values: np.ndarray, names: list[str], *, are_probabilities: boo
 
     A union is true where either is. Its probability is 1 - (1 - p)(1 - q): the model's emotions are independent given
     what it reads, that is what its loss assumes, so this is its own answer; the larger of the two would take them for
-    the same event.
-
-    Args:
-        values: float `(N, L)`, probabilities or labels.
-        names: L emotion names.
-
-    Returns:
-        float `(N, M)` and the M names; unchanged where no pair is complete.
+    the same event. Values are float `(N, L)`, of L names; what comes is `(N, M)` and M names, unchanged where no pair
+    is complete.
     """
     kept, columns = list(names), {name: values[:, index] for index, name in enumerate(names)}
     for first, second in MERGED:

@@ -11,13 +11,7 @@ def break_ties(probabilities: np.ndarray, seed: int = 0) -> np.ndarray:
     Average precision takes equal scores as one threshold, so that the first of them count for no more than the last. A
     model that tells them apart by mere chance is expected to score higher: an exact posterior of few states has to
     break its ties, or it bounds nothing.
-
-    Args:
-        probabilities: float `(N, L)`, exact in float32.
-        seed: of the order.
-
-    Returns:
-        float64 `(N, L)`, from 0 to 1.
+    Probabilities are float `(N, L)`, exact in float32; what comes is float64 of the same shape, from 0 to 1.
     """
     steps = np.spacing(np.asarray(probabilities, dtype=np.float32)).astype(np.float64)
     moved = probabilities + steps * np.random.default_rng(seed).random(steps.shape)

@@ -174,8 +174,6 @@ def prediction_figure(
     Args:
         rows: `{"label", "score"}`, most probable first, as the pipeline gives them.
         prior: each emotion's share of the training rows, drawn as an upright tick; None where it is not known.
-        caption: the caption.
-        photo: the picture.
     """
     figure = new_figure("Emotions of a pair, the most probable first", 6.4, max(2.2, 0.6 + 0.24 * len(rows)))
     shown, axes = figure.subplots(1, 2, width_ratios=(1, 1.3))
@@ -242,12 +240,8 @@ def histogram_figure(emotions: dict[str, dict]) -> Figure:
 
 @styled
 def co_occurrence_figure(emotions: list[str], together: np.ndarray) -> Figure:
-    """Of the images with the emotion of the row, the share that carry that of the column.
-
-    Args:
-        emotions: L names.
-        together: int `(L, L)`, images that carry both; an emotion that no image carries has an empty row.
-    """
+    """Of the images with the emotion of the row, the share that carry that of the column. `together` is int `(L, L)`,
+    images that carry both; an emotion that no image carries has an empty row."""
     shares = together / np.maximum(together.diagonal()[:, None], 1)
     cells = [
         (row, column, share, f"{emotions[column]} on {share:.2f} of the images with {emotions[row]}")
@@ -260,12 +254,7 @@ def co_occurrence_figure(emotions: list[str], together: np.ndarray) -> Figure:
 @styled
 def confusion_figure(run: str, emotions: list[str], mistakes: list[dict[str, Any]]) -> Figure:
     """Rows: what people said and the model missed; columns: what it said instead; darker: more of the missed.
-
-    Args:
-        run: name of the run.
-        emotions: names along both sides.
-        mistakes: dicts of `said`, `instead`, `count` and `missed`, the pictures that missed `said`.
-    """
+    `mistakes` are dicts of `said`, `instead`, `count` and `missed`, the pictures that missed `said`."""
     cells = [
         (
             emotions.index(own["said"]),

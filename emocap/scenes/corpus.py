@@ -135,7 +135,7 @@ def label_probabilities(reactions: int = NUM_REACTIONS) -> tuple[np.ndarray, np.
     panel = _panel()
     both = np.empty((len(PICTURE_STATES), len(WORD_STATES), len(panel.base)), dtype=np.float32)
     for index in range(len(PICTURE_STATES)):
-        both[index] = 1 - (1 - _reaction_probabilities(index, slice(None)).mean(axis=0)) ** reactions
+        both[index] = 1 - (1 - _reaction_probabilities(index).mean(axis=0)) ** reactions
     np.minimum(both, np.nextafter(np.float32(1), np.float32(0)), out=both)  # so that every logit is finite
     words = word_probabilities()
     joint = words * _picture_shares()[:, None]
@@ -150,7 +150,7 @@ def simulate_votes(
     picture: PictureState, words: WordState, rng: np.random.Generator, num_images: int = 1
 ) -> np.ndarray:
     """Votes of `NUM_REACTIONS` random panel members for images of one state: int32 of shape (num_images, 29)."""
-    chances = _reaction_probabilities(PICTURE_STATES.index(picture), WORD_STATES.index(words))
+    chances = _reaction_probabilities(PICTURE_STATES.index(picture))[:, WORD_STATES.index(words)]
     members = rng.integers(_NUM_ANNOTATORS, size=(num_images, NUM_REACTIONS))
     named = rng.random((num_images, NUM_REACTIONS, chances.shape[1])) < chances[members]
     return named.sum(axis=1, dtype=np.int32)
@@ -203,16 +203,13 @@ def _strengths(effect: dict[str, float]) -> np.ndarray:
     return row
 
 
-def _reaction_probabilities(picture: int, words: int | slice) -> np.ndarray:
-    """Chance that each annotator names each emotion: (A, L) for one word state, (A, W, L) for a slice of them."""
+def _reaction_probabilities(picture: int) -> np.ndarray:
+    """Chance that each annotator names each emotion of a picture state beside each word state: (A, W, L)."""
     panel = _panel()
     picture_effects, word_effects, shown, pairs = _effects()
-    together = np.tensordot(shown[picture], pairs[:, words], axes=1)
-    shape = (-1,) + (1,) * together.ndim
-    taste = panel.taste if together.ndim == 1 else panel.taste[:, None]
-    logits = panel.base + taste + together
-    logits = logits + panel.eye.reshape(shape) * picture_effects[picture]
-    logits = logits + panel.ear.reshape(shape) * word_effects[words]
+    logits = panel.base + panel.taste[:, None] + np.tensordot(shown[picture], pairs, axes=1)
+    logits = logits + panel.eye[:, None, None] * picture_effects[picture]
+    logits = logits + panel.ear[:, None, None] * word_effects
     return 1 / (1 + np.exp(-logits))
 
 

@@ -72,7 +72,6 @@ def cross_validate(own: CrossValidationArguments, flags: list[str]) -> Result:
         most often.
     """
     check_scikit_learn()
-    check_metric(own.choose_by, "--choose_by")
     settings = [dict(chosen) for chosen in itertools.product(*map(parse_vary, own.vary))]
     options = [teacher_parser().given([*flags, *setting_flags(setting)]) for setting in settings]
     for each in options:
