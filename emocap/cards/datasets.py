@@ -120,18 +120,14 @@ def label_values(statistics: dict | None, names: PublicNames) -> dict[str, Any]:
         return {"statistics": None}
     selection = statistics["selection"]
     teacher = names.hub_id(selection["teacher"])
-    shown = [
-        (key, "none" if value is None else str(value))
-        for key, value in selection.items()
-        if key not in ("teacher", "revision", "modalities")
-    ]
     return {
         "statistics": statistics,
         "teacher": hub_link(teacher, "model") if teacher else in_code(names.shown(selection["teacher"])),
         "revision": in_code(selection["revision"]),
         "reads": READS[selection["modalities"]],
-        "selection": table(("setting", "value"), shown, numbers=False),
-        "emotions": emotions_table(statistics),
+        "frequent": sorted(statistics["emotions"].items(), key=lambda item: -item[1]["images"]),
+        "value_text": value_text,
+        "sparkline": sparkline,
         "pairs": pairs_table(statistics),
     }
 
@@ -158,27 +154,11 @@ def kind_of_column(feature: object) -> str:
     return feature.dtype if isinstance(feature, Value) else type(feature).__name__
 
 
-def emotions_table(statistics: dict[str, Any]) -> Markdown:
-    """Each emotion's statistics with its histogram drawn, the most frequent first."""
-    header = ("emotion", "images", "share", "teacher's", "selected", "mean score", "SD", "lowest kept", "scores")
-    rows = [
-        (
-            name,
-            str(own["images"]),
-            *map(value_text, (own["share"], own["prevalence"])),
-            str(own["selected"]),
-            *map(value_text, (own["score_mean"], own["score_sd"], own["lowest_kept"])),
-            Markdown(sparkline(own["histogram"])),
-        )
-        for name, own in sorted(statistics["emotions"].items(), key=lambda item: -item[1]["images"])
-    ]
-    return table(header, rows)
-
-
-def sparkline(counts: list[int]) -> str:
+def sparkline(counts: list[int]) -> Markdown:
     """Counts as a row of blocks, their heights as square roots; an empty bin is a low line."""
     highest = max(counts)
-    return "".join("_▁▂▃▄▅▆▇█"[math.ceil(8 * math.sqrt(count / highest)) if highest else 0] for count in counts)
+    levels = (math.ceil(8 * math.sqrt(count / highest)) if highest else 0 for count in counts)
+    return Markdown("".join("_▁▂▃▄▅▆▇█"[level] for level in levels))
 
 
 def pairs_table(statistics: dict[str, Any]) -> Markdown | None:

@@ -165,7 +165,10 @@ def run_fold(
         ]
         validated = [float(np.mean([run[own.choose_by] for run in each])) for each in runs]
         best = best_of(validated, own.choose_by)
-        scores = baseline_scores(tables, test, options[0]["model_name_or_path"])
+        prior = prior_probabilities(label_matrix(tables["train"], "labels"))
+        scores = {"prior": (np.tile(prior, (len(test), 1)), np.full(len(prior), prior_threshold(prior)))}
+        encoder = options[0]["model_name_or_path"]
+        scores |= regression_baselines(tables["train"], tables["validation"], test, encoder)
         for seed, run in enumerate(runs[best]):
             model, processor = load_model(str(run.folder))
             scores[f"seed{seed}"] = score_table(model, processor, test), np.array(model.config.thresholds)
@@ -207,14 +210,6 @@ def read_scores(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     with np.load(path, allow_pickle=False) as arrays:
         names = dict.fromkeys(key.partition("/")[0] for key in arrays)
         return {name: (arrays[f"{name}/probabilities"], arrays[f"{name}/thresholds"]) for name in names}
-
-
-def baseline_scores(tables: DatasetDict, test: Dataset, encoder: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Probabilities and thresholds on the fold of prior, TF-IDF, lexica and encoder."""
-    prior = prior_probabilities(label_matrix(tables["train"], "labels"))
-    thresholds = np.full(len(prior), prior_threshold(prior))
-    own = {"prior": (np.tile(prior, (len(test), 1)), thresholds)}
-    return own | regression_baselines(tables["train"], tables["validation"], test, encoder)
 
 
 def summarise(finished: list[Fold], truth: str) -> dict[str, Any]:

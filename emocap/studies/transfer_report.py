@@ -42,7 +42,7 @@ def study_rows(study: TransferStudy) -> list[dict[str, Any]]:
     names in `BASES` (at the same number of layers) the gain over another strategy, a `PairedGain`. Over `anb+` only
     `anb` has one: what freezing costs.
     """
-    groups = {}
+    groups, metric = {}, study.arguments.metric
     for run in (run for stage in study.stages() for run in stage if run.size is not None):
         groups.setdefault(run._replace(seed=0), []).append(run)
     read = {}
@@ -50,7 +50,7 @@ def study_rows(study: TransferStudy) -> list[dict[str, Any]]:
         runs.sort(key=lambda run: run.seed)  # gains are taken seed by seed
         truth = study.part(key.side, "test").truth
         images = np.mean([study.resampled(run, truth, NUM_RESAMPLES) for run in runs], axis=0)
-        read[key] = np.array([study.value(run) for run in runs]), images
+        read[key] = np.array([study.content(run)["metrics"][metric] for run in runs]), images
     priors = {side: prior_metric(study, side) for side in study.trained_sides()}
     rows = []
     for run, (values, images) in read.items():
