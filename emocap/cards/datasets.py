@@ -100,15 +100,12 @@ def dataset_card(
             ", ".join(json.dumps(name) for name in (repo_id, next(iter(configs))) if name != "default")
         ),
         first_split=next(iter(tables)),
-        configs=table(("configuration", "holds"), [(name, Markdown(CONFIGS[name])) for name in configs], numbers=False)
-        if len(configs) > 1
-        else None,
+        configs=list(configs),
+        holds=CONFIGS,
         family=family_table(names, repo_id),
         columns=column_list(configs),
         license_note=license_note(known),
-        licenses=table(("licence", "photos"), [(name, str(number)) for name, number in licenses.items()])
-        if licenses
-        else None,
+        licenses=licenses,
         **label_values(statistics, names),
     )
     return DatasetCard(f"---\n{data.to_yaml()}\n---\n{text}")

@@ -158,7 +158,9 @@ def model_card(
         value_text=value_text,
         interval_text=interval_text,
         temperature=config.get("temperature"),
-        emotions=emotions_table(config),
+        emotions=config["id2label"],
+        prevalence=config.get("label_prevalence"),
+        thresholds=config.get("thresholds"),
         data=data_table(arguments, names, result, processor),
         license_note=license_note(licenses),
         command=run_command(arguments, names),
@@ -268,19 +270,6 @@ def results_table(result: Result, has_ceiling: bool) -> Markdown:
     first, *others = shown
     header = ["metric", first, *(["95 % interval"] if has_intervals else []), *others]
     return table(header, map(row, keys))
-
-
-def emotions_table(config: dict) -> Markdown:
-    """Each emotion with its share of the training rows and the threshold at which it counts, where they are known."""
-    columns = {"share of the training rows": config.get("label_prevalence"), "threshold": config.get("thresholds")}
-    known = {name: values for name, values in columns.items() if values is not None}
-    if not known:
-        return Markdown()
-    rows = [
-        (name, *(value_text(values[int(index)]) for values in known.values()))
-        for index, name in config["id2label"].items()
-    ]
-    return table(("emotion", *known), rows)
 
 
 def data_table(arguments: dict, names: PublicNames, result: Result, processor: dict) -> Markdown:
