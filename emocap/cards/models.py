@@ -166,7 +166,8 @@ def model_card(
         command=run_command(arguments, names),
         names_folders=any(arguments.get(key) and not names.hub_id(arguments[key]) for key in RELATIONS),
         training=training_table(arguments),
-        effort=effort(folder, carbon),
+        state=read_json(log) if (log := folder / "trainer_state.json").is_file() else {"log_history": []},
+        carbon=carbon,
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n{text}")
 
@@ -307,21 +308,6 @@ def run_command(arguments: dict, names: PublicNames) -> Markdown:
             shown = PublicNames().shown if key == "output_dir" else names.shown
             words += [f"--{key}", *(shown(each) if key in PATH_KEYS else each for each in values)]
     return shell_command(words)
-
-
-def effort(folder: Path, carbon: dict | None) -> Markdown:
-    """How long training took, and what it emitted where codecarbon wrote it down."""
-    path, lines = folder / "trainer_state.json", []
-    if path.is_file():
-        state = read_json(path)
-        seconds = [entry["train_runtime"] for entry in state["log_history"] if "train_runtime" in entry]
-        if seconds:
-            lines.append(
-                f"Training took {seconds[-1]:,.0f} s: {state['global_step']:,} steps, {state['epoch']:.1f} epochs."
-            )
-    if carbon:
-        lines.append(f"It emitted {carbon['emissions']:,.1f} g CO2eq, as codecarbon estimated.")
-    return Markdown(" ".join(lines))
 
 
 def carbon_of(folder: Path) -> dict[str, Any] | None:
