@@ -10,15 +10,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, constants
 from safetensors import safe_open
 
-from emocap.arguments import (
-    DataArguments,
-    FinetuneArguments,
-    StudentArguments,
-    TeacherArguments,
-    finetune_parser,
-    student_parser,
-    teacher_parser,
-)
+from emocap.arguments import finetune_parser, student_parser, teacher_parser
 from emocap.cards.public_names import PublicNames
 from emocap.cards.surgery import WITHOUT_WEIGHTS, told_surgery
 from emocap.cards.text import Markdown, escape, in_code, one_line, render, shell_command, table
@@ -294,16 +286,12 @@ def training_table(arguments: dict) -> Markdown:
 
 def run_command(arguments: dict, names: PublicNames) -> Markdown:
     """The command of the run: every option that says what is trained on what, and is not at its default."""
-    command, parser, job = {
-        "teacher": ("train-teacher", teacher_parser, TeacherArguments),
-        "student": ("train-student", student_parser, StudentArguments),
-        "finetuned": ("finetune", finetune_parser, FinetuneArguments),
-    }[arguments["kind"]]
-    defaults, words = parser(), ["emocap", command]
-    own = [field.name for group in (DataArguments, job) for field in fields(group)]
+    parser = {"teacher": teacher_parser, "student": student_parser, "finetuned": finetune_parser}[arguments["kind"]]()
+    words, (data, job, _) = parser.prog.split(), parser.parts
+    own = [field.name for group in (data, job) for field in fields(group)]
     for key in (*own, *TRAINING_KEYS, "output_dir"):
         value = arguments.get(key)
-        if value is not None and value != defaults.get_default(key):
+        if value is not None and value != parser.get_default(key):
             values = value if isinstance(value, list) else [value]
             shown = PublicNames().shown if key == "output_dir" else names.shown
             words += [f"--{key}", *(shown(each) if key in PATH_KEYS else each for each in values)]

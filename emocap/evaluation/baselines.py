@@ -43,12 +43,10 @@ def check_scikit_learn() -> None:
     Raises:
         ValueError: how to install it.
     """
-    try:
-        import sklearn  # noqa: F401
-    except ImportError:
+    if find_spec("sklearn") is None:
         raise ValueError(
             'Controls and cross-validation fit logistic regressions with scikit-learn: pip install "emocap[controls]".'
-        ) from None
+        )
 
 
 def regression_baselines(

@@ -260,13 +260,12 @@ def load_side(dataset: str, label_column: str | None, max_eval_samples: int | No
     tables = load_table(dataset)
     if "train" not in tables:
         raise ValueError(f"'{dataset}' has no split 'train' (splits: {', '.join(tables)}).")
+    names = ("train", "validation", "test")
     if "validation" in tables and "test" in tables:
-        splits = {name: tables[name] for name in ("train", "validation", "test")}
+        splits = {name: tables[name] for name in names}
     else:
         where = np.array([split_of(key) for key in group_keys(tables["train"])])
-        splits = {
-            name: tables["train"].select(np.flatnonzero(where == name)) for name in ("train", "validation", "test")
-        }
+        splits = {name: tables["train"].select(np.flatnonzero(where == name)) for name in names}
     if max_eval_samples:
         splits["validation"] = splits["validation"].select(range(min(max_eval_samples, len(splits["validation"]))))
     for name, split in splits.items():
