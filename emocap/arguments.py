@@ -2,8 +2,7 @@
 
 import dataclasses
 import os
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -32,8 +31,6 @@ __all__ = [
     "arguments_to_dict",
     "finetune_parser",
     "make_arguments",
-    "parse_arguments",
-    "settle_sampling",
     "student_parser",
     "teacher_parser",
 ]
@@ -292,16 +289,6 @@ def finetune_parser() -> OptionsParser:
 
 def make_parser(name: str, job: type, **defaults: Any) -> OptionsParser:
     return OptionsParser(DataArguments, job, EmocapTrainingArguments, prog=f"emocap {name}", defaults=defaults)
-
-
-def parse_arguments(parser: OptionsParser, argv: Sequence[str] | None = None) -> tuple:
-    """A job's dataclasses from flags, or from one YAML or JSON file or preset whose values later flags override.
-
-    Raises:
-        SystemExit: with a usage message, on an unknown flag or key.
-        ValueError: a value that its flag may not have.
-    """
-    return make_arguments(parser, parser.given(sys.argv[1:] if argv is None else argv))
 
 
 def make_arguments(parser: OptionsParser, options: Mapping[str, Any]) -> tuple:

@@ -59,9 +59,8 @@ def export_onnx(model_name_or_path: str, output: str | os.PathLike, *, int8: boo
         whole, written = Path(folder, "whole.onnx"), Path(folder, "written.onnx")
         write_graph(model, whole)
         if int8:
-            quantize_dynamic(
-                whole, written, QUANTISED, per_channel=True, extra_options={"EnableSubgraph": True}
-            )  # the GRU's step is a subgraph
+            subgraphs = {"EnableSubgraph": True}  # the GRU's step is one
+            quantize_dynamic(whole, written, QUANTISED, per_channel=True, extra_options=subgraphs)
         graph = onnx.load(written if int8 else whole)
         facts = {"id2label": config.id2label, "temperature": config.temperature}
         onnx.helper.set_model_props(graph, {name: json.dumps(value) for name, value in facts.items()})
@@ -76,18 +75,17 @@ class OnnxStudent:
     Args:
         path: the ONNX file.
         model_name_or_path: the checkpoint that it was exported from, for its configuration.
-        threads: of onnxruntime, PyTorch's number by default.
     """
 
     device = torch.device("cpu")
 
-    def __init__(self, path: str | os.PathLike, model_name_or_path: str, threads: int | None = None):
+    def __init__(self, path: str | os.PathLike, model_name_or_path: str):
         check_packages()
         import onnxruntime
 
         self.config = load_config(model_name_or_path)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or torch.get_num_threads()
+        options.intra_op_num_threads = torch.get_num_threads()
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self.input_names = [own.name for own in self.session.get_inputs()]
 
@@ -103,7 +101,7 @@ class OnnxStudent:
 
 
 def measure_export(
-    path: str | os.PathLike, model_name_or_path: str, table: datasets.Dataset, label_column: str = "labels"
+    path: str | os.PathLike, model_name_or_path: str, table: datasets.Dataset
 ) -> dict[str, dict[str, float]]:
     """Metrics of the checkpoint and of the file that was exported from it, on the same rows.
 
@@ -114,7 +112,7 @@ def measure_export(
         ValueError: the table has other emotions, or no such labels.
     """
     check_labels(load_config(model_name_or_path), label_names(table), model_name_or_path)
-    truth = label_matrix(table, label_column)
+    truth = label_matrix(table, "labels")
     model, processor = load_model(model_name_or_path)
     models = {"checkpoint": model, "onnx": OnnxStudent(path, model_name_or_path)}
     return {name: compute_metrics(score_table(own, processor, table), truth) for name, own in models.items()}

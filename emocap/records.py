@@ -67,8 +67,7 @@ CONTROLS = {
 """Prefixes of the controls' keys, and what each is."""
 
 GAIN_KEYS = ("map_macro", "lrap", "bce")
-"""Metrics of which a control tells by how much the model is ahead, `KEY_gain`: above 0 the model is the better one,
-whichever way the metric runs."""
+"""Metrics of which a control tells by how much the model is ahead, `KEY_gain`, see `Gain`."""
 
 
 class Gain(NamedTuple):

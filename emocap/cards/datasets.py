@@ -66,9 +66,7 @@ def dataset_card(
     """The card of a saved table.
 
     Args:
-        folder: of the table.
-        repo_id: what the snippet loads.
-        names: what folders are called in public.
+        repo_id, names: as in `model_card`.
         metadata: `dataset_info` and `configs` of the YAML part, where the files are known.
         configs: tables by configuration; by default the folder's own as the only one.
         license: what the card names; by default what the table has on record.
@@ -102,15 +100,12 @@ def dataset_card(
             ", ".join(json.dumps(name) for name in (repo_id, next(iter(configs))) if name != "default")
         ),
         first_split=next(iter(tables)),
-        configs=table(("configuration", "holds"), [(name, Markdown(CONFIGS[name])) for name in configs], numbers=False)
-        if len(configs) > 1
-        else None,
+        configs=list(configs),
+        holds=CONFIGS,
         family=family_table(names, repo_id),
         columns=column_list(configs),
         license_note=license_note(known),
-        licenses=table(("licence", "photos"), [(name, str(number)) for name, number in licenses.items()])
-        if licenses
-        else None,
+        licenses=licenses,
         **label_values(statistics, names),
     )
     return DatasetCard(f"---\n{data.to_yaml()}\n---\n{text}")
@@ -122,18 +117,14 @@ def label_values(statistics: dict | None, names: PublicNames) -> dict[str, Any]:
         return {"statistics": None}
     selection = statistics["selection"]
     teacher = names.hub_id(selection["teacher"])
-    shown = [
-        (key, "none" if value is None else str(value))
-        for key, value in selection.items()
-        if key not in ("teacher", "revision", "modalities")
-    ]
     return {
         "statistics": statistics,
         "teacher": hub_link(teacher, "model") if teacher else in_code(names.shown(selection["teacher"])),
         "revision": in_code(selection["revision"]),
         "reads": READS[selection["modalities"]],
-        "selection": table(("setting", "value"), shown, numbers=False),
-        "emotions": emotions_table(statistics),
+        "frequent": sorted(statistics["emotions"].items(), key=lambda item: -item[1]["images"]),
+        "value_text": value_text,
+        "sparkline": sparkline,
         "pairs": pairs_table(statistics),
     }
 
@@ -160,31 +151,15 @@ def kind_of_column(feature: object) -> str:
     return feature.dtype if isinstance(feature, Value) else type(feature).__name__
 
 
-def emotions_table(statistics: dict[str, Any]) -> Markdown:
-    """Each emotion's statistics with its histogram drawn, the most frequent first."""
-    header = ("emotion", "images", "share", "teacher's", "selected", "mean score", "SD", "lowest kept", "scores")
-    rows = [
-        (
-            name,
-            str(own["images"]),
-            *map(value_text, (own["share"], own["prevalence"])),
-            str(own["selected"]),
-            *map(value_text, (own["score_mean"], own["score_sd"], own["lowest_kept"])),
-            Markdown(sparkline(own["histogram"])),
-        )
-        for name, own in sorted(statistics["emotions"].items(), key=lambda item: -item[1]["images"])
-    ]
-    return table(header, rows)
-
-
-def sparkline(counts: list[int]) -> str:
+def sparkline(counts: list[int]) -> Markdown:
     """Counts as a row of blocks, their heights as square roots; an empty bin is a low line."""
     highest = max(counts)
-    return "".join("_▁▂▃▄▅▆▇█"[math.ceil(8 * math.sqrt(count / highest)) if highest else 0] for count in counts)
+    levels = (math.ceil(8 * math.sqrt(count / highest)) if highest else 0 for count in counts)
+    return Markdown("".join("_▁▂▃▄▅▆▇█"[level] for level in levels))
 
 
-def pairs_table(statistics: dict[str, Any], number: int = 10) -> Markdown | None:
-    """The pairs of emotions that the most images carry, and how much more often than by chance."""
+def pairs_table(statistics: dict[str, Any]) -> Markdown | None:
+    """The ten pairs of emotions that the most images carry, and how much more often than by chance."""
     names, together = list(statistics["emotions"]), statistics["co_occurrence"]
     pairs = [
         (
@@ -196,6 +171,6 @@ def pairs_table(statistics: dict[str, Any], number: int = 10) -> Markdown | None
         for second, both in enumerate(row[:first])
         if both
     ]
-    best = sorted(pairs, key=lambda pair: -pair[1])[:number]
+    best = sorted(pairs, key=lambda pair: -pair[1])[:10]
     rows = [(pair, str(images), f"{lift:.2f}") for pair, images, lift in best]
     return table(("emotions", "images", "lift"), rows) if rows else None

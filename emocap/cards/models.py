@@ -10,20 +10,12 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, constants
 from safetensors import safe_open
 
-from emocap.arguments import (
-    DataArguments,
-    FinetuneArguments,
-    StudentArguments,
-    TeacherArguments,
-    finetune_parser,
-    student_parser,
-    teacher_parser,
-)
+from emocap.arguments import finetune_parser, student_parser, teacher_parser
 from emocap.cards.public_names import PublicNames
 from emocap.cards.surgery import WITHOUT_WEIGHTS, told_surgery
 from emocap.cards.text import Markdown, escape, in_code, one_line, render, shell_command, table
 from emocap.data.licenses import license_fields, license_note
-from emocap.records import ARGUMENTS_FILE, CONTROLS, GAIN_KEYS, PATH_KEYS, Gain, Result
+from emocap.records import ARGUMENTS_FILE, CONTROLS, GAIN_KEYS, PATH_KEYS, Result
 from emocap.report.tables import TRUTHS, interval_text, value_text
 
 __all__ = ["family_table", "hub_link", "model_card", "num_parameters", "write_model_card"]
@@ -93,9 +85,9 @@ IN_MEMORY = "a table in memory"
 """What a run was trained on that was given a table, and not the folder or Hub id of one."""
 
 
-def write_model_card(folder: Path, repo_id: str | None = None) -> None:
+def write_model_card(folder: Path) -> None:
     """Writes README.md beside a finished run's checkpoint."""
-    model_card(folder, repo_id).save(folder / "README.md")
+    model_card(folder).save(folder / "README.md")
 
 
 def model_card(
@@ -153,15 +145,21 @@ def model_card(
         truth_column=in_code(result["truth"]),
         is_simulated=is_simulated,
         results=results_table(result, has_ceiling=is_simulated and against_people),
-        controls=controls_table(result),
+        controls=CONTROLS,
+        gain_keys=GAIN_KEYS,
+        value_text=value_text,
+        interval_text=interval_text,
         temperature=config.get("temperature"),
-        emotions=emotions_table(config),
+        emotions=config["id2label"],
+        prevalence=config.get("label_prevalence"),
+        thresholds=config.get("thresholds"),
         data=data_table(arguments, names, result, processor),
         license_note=license_note(licenses),
         command=run_command(arguments, names),
         names_folders=any(arguments.get(key) and not names.hub_id(arguments[key]) for key in RELATIONS),
         training=training_table(arguments),
-        effort=effort(folder, carbon),
+        state=read_json(log) if (log := folder / "trainer_state.json").is_file() else {"log_history": []},
+        carbon=carbon,
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n{text}")
 
@@ -267,39 +265,6 @@ def results_table(result: Result, has_ceiling: bool) -> Markdown:
     return table(header, map(row, keys))
 
 
-def controls_table(result: Result) -> Markdown | None:
-    """What `emocap evaluate --controls` found, if it wrote these metrics."""
-    rows = [
-        (
-            CONTROLS[name],
-            value_text(result.figure(f"{name}/map_macro")),
-            interval_text(result.interval(f"{name}/map_macro")) or "–",
-            *(lead(result.gain(name, key)) for key in GAIN_KEYS),
-        )
-        for name in result.controls
-    ]
-    header = ("control", "map_macro", "95 % interval", *(f"model ahead in {key}" for key in GAIN_KEYS))
-    return table(header, rows) if rows else None
-
-
-def lead(gain: Gain | None) -> str:
-    """By how much the model is ahead, and the interval."""
-    return "–" if gain is None or gain.low is None else "{:+.3f} ({:+.3f} to {:+.3f})".format(*gain)
-
-
-def emotions_table(config: dict) -> Markdown:
-    """Each emotion with its share of the training rows and the threshold at which it counts, where they are known."""
-    columns = {"share of the training rows": config.get("label_prevalence"), "threshold": config.get("thresholds")}
-    known = {name: values for name, values in columns.items() if values is not None}
-    if not known:
-        return Markdown()
-    rows = [
-        (name, *(value_text(values[int(index)]) for values in known.values()))
-        for index, name in config["id2label"].items()
-    ]
-    return table(("emotion", *known), rows)
-
-
 def data_table(arguments: dict, names: PublicNames, result: Result, processor: dict) -> Markdown:
     """Data sets, splits and their rows, columns, and how many captions are longer than the model reads."""
     rows: list[tuple[str, str]] = [
@@ -321,35 +286,16 @@ def training_table(arguments: dict) -> Markdown:
 
 def run_command(arguments: dict, names: PublicNames) -> Markdown:
     """The command of the run: every option that says what is trained on what, and is not at its default."""
-    command, parser, job = {
-        "teacher": ("train-teacher", teacher_parser, TeacherArguments),
-        "student": ("train-student", student_parser, StudentArguments),
-        "finetuned": ("finetune", finetune_parser, FinetuneArguments),
-    }[arguments["kind"]]
-    defaults, words = parser(), ["emocap", command]
-    own = [field.name for group in (DataArguments, job) for field in fields(group)]
+    parser = {"teacher": teacher_parser, "student": student_parser, "finetuned": finetune_parser}[arguments["kind"]]()
+    words, (data, job, _) = parser.prog.split(), parser.parts
+    own = [field.name for group in (data, job) for field in fields(group)]
     for key in (*own, *TRAINING_KEYS, "output_dir"):
         value = arguments.get(key)
-        if value is not None and value != defaults.get_default(key):
+        if value is not None and value != parser.get_default(key):
             values = value if isinstance(value, list) else [value]
             shown = PublicNames().shown if key == "output_dir" else names.shown
             words += [f"--{key}", *(shown(each) if key in PATH_KEYS else each for each in values)]
     return shell_command(words)
-
-
-def effort(folder: Path, carbon: dict | None) -> Markdown:
-    """How long training took, and what it emitted where codecarbon wrote it down."""
-    path, lines = folder / "trainer_state.json", []
-    if path.is_file():
-        state = read_json(path)
-        seconds = [entry["train_runtime"] for entry in state["log_history"] if "train_runtime" in entry]
-        if seconds:
-            lines.append(
-                f"Training took {seconds[-1]:,.0f} s: {state['global_step']:,} steps, {state['epoch']:.1f} epochs."
-            )
-    if carbon:
-        lines.append(f"It emitted {carbon['emissions']:,.1f} g CO2eq, as codecarbon estimated.")
-    return Markdown(" ".join(lines))
 
 
 def carbon_of(folder: Path) -> dict[str, Any] | None:

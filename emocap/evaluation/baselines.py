@@ -43,12 +43,10 @@ def check_scikit_learn() -> None:
     Raises:
         ValueError: how to install it.
     """
-    try:
-        import sklearn  # noqa: F401
-    except ImportError:
+    if find_spec("sklearn") is None:
         raise ValueError(
             'Controls and cross-validation fit logistic regressions with scikit-learn: pip install "emocap[controls]".'
-        ) from None
+        )
 
 
 def regression_baselines(
@@ -109,10 +107,8 @@ def tfidf_regression(train: Dataset, others: Sequence[Dataset], label_column: st
 
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
     features = vectorizer.fit_transform(texts_of(train))
-    inputs, true = (
-        [vectorizer.transform(texts_of(table)) for table in others],
-        label_matrix(train, label_column) >= 0.5,
-    )
+    inputs = [vectorizer.transform(texts_of(table)) for table in others]
+    true = label_matrix(train, label_column) >= 0.5
     probabilities = [np.tile(true.mean(axis=0), (own.shape[0], 1)) for own in inputs]
     for label in np.flatnonzero(true.any(axis=0) & ~true.all(axis=0)):
         model = LogisticRegression(C=1.0, max_iter=2000).fit(features, true[:, label])
@@ -137,9 +133,7 @@ def lexicon_regression(
         float64 `(rows, L)` for each of `others`.
     """
     tables = [train, validation, *others]
-    features = [lexicon_features(texts_of(table)) for table in tables]
-    mean, spread = features[0].mean(0), features[0].std(0) + 1e-6
-    features = [(own - mean) / spread / np.sqrt(own.shape[1]) for own in features]
+    features = standardised([lexicon_features(texts_of(table)) for table in tables])
     labels = [label_matrix(table, label_column) for table in tables[:2]]
     _, _, fitted = best_regression([features[:2]], *labels)
     return [regression_probabilities(own, fitted) for own in features[2:]]
@@ -202,9 +196,7 @@ def encoder_regression(
     words = caption_embeddings(encoder, tables)
     pictures = None
     if photos and "region_features" in train.features:
-        pictures = [region_statistics(table) for table in tables]
-        mean, spread = pictures[0].mean(0), pictures[0].std(0) + 1e-6
-        pictures = [(own - mean) / spread / np.sqrt(own.shape[1]) for own in pictures]  # as long as the words' own
+        pictures = standardised([region_statistics(table) for table in tables])  # as long as the words' own
 
     def features(place: int, layers: slice) -> np.ndarray:
         own = words[place][:, layers]
@@ -215,6 +207,12 @@ def encoder_regression(
     labels = [label_matrix(table, label_column) for table in tables[:2]]
     chosen, _, fitted = best_regression(((features(0, own), features(1, own)) for own in sets), *labels)
     return [regression_probabilities(features(place, sets[chosen]), fitted) for place in range(2, len(tables))]
+
+
+def standardised(features: list[np.ndarray]) -> list[np.ndarray]:
+    """Features of some tables, centred and scaled by the first table's; rows are of about unit length."""
+    mean, spread = features[0].mean(0), features[0].std(0) + 1e-6
+    return [(own - mean) / spread / np.sqrt(own.shape[1]) for own in features]
 
 
 def layer_sets(number: int) -> Iterator[slice]:
@@ -248,17 +246,11 @@ def caption_embeddings(encoder: str, tables: Sequence[Dataset]) -> list[np.ndarr
         order = np.argsort([len(text) for text in texts], kind="stable")
         for start in range(0, len(texts), BATCH):
             chosen = order[start : start + BATCH]
-            inputs = tokenizer(
-                [texts[index] for index in chosen],
-                truncation=True,
-                max_length=MAX_LENGTH,
-                padding=True,
-                return_tensors="pt",
-            )
-            output = model(
-                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], output_hidden_states=True
-            )
-            mask = inputs["attention_mask"][:, None, :, None]
+            words = [texts[index] for index in chosen]
+            inputs = tokenizer(words, truncation=True, max_length=MAX_LENGTH, padding=True, return_tensors="pt")
+            attention = inputs["attention_mask"]
+            output = model(input_ids=inputs["input_ids"], attention_mask=attention, output_hidden_states=True)
+            mask = attention[:, None, :, None]
             states = torch.stack(output.hidden_states, dim=1).float()
             pooled = torch.nn.functional.normalize((states * mask).sum(2) / mask.sum(2), dim=-1)
             np.add.at(sums, rows[chosen], pooled.numpy())

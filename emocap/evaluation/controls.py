@@ -45,7 +45,6 @@ def measure_controls(
     encoder: str | None = None,
     batch_size: int = 64,
     num_resamples: int = 1000,
-    seed: int = 0,
 ) -> dict[str, float | None]:
     """Metrics of every control that applies, under its prefix (see `CONTROLS`).
 
@@ -62,7 +61,6 @@ def measure_controls(
         encoder: body of the `encoder` control; None leaves it out.
         num_resamples: behind `KEY_low`, `KEY_high`, and `KEY_gain_low`, `KEY_gain_high` of `GAIN_KEYS`: by how much
             the model is ahead of the control (`KEY_gain`) on the same resamples.
-        seed: of shuffles and resamples.
     """
     table, train = tables[split], tables["train"]
     truth = read_truth(table, label_column)
@@ -76,7 +74,7 @@ def measure_controls(
             rows = np.flatnonzero(has_it)
             scores[rows] = score_table(model, processor, table.select(rows), batch_size, modality)
             found[f"{modality}_only"] = scores, thresholds
-        partner = partners(np.flatnonzero(has_captions(table) & (pairs.photo_counts > 0)), len(table), seed)
+        partner = partners(np.flatnonzero(has_captions(table) & (pairs.photo_counts > 0)), len(table))
         pairs.row_of_pair = partner[pairs.row_of_pair]  # pictures follow the partner, captions stay
         shuffled = pairs.mean_over_captions(predict_probabilities(model, pairs, batch_size))
         found["shuffled_images"] = shuffled, thresholds
@@ -85,7 +83,7 @@ def measure_controls(
         found["shuffled_captions"] = by_picture, thresholds
     validation = tables.get("validation")
     found |= regression_baselines(train, validation, table, encoder, label_column, photos=pairs.reads_photos)
-    draws: dict[str, Any] = {"bootstrap": Bootstrap(num_resamples, seed, truth.groups), "keys": GAIN_KEYS}
+    draws: dict[str, Any] = {"bootstrap": Bootstrap(num_resamples, groups=truth.groups), "keys": GAIN_KEYS}
     own = compute_metrics(probabilities, truth.labels), resampled_metrics(probabilities, truth.labels, **draws)
     metrics = {}
     for name, (scores, cut) in found.items():
@@ -124,7 +122,7 @@ def has_captions(table: Dataset) -> np.ndarray:
     return np.array([len(own) > 0 for own in table["captions"][:]])
 
 
-def partners(rows: np.ndarray, num_rows: int, seed: int) -> np.ndarray:
+def partners(rows: np.ndarray, num_rows: int, seed: int = 0) -> np.ndarray:
     """Another row for each of `rows`, each taken once and none its own; the others keep themselves."""
     order = np.random.default_rng(seed).permutation(rows)
     partner = np.arange(num_rows)
@@ -137,14 +135,8 @@ def merge_labels(values: np.ndarray, names: list[str], *, are_probabilities: boo
 
     A union is true where either is. Its probability is 1 - (1 - p)(1 - q): the model's emotions are independent given
     what it reads, that is what its loss assumes, so this is its own answer; the larger of the two would take them for
-    the same event.
-
-    Args:
-        values: float `(N, L)`, probabilities or labels.
-        names: L emotion names.
-
-    Returns:
-        float `(N, M)` and the M names; unchanged where no pair is complete.
+    the same event. Values are float `(N, L)`, of L names; what comes is `(N, M)` and M names, unchanged where no pair
+    is complete.
     """
     kept, columns = list(names), {name: values[:, index] for index, name in enumerate(names)}
     for first, second in MERGED:
@@ -160,10 +152,8 @@ def merged_taxonomy(
 ) -> dict[str, tuple[np.ndarray, np.ndarray, Any]]:
     """Probabilities, truth and thresholds of model and prior, synonyms merged; empty where nothing merges."""
     names = label_names(tables)
-    present = {
-        name: label_matrix(tables[name], label_column) for name in ("train", "validation", split) if name in tables
-    }
-    truth = {name: merge_labels(own, names, are_probabilities=False)[0] for name, own in present.items()}
+    labels = {name: label_matrix(tables[name], label_column) for name in {"train", "validation", split} & {*tables}}
+    truth = {name: merge_labels(own, names, are_probabilities=False)[0] for name, own in labels.items()}
     if truth[split].shape[1] == len(names):
         return {}
     prior = prior_probabilities(truth["train"])

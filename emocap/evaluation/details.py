@@ -8,9 +8,9 @@ from datasets import Dataset
 
 from emocap.data.schema import label_names
 from emocap.metrics import compute_metrics
-from emocap.metrics.metrics import ECE_BINS, THRESHOLD, cross_entropies, row_ranking_precisions
+from emocap.metrics.metrics import ECE_BINS, THRESHOLD, average_precision, cross_entropies, row_ranking_precisions
 
-__all__ = ["average_precisions", "describe", "human_metrics"]
+__all__ = ["describe", "human_metrics"]
 
 HUMAN_DRAWS = 20
 FOR_PEOPLE = ("f1_micro", "f1_macro", "jaccard", "jsd")
@@ -19,9 +19,7 @@ FOR_PEOPLE = ("f1_micro", "f1_macro", "jaccard", "jsd")
 NUM_EXAMPLES = 12
 
 
-def human_metrics(
-    votes: np.ndarray, num_annotators: np.ndarray, probabilities: np.ndarray | None = None, seed: int = 0
-) -> dict[str, float]:
+def human_metrics(votes: np.ndarray, num_annotators: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     """How well one annotator predicts the others: leave one out, on the metrics that yes or no answers have.
 
     Of each image with two annotators or more, one is left out and predicts what any of the rest named; `jsd` compares
@@ -35,7 +33,6 @@ def human_metrics(
         num_annotators: int `(N,)`.
         probabilities: float `(N, L)`, a model's. It answers as the annotator does, on the same images and the same
             rest: of each image it names its most probable emotions, as many as the annotator named.
-        seed: of the draws.
 
     Returns:
         Under `human/` means over 20 draws of `FOR_PEOPLE`, and `num_examples`, the images with two annotators or more;
@@ -45,22 +42,17 @@ def human_metrics(
     votes, totals = votes[enough], num_annotators[enough, None]
     if not len(votes):
         return {}
-    rng = np.random.default_rng(seed)
-    places = None
-    if probabilities is not None:
-        places = np.argsort(np.argsort(-probabilities[enough], axis=1, kind="stable"), axis=1)
+    rng = np.random.default_rng(0)
+    places = np.argsort(np.argsort(-probabilities[enough], axis=1, kind="stable"), axis=1)
     drawn = {"human": [], "as_human": []}
     for _ in range(HUMAN_DRAWS):
         named = rng.random(votes.shape) < votes / totals
-        rest = votes - named
-        drawn["human"].append(compute_metrics(named.astype(float), (rest > 0).astype(float), rest))
-        if places is not None:
-            answer = places < named.sum(axis=1, keepdims=True)
-            drawn["as_human"].append(compute_metrics(answer.astype(float), (rest > 0).astype(float), rest))
+        rest, as_many = votes - named, places < named.sum(axis=1, keepdims=True)
+        for who, answer in (("human", named), ("as_human", as_many)):
+            drawn[who].append(compute_metrics(answer.astype(float), (rest > 0).astype(float), rest))
     found = {
         f"{who}/{key}": float(np.mean([draw[key] for draw in own])) for who, own in drawn.items() for key in FOR_PEOPLE
-        if own
-    }  # fmt: skip
+    }
     return found | {"human/num_examples": len(votes)}
 
 
@@ -92,23 +84,16 @@ def describe(
     cut = THRESHOLD if thresholds is None else np.asarray(thresholds)
     predicted = probabilities >= cut
     missed, wrong = true & ~predicted, predicted & ~true
+    precisions = [average_precision(probabilities[:, own], true[:, own]) for own in range(len(names))]
     return {
         "emotions": names,
-        "average_precision": average_precisions(probabilities, labels),
+        "average_precision": [None if score != score else round(score, 6) for score in precisions],
         "prevalence": [round(float(share), 6) for share in true.mean(axis=0)],
         "reliability": _reliability(probabilities, labels),
         "confusion": (missed.T.astype(np.int64) @ wrong).tolist(),
         "missed": missed.sum(axis=0).tolist(),
         "examples": _examples(probabilities, labels, names, table["image_id"][:]),
     }
-
-
-def average_precisions(probabilities: np.ndarray, labels: np.ndarray) -> list[float | None]:
-    """Average precision of each emotion; None where no row is positive."""
-    scores = [
-        compute_metrics(probabilities[:, [label]], labels[:, [label]])["map_macro"] for label in range(labels.shape[1])
-    ]
-    return [None if score != score else round(score, 6) for score in scores]
 
 
 def _reliability(probabilities: np.ndarray, labels: np.ndarray) -> list[list[float]]:

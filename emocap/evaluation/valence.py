@@ -58,12 +58,7 @@ def read_norms(path: str | Path, names: Sequence[str]) -> np.ndarray:
 
 
 def expected_valence(probabilities: np.ndarray, norms: np.ndarray) -> np.ndarray:
-    """Mean valence of the emotions, each weighted by its probability: float64 `(N,)`, on the norms' scale.
-
-    Args:
-        probabilities: float `(N, L)`.
-        norms: float `(L,)`.
-    """
+    """Mean valence of the emotions, `(L,)`, each weighted by its probability, `(N, L)`: float64 `(N,)`."""
     totals = probabilities.sum(axis=1)
     return np.where(totals > 0, probabilities @ norms / np.where(totals > 0, totals, 1), norms.mean())
 
@@ -99,8 +94,7 @@ def evaluate_valence(
         tables: a table with `valence_mean`, as `emocap data oasis` writes.
         norms_path: see `read_norms`.
         splits: those to use; all by default. A model that was trained on this table wants its test split alone.
-        batch_size: pairs a step.
-        num_resamples: of the bootstrap over images, or over their groups.
+        batch_size, num_resamples: pairs a step; draws of the bootstrap over images, or over their groups.
 
     Returns:
         For each of `both`, `text` and `image` that the model reads `spearman/NAME` with `_low` and `_high` (95 %), for

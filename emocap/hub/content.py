@@ -114,16 +114,8 @@ def walk(folder: Path):
 def make_content(
     folder: Path, kind: str, repo_id: str, names: PublicNames, staging: Path, license: str | None = None
 ) -> Content:
-    """The files and the card of a folder.
-
-    Args:
-        folder: what is published.
-        kind: as `kind_of` says.
-        repo_id: `owner/name`.
-        names: what folders are called in public.
-        staging: an empty folder for files that have to be written first.
-        license: what the card names; by default what the folder has on record.
-    """
+    """The files and the card of a folder of a kind as `kind_of` says; files that have to be written first go into
+    `staging`, an empty folder. The card names `license`, by default what the folder has on record."""
     make = {"model": model_content, "extractor": extractor_content, "dataset": table_content, "metric": metric_content}
     content = make[kind](folder, repo_id, names, staging, license)
     content.files["README.md"] = str(content.card).encode()
@@ -177,13 +169,8 @@ def published_files(folder: Path, prefix: str = "") -> tuple[dict[str, Path], li
 def public_extractor(
     folder: Path, extractor: str, given: str | None, names: PublicNames
 ) -> tuple[str, dict[str, Path]]:
-    """What the published checkpoint calls its region extractor, and the files that come along.
-
-    Args:
-        folder: the run.
-        extractor: what its configuration names.
-        given: what it was trained with: of an extractor inside the checkpoint, what it is a copy of.
-        names: what is published.
+    """What the published checkpoint calls the region extractor that its configuration names, and the files that come
+    along. `given` is what it was trained with: of an extractor inside the checkpoint, what it is a copy of.
 
     Raises:
         FileNotFoundError: it was in a folder that is no longer there.

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, Image
 from datasets.info import DatasetInfo, DatasetInfosDict
@@ -15,6 +14,7 @@ from huggingface_hub import DatasetCardData
 
 from emocap.data.heavy_columns import PHOTOS_CONFIG, REGIONS_CONFIG, split_regions
 from emocap.data.label_configs import label_configs
+from emocap.data.pairs import has_photos
 
 __all__ = ["table_configs", "write_configs"]
 
@@ -32,13 +32,9 @@ def table_configs(tables: DatasetDict) -> dict[str, DatasetDict]:
         light, regions = split_regions(tables)
         return {"default": light} if regions is None else {"default": light, REGIONS_CONFIG: regions}
     configs = label_configs(tables)
-    if "image" in features and "license" not in features and any(map(has_photos, tables.values())):
+    if "license" not in features and any(map(has_photos, tables.values())):
         configs[PHOTOS_CONFIG] = tables.select_columns(["image_id", "image"])
     return configs
-
-
-def has_photos(split: Dataset) -> bool:
-    return any(pc.any(pc.is_valid(chunk)).as_py() for chunk in split.with_format("arrow")["image"][:].chunks)
 
 
 def write_configs(configs: dict[str, DatasetDict], folder: Path) -> dict[str, Any]:

@@ -18,6 +18,8 @@ __all__ = ["FEW_UNITS", "Bootstrap", "intervals", "resampled_metrics"]
 CHUNK = 2**22
 """Numbers in flight: entries that share a label (or all of them, for `map_micro`) times resamples."""
 
+CONFIDENCE = 0.95
+
 FEW_UNITS = 50
 """Images, or groups of them, below which an interval by resampling them is too narrow to be taken at its word."""
 
@@ -83,8 +85,11 @@ def resampled_metrics(
     if votes is None:
         wanted = [key for key in wanted if key not in single.VOTE_KEYS]
     rows = single.row_values(probabilities, labels, votes, thresholds, num_annotators)
-    sums = {name: values for name, values in _summands(rows, probabilities, labels).items() if _needed(name, wanted)}
-    rankings = _rankings(probabilities, true) if "map_macro" in wanted else []
+    needed = {"rows", "has_label", "voted", *wanted}
+    needed |= {"f1_hits", "f1_total"} if needed & {"f1_micro", "f1_macro"} else set()
+    sums = {name: values for name, values in _summands(rows, probabilities, labels).items() if name in needed}
+    ranked = np.flatnonzero(true.any(axis=0)) if "map_macro" in wanted else []
+    rankings = [_Ranking(probabilities[:, label], true[:, label], 1) for label in ranked]
     micro = _Ranking(probabilities.reshape(-1), true.reshape(-1), true.shape[1]) if "map_micro" in wanted else None
     parts = []
     for weights in bootstrap.weights(len(true)):
@@ -111,10 +116,8 @@ def _mean(values: np.ndarray) -> float:
     return float(known.mean()) if known.size else float("nan")
 
 
-def intervals(
-    resampled: Mapping[str, np.ndarray], measured: Mapping[str, float] | None = None, confidence: float = 0.95
-) -> dict[str, float]:
-    """Percentile intervals: `KEY_low` and `KEY_high` of each key; NaN where no resample defines it.
+def intervals(resampled: Mapping[str, np.ndarray], measured: Mapping[str, float] | None = None) -> dict[str, float]:
+    """95 % percentile intervals: `KEY_low` and `KEY_high` of each key; NaN where no resample defines it.
 
     An interval holds its estimate: with few images most draws may be alike, and a few others hold the estimate, the
     mean of draws that are centred, away from them.
@@ -122,7 +125,6 @@ def intervals(
     Args:
         resampled: draws of each key, `(resamples,)`.
         measured: the estimates; by default the means of the draws.
-        confidence: how many of the draws lie within.
     """
     bounds = {}
     for key, values in resampled.items():
@@ -130,7 +132,7 @@ def intervals(
         low = high = np.nan
         if known.size:
             estimate = known.mean() if measured is None else measured[key]
-            low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
+            low, high = np.quantile(known, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
             low, high = np.fmin(low, estimate), np.fmax(high, estimate)
         bounds |= {f"{key}_low": float(low), f"{key}_high": float(high)}
     return bounds
@@ -153,13 +155,6 @@ def _summands(rows: dict[str, np.ndarray], probabilities: np.ndarray, labels: np
         a, b = a - (a[some].mean() if some.any() else 0), b - (b[some].mean() if some.any() else 0)
         sums["entropy_correlation"] = np.stack([a, b, a * a, b * b, a * b], axis=1) * sums["voted"][:, None]
     return sums
-
-
-def _needed(name: str, wanted: list[str]) -> bool:
-    shared = {"rows", "has_label", "voted"}
-    return (
-        name in shared or name in wanted or (name.startswith("f1_") and any(key.startswith("f1_") for key in wanted))
-    )
 
 
 def _ratios(sums: dict[str, np.ndarray], num_labels: int) -> dict[str, np.ndarray]:
@@ -191,10 +186,6 @@ def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """The quotient, NaN where nothing is counted."""
     shape = np.broadcast_shapes(numerator.shape, denominator.shape)
     return np.divide(numerator, denominator, out=np.full(shape, np.nan), where=denominator > 0)
-
-
-def _rankings(probabilities: np.ndarray, true: np.ndarray) -> list["_Ranking"]:
-    return [_Ranking(probabilities[:, label], true[:, label], 1) for label in np.flatnonzero(true.any(axis=0))]
 
 
 class _Ranking:

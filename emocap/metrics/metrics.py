@@ -10,13 +10,10 @@ import evaluate
 import numpy as np
 
 __all__ = [
-    "GREATER_IS_BETTER",
     "METRIC_KEYS",
     "VOTE_KEYS",
     "EmocapMetrics",
-    "break_ties",
     "chance_map_macro",
-    "check_metric",
     "compute_metrics",
     "compute_with_prior",
     "one_reaction",
@@ -44,9 +41,6 @@ METRIC_KEYS = (
     "bce",
 )
 """Keys of `compute_metrics`, in the order of its result; those of `VOTE_KEYS` only where votes are known."""
-
-GREATER_IS_BETTER = {key: key not in ("brier", "ece", "jsd", "bce") for key in METRIC_KEYS}
-"""Which way each metric runs."""
 
 VOTE_KEYS = ("jsd", "soft_f1", "entropy_correlation")
 """Those of the keys that need votes."""
@@ -116,9 +110,11 @@ def compute_metrics(
     probabilities, labels, votes = checked_arrays(probabilities, labels, votes)
     true, rows = labels >= THRESHOLD, row_values(probabilities, labels, votes, thresholds, num_annotators)
     hits, total = rows["f1_hits"].sum(axis=0), rows["f1_total"].sum(axis=0)
+    by_label = [average_precision(probabilities[:, own], true[:, own]) for own in np.flatnonzero(true.any(axis=0))]
     metrics = {
         **{key: _mean(rows[key][rows["has_label"]]) for key in LABELLED_KEYS},
-        **_average_precisions(probabilities, true),
+        "map_macro": _mean(np.array(by_label)),
+        "map_micro": average_precision(probabilities, true),
         "lrap": float(rows["lrap"].mean()),
         "f1_micro": float(2 * hits.sum() / max(total.sum(), 1)),
         "f1_macro": float(np.mean(2 * hits / np.maximum(total, 1))),
@@ -183,11 +179,7 @@ def row_values(
 def checked_arrays(
     probabilities: np.ndarray, labels: np.ndarray, votes: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """The three as float64 `(N, L)`.
-
-    Raises:
-        ValueError: as in `compute_metrics`.
-    """
+    """The three as float64 `(N, L)`, checked as `compute_metrics` says."""
     probabilities = _checked(probabilities, "probabilities", upper=1.0)
     labels = _checked(labels, "labels", upper=1.0, shape=probabilities.shape)
     if votes is not None:
@@ -226,13 +218,10 @@ def compute_with_prior(
     more than that on a few rows, see `chance_map_macro`.
 
     Args:
-        probabilities: float, shape (N, L), within 0..1.
-        labels: float, shape (N, L), multi-hot or soft, within 0..1.
+        probabilities, labels, votes, num_annotators: as in `compute_metrics`.
         prior: float, shape (L,): `prior_probabilities` of the training labels.
-        votes: int, shape (N, L), or None where unknown.
-        thresholds: float, one or shape (L,), of the model's decisions. Where they are given, the prior decides at its
-            own best, `prior_threshold`, and not at 0.5.
-        num_annotators: int, shape (N,), as in `compute_metrics`.
+        thresholds: of the model's decisions. Where they are given, the prior decides at its own best,
+            `prior_threshold`, and not at 0.5.
 
     Raises:
         ValueError: as in `compute_metrics`, or a prior that is not one probability a label.
@@ -251,30 +240,13 @@ def compute_with_prior(
     return metrics | {"chance/map_macro": chance_map_macro(labels)}
 
 
-def check_metric(name: str, flag: str, has_votes: bool = True) -> None:
-    """Refuses what is no metric, or one of `VOTE_KEYS` where there are no votes.
-
-    Raises:
-        ValueError: names the flag and the metrics.
-    """
-    known = [key for key in METRIC_KEYS if has_votes or key not in VOTE_KEYS]
-    if name not in known:
-        why = "needs votes, which are not known here" if name in VOTE_KEYS else "is no metric"
-        raise ValueError(f"{flag} '{name}' {why}; choose among {', '.join(known)}.")
-
-
 def chance_map_macro(labels: np.ndarray) -> float:
     """`map_macro` that scores drawn at random are expected to have, in closed form.
 
     Of N examples in random order of which P are positive, the one at rank k is positive and has the precision
     `(1 + (k - 1) (P - 1) / (N - 1)) / k` with probability P / N, so that average precision is expected to be
-    `(H + (P - 1) / (N - 1) (N - H)) / N` with H the N-th harmonic number.
-
-    Args:
-        labels: float, shape (N, L), true from 0.5.
-
-    Returns:
-        The mean over the labels with at least one positive; NaN where there is none.
+    `(H + (P - 1) / (N - 1) (N - H)) / N` with H the N-th harmonic number. Of labels of shape (N, L), true from 0.5, it
+    is the mean over those with at least one positive; NaN where there is none.
     """
     positives = (_checked(labels, "labels", upper=1.0) >= THRESHOLD).sum(axis=0)
     number, positives = len(labels), positives[positives > 0]
@@ -285,27 +257,14 @@ def chance_map_macro(labels: np.ndarray) -> float:
 
 def one_reaction(probabilities: np.ndarray, num_annotators: np.ndarray) -> np.ndarray:
     """Chance that one person names a label, from the chance that any of n does: `1 - (1 - p) ** (1 / n)`, the n taken
-    as independent given the example.
-
-    Args:
-        probabilities: float, shape (N, L), within 0..1.
-        num_annotators: int, shape (N,), 1 or more; rows with 0 stay as they are.
-
-    Returns:
-        float64, shape (N, L).
-    """
+    as independent given the example: float64 of shape (N, L). `num_annotators` has shape (N,); rows with 0 of them
+    stay as they are."""
     number = np.maximum(np.asarray(num_annotators, dtype=np.float64), 1)[:, None]
     return -np.expm1(np.log1p(-np.minimum(probabilities, 1 - 1e-12)) / number)
 
 
 def prior_probabilities(labels: np.ndarray) -> np.ndarray:
-    """The constant predictor: how often each label is true in the training labels.
-
-    Args:
-        labels: float, shape (N, L), multi-hot or soft, within 0..1.
-
-    Returns:
-        float64, shape (L,).
+    """The constant predictor, float64 of shape (L,): how often each label is true in training labels of shape (N, L).
 
     Raises:
         ValueError: no examples, NaN or values outside 0..1.
@@ -314,11 +273,8 @@ def prior_probabilities(labels: np.ndarray) -> np.ndarray:
 
 
 def prior_threshold(prior: np.ndarray) -> float:
-    """The threshold at which the constant predictor's `f1_micro` is best, were its probabilities the truth.
-
-    Args:
-        prior: float, shape (L,), within 0..1.
-    """
+    """The threshold at which the constant predictor's `f1_micro` is best, were its probabilities, of shape (L,), the
+    truth."""
     ordered = np.sort(np.asarray(prior, dtype=np.float64))[::-1]
     scores = 2 * np.cumsum(ordered) / np.maximum(np.arange(1, len(ordered) + 1) + ordered.sum(), 1e-12)
     return float(ordered[np.argmax(scores)])
@@ -351,25 +307,6 @@ class EmocapMetrics(evaluate.Metric):
         if prior is None:
             return compute_metrics(predictions, references, votes, thresholds, num_annotators)
         return compute_with_prior(predictions, references, prior, votes, thresholds, num_annotators)
-
-
-def break_ties(probabilities: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Equal probabilities in random order, moved by less than the step to the next float32; no others change places.
-
-    Average precision takes equal scores as one threshold, so that the first of them count for no more than the last. A
-    model that tells them apart by mere chance is expected to score higher: an exact posterior of few states has to
-    break its ties, or it bounds nothing.
-
-    Args:
-        probabilities: float `(N, L)`, exact in float32.
-        seed: of the order.
-
-    Returns:
-        float64 `(N, L)`, from 0 to 1.
-    """
-    steps = np.spacing(np.asarray(probabilities, dtype=np.float32)).astype(np.float64)
-    moved = probabilities + steps * np.random.default_rng(seed).random(steps.shape)
-    return np.minimum(moved, 1)
 
 
 def _checked(values: np.ndarray, name: str, upper: float, shape: tuple[int, ...] | None = None) -> np.ndarray:
@@ -407,16 +344,7 @@ def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if values.size else float("nan")
 
 
-def _average_precisions(probabilities: np.ndarray, true: np.ndarray) -> dict[str, float]:
-    by_label = [
-        _average_precision(column, column_true)
-        for column, column_true in zip(probabilities.T, true.T, strict=True)
-        if column_true.any()
-    ]
-    return {"map_macro": _mean(np.array(by_label)), "map_micro": _average_precision(probabilities, true)}
-
-
-def _average_precision(scores: np.ndarray, true: np.ndarray) -> float:
+def average_precision(scores: np.ndarray, true: np.ndarray) -> float:
     """Mean over the positives of the precision among all entries that score at least as high.
 
     Counting by binary search in sorted scores needs no argsort, and equal scores count together by themselves.

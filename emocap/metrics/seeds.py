@@ -5,12 +5,12 @@ import numpy as np
 __all__ = ["t_interval"]
 
 
-def t_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float | None, float | None]:
-    """Mean of a few values and Student's t interval around it; None for the bounds where there is one value."""
+def t_interval(values: np.ndarray) -> tuple[float, float | None, float | None]:
+    """Mean of a few values and their 95 % t interval; None for the bounds where there is one value."""
     mean, number = float(np.mean(values)), len(values)
     if number < 2:
         return mean, None, None
-    half = t_quantile((1 + confidence) / 2, number - 1) * float(np.std(values, ddof=1)) / number**0.5
+    half = t_quantile(0.975, number - 1) * float(np.std(values, ddof=1)) / number**0.5
     return mean, mean - half, mean + half
 
 

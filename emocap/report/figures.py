@@ -174,8 +174,6 @@ def prediction_figure(
     Args:
         rows: `{"label", "score"}`, most probable first, as the pipeline gives them.
         prior: each emotion's share of the training rows, drawn as an upright tick; None where it is not known.
-        caption: the caption.
-        photo: the picture.
     """
     figure = new_figure("Emotions of a pair, the most probable first", 6.4, max(2.2, 0.6 + 0.24 * len(rows)))
     shown, axes = figure.subplots(1, 2, width_ratios=(1, 1.3))
@@ -242,22 +240,13 @@ def histogram_figure(emotions: dict[str, dict]) -> Figure:
 
 @styled
 def co_occurrence_figure(emotions: list[str], together: np.ndarray) -> Figure:
-    """Of the images with the emotion of the row, the share that carry that of the column.
-
-    Args:
-        emotions: L names.
-        together: int `(L, L)`, images that carry both; an emotion that no image carries has an empty row.
-    """
+    """Of the images with the emotion of the row, the share that carry that of the column. `together` is int `(L, L)`,
+    images that carry both; an emotion that no image carries has an empty row."""
     shares = together / np.maximum(together.diagonal()[:, None], 1)
     cells = [
-        (
-            row,
-            column,
-            shares[row, column],
-            f"{emotions[column]} on {shares[row, column]:.2f} of the images with {name}",
-        )
-        for row, name in enumerate(emotions)
-        for column in np.flatnonzero(shares[row]).tolist()
+        (row, column, share, f"{emotions[column]} on {share:.2f} of the images with {emotions[row]}")
+        for (row, column), share in np.ndenumerate(shares)
+        if share
     ]
     return _cell_figure("Share of images with both emotions", emotions, cells)
 
@@ -265,12 +254,7 @@ def co_occurrence_figure(emotions: list[str], together: np.ndarray) -> Figure:
 @styled
 def confusion_figure(run: str, emotions: list[str], mistakes: list[dict[str, Any]]) -> Figure:
     """Rows: what people said and the model missed; columns: what it said instead; darker: more of the missed.
-
-    Args:
-        run: name of the run.
-        emotions: names along both sides.
-        mistakes: dicts of `said`, `instead`, `count` and `missed`, the pictures that missed `said`.
-    """
+    `mistakes` are dicts of `said`, `instead`, `count` and `missed`, the pictures that missed `said`."""
     cells = [
         (
             emotions.index(own["said"]),
@@ -294,12 +278,8 @@ def _cell_figure(title: str, emotions: list[str], cells: list[tuple[int, int, fl
     figure.subplots_adjust(margin / side, 0.05 / side, 1 - 0.05 / side, 1 - margin / side)
     axes = figure.subplots()
     rows, columns = (np.array([cell[place] for cell in cells], dtype=float) for place in (0, 1))
-    style: dict[str, Any] = {
-        "color": [(INK, float(share)) for _, _, share, _ in cells],
-        "linewidth": 0,
-        "clip_on": False,
-    }
-    bars = axes.bar(columns, np.full(len(cells), 0.92), 0.92, bottom=rows - 0.46, **style)
+    style: dict[str, Any] = {"color": [(INK, float(share)) for _, _, share, _ in cells], "clip_on": False}
+    bars = axes.bar(columns, np.full(len(cells), 0.92), 0.92, bottom=rows - 0.46, linewidth=0, **style)
     for bar, (*_, text) in zip(bars, cells, strict=True):
         tip(bar, text)
     axes.set_xticks(range(len(names)), names, rotation=90)

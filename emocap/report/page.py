@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from datasets import DatasetDict
 
 from emocap.data.storage import write_text
-from emocap.records import GAIN_KEYS, details_path, finite, read_json
+from emocap.records import CONTROLS, GAIN_KEYS, details_path, finite, read_json
 from emocap.report.drawing import save_figure
 from emocap.report.figures import (
     confusion_figure,
@@ -26,10 +26,10 @@ from emocap.report.tables import (
     SETTING,
     Runs,
     cell_text,
-    control_rows,
     folders_of,
     format_table,
     groups,
+    interval_text,
     markdown_table,
     name_text,
     notes,
@@ -82,7 +82,6 @@ def write_report(
     first = {name: folders_of(runs, name)[0] for name in runs}
     metrics = {name: read_metrics(name, runs) for name in runs}
     details = _comparable_details(first, metrics)
-    controls = {name: control_rows(own) for name, own in metrics.items()}
     precisions = _precision_rows(details)
     has_prior = any(row["prevalence"] for row in precisions)
     mistakes = {name: found for name, own in details.items() if (found := _mistakes(own))}
@@ -98,7 +97,10 @@ def write_report(
         setting_text=setting_text,
         name_text=name_text,
         cell_text=cell_text,
-        controls={name: own for name, own in controls.items() if own},
+        value_text=value_text,
+        interval_text=interval_text,
+        measured={name: own for name, own in metrics.items() if own.controls},
+        controls=CONTROLS,
         gain_keys=GAIN_KEYS,
         runs=list(runs),
         precision_columns=["emotion", *["prior"] * has_prior, *details],

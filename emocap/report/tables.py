@@ -7,16 +7,16 @@ from typing import Any
 
 from emocap.data.storage import write_text
 from emocap.metrics import GREATER_IS_BETTER
-from emocap.records import CONTROLS, GAIN_KEYS, Gain, Result
+from emocap.records import Result
 
 __all__ = [
     "COLUMNS",
     "LOWER_IS_BETTER",
     "around",
     "cell_text",
-    "control_rows",
     "format_table",
     "groups",
+    "interval_text",
     "markdown_lines",
     "markdown_table",
     "name_text",
@@ -128,31 +128,6 @@ def read_metrics(name: str, runs: Runs) -> Result:
         if isinstance(value, float) and len(values) == len(several):
             merged |= {key: fmean(values), f"{key}_sd": stdev(values)}
     return Result(merged | {"num_seeds": len(several)})
-
-
-def control_rows(result: Result) -> list[dict[str, Any]]:
-    """The controls in one run's metrics (see `emocap.evaluation.controls`): map_macro, the leads, intervals.
-
-    Returns:
-        Dicts of texts: `name`, `meaning`, `map_macro` and its `interval`, and `gains`, for each of `GAIN_KEYS` by how
-        much the model is ahead and the interval ("–" where unknown).
-    """
-
-    def lead(gain: Gain | None) -> tuple[str, str]:
-        if gain is None or gain.low is None or gain.high is None:
-            return value_text(None), ""
-        return value_text(gain.value), interval_text((gain.low, gain.high))
-
-    return [
-        {
-            "name": name.replace("_", " "),
-            "meaning": CONTROLS[name],
-            "map_macro": value_text(result.figure(f"{name}/map_macro")),
-            "interval": interval_text(result.interval(f"{name}/map_macro")),
-            "gains": [lead(result.gain(name, key)) for key in GAIN_KEYS],
-        }
-        for name in result.controls
-    ]
 
 
 def interval_text(bounds: Sequence[float] | None) -> str:

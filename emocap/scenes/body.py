@@ -15,21 +15,14 @@ __all__ = ["make_body"]
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
-def make_body(
-    tables: DatasetDict, folder: str | os.PathLike, settings: dict[str, int] | None = None, seed: int = 0
-) -> None:
-    """An untrained VisualBERT and a WordPiece vocabulary of the corpus's own captions, saved like any checkpoint.
-
-    Args:
-        tables: the corpus with region features.
-        folder: where it goes.
-        settings: vocabulary and sizes, fields of `VisualBertConfig`; by default the quickstart's.
-        seed: of the weights.
-    """
+def make_body(tables: DatasetDict, folder: str | os.PathLike, settings: dict[str, int] | None = None) -> None:
+    """An untrained VisualBERT and a WordPiece vocabulary of the captions of the corpus, which has region features,
+    saved like any checkpoint. `settings` are vocabulary and sizes, fields of `VisualBertConfig`; by default the
+    quickstart's."""
     if settings is None:
         preset = resources.files("emocap.presets").joinpath("quickstart.yaml").read_text("utf-8")
         settings = yaml.safe_load(preset)["body"]
-    set_seed(seed)
+    set_seed(0)
     captions = [caption for split in ("train", "source") for own in tables[split]["captions"] for caption in own]
     tokenizer = make_tokenizer(captions, settings["vocab_size"])
     dim = tables["train"].features["region_features"].length // NUM_REGIONS

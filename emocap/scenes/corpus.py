@@ -28,7 +28,7 @@ from datasets.utils import tqdm
 
 from emocap.data.licenses import set_license
 from emocap.data.schema import SPLIT_SHARES, pair_features, socratis_labels, split_of
-from emocap.scenes import tables as tables
+from emocap.scenes import tables
 from emocap.scenes.drawing import PICTURE_ATTRIBUTES, SCENE_CLASSES, PictureState, draw_scene
 
 __all__ = [
@@ -43,7 +43,6 @@ __all__ = [
     "label_probabilities",
     "load_scenes",
     "random_scene",
-    "reaction_shares",
     "simulate_votes",
     "word_probabilities",
     "write_caption",
@@ -125,28 +124,18 @@ def word_probabilities() -> np.ndarray:
     return np.stack([by_thing[state.thing] for state in PICTURE_STATES])
 
 
-def label_probabilities() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Exact probabilities that an image carries each of the 29 labels, by enumeration of all states.
+@cache
+def label_probabilities(reactions: int = NUM_REACTIONS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Exact probabilities that some of so many reactions name each of the 29 labels, by enumeration of all states.
 
     Returns:
         P(label | v, w), of shape (`PICTURE_STATES`, `WORD_STATES`, 29), and its marginals P(label | w), of shape
         (`WORD_STATES`, 29), and P(label | v), of shape (`PICTURE_STATES`, 29); float32 below 1, read-only.
     """
-    return _posteriors(NUM_REACTIONS)
-
-
-def reaction_shares() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Exact probabilities that one reaction names each of the 29 labels, in the form of `label_probabilities`."""
-    return _posteriors(1)
-
-
-@cache
-def _posteriors(reactions: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """P(some of so many reactions names the label | v, w), (... | w) and (... | v)."""
     panel = _panel()
     both = np.empty((len(PICTURE_STATES), len(WORD_STATES), len(panel.base)), dtype=np.float32)
     for index in range(len(PICTURE_STATES)):
-        both[index] = 1 - (1 - _reaction_probabilities(index, slice(None)).mean(axis=0)) ** reactions
+        both[index] = 1 - (1 - _reaction_probabilities(index).mean(axis=0)) ** reactions
     np.minimum(both, np.nextafter(np.float32(1), np.float32(0)), out=both)  # so that every logit is finite
     words = word_probabilities()
     joint = words * _picture_shares()[:, None]
@@ -161,7 +150,7 @@ def simulate_votes(
     picture: PictureState, words: WordState, rng: np.random.Generator, num_images: int = 1
 ) -> np.ndarray:
     """Votes of `NUM_REACTIONS` random panel members for images of one state: int32 of shape (num_images, 29)."""
-    chances = _reaction_probabilities(PICTURE_STATES.index(picture), WORD_STATES.index(words))
+    chances = _reaction_probabilities(PICTURE_STATES.index(picture))[:, WORD_STATES.index(words)]
     members = rng.integers(_NUM_ANNOTATORS, size=(num_images, NUM_REACTIONS))
     named = rng.random((num_images, NUM_REACTIONS, chances.shape[1])) < chances[members]
     return named.sum(axis=1, dtype=np.int32)
@@ -214,16 +203,13 @@ def _strengths(effect: dict[str, float]) -> np.ndarray:
     return row
 
 
-def _reaction_probabilities(picture: int, words: int | slice) -> np.ndarray:
-    """Chance that each annotator names each emotion: (A, L) for one word state, (A, W, L) for a slice of them."""
+def _reaction_probabilities(picture: int) -> np.ndarray:
+    """Chance that each annotator names each emotion of a picture state beside each word state: (A, W, L)."""
     panel = _panel()
     picture_effects, word_effects, shown, pairs = _effects()
-    together = np.tensordot(shown[picture], pairs[:, words], axes=1)
-    shape = (-1,) + (1,) * together.ndim
-    taste = panel.taste if together.ndim == 1 else panel.taste[:, None]
-    logits = panel.base + taste + together
-    logits = logits + panel.eye.reshape(shape) * picture_effects[picture]
-    logits = logits + panel.ear.reshape(shape) * word_effects[words]
+    logits = panel.base + panel.taste[:, None] + np.tensordot(shown[picture], pairs, axes=1)
+    logits = logits + panel.eye[:, None, None] * picture_effects[picture]
+    logits = logits + panel.ear[:, None, None] * word_effects
     return 1 / (1 + np.exp(-logits))
 
 
@@ -273,7 +259,7 @@ def _draw_row(image_id: str, kept: np.ndarray, seed: int) -> dict[str, Any]:
     votes = simulate_votes(picture, WORD_STATES[words[0]], rng)[0, kept] if is_target else None
     file = io.BytesIO()
     draw_scene(picture, rng)[0].save(file, "JPEG", quality=90, subsampling=0)
-    exact = {"probabilities": label_probabilities(), "shares": reaction_shares()}
+    exact = {"probabilities": label_probabilities(), "shares": label_probabilities(1)}
     return {
         "image_id": image_id,
         "image": {"bytes": file.getvalue(), "path": image_id},

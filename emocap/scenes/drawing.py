@@ -60,9 +60,7 @@ class PictureState(NamedTuple):
 def draw_scene(state: PictureState, rng: np.random.Generator) -> tuple[Image.Image, list[tuple[str, Box]]]:
     """Draws one scene; place, size and shade of everything vary with `rng`, the attributes stay legible.
 
-    Args:
-        state: the attributes.
-        rng: source of the variation; the same state and generator state give the same picture.
+    The same attributes and state of the generator give the same picture.
 
     Returns:
         An RGB picture of 96 x 96 pixels, and the boxes of the visible things as (class name of `SCENE_CLASSES`,

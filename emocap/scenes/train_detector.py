@@ -17,25 +17,23 @@ from emocap.scenes.corpus import SCENE_CLASSES, draw_scene, random_scene
 
 __all__ = ["train_scenes_detector"]
 
+BATCH_SIZE, LEARNING_RATE = 16, 2e-3
 CORPUS_SEED = 1_000_003  # other pictures than `load_scenes` draws
 
 
-def train_scenes_detector(
-    steps: int = 1500, batch_size: int = 16, learning_rate: float = 2e-3, seed: int = 0
-) -> EmocapRegionExtractor:
-    """A Faster R-CNN trained with torchvision's own losses on `steps * batch_size` fresh pictures, AdamW in one
-    cycle."""
-    set_seed(seed)
+def train_scenes_detector(steps: int) -> EmocapRegionExtractor:
+    """A Faster R-CNN trained with torchvision's own losses on so many steps of fresh pictures, AdamW in one cycle."""
+    set_seed(0)
     names = dict(enumerate(SCENE_CLASSES))
     model = EmocapRegionExtractor(
         EmocapRegionConfig(id2label=names, label2id={name: index for index, name in names.items()})
     ).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
-    rng = np.random.default_rng(CORPUS_SEED + seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
+    rng = np.random.default_rng(CORPUS_SEED)
     progress = tqdm(range(steps), desc="Training the detector")
     for _ in progress:
-        images, targets = zip(*(training_example(rng) for _ in range(batch_size)), strict=True)
+        images, targets = zip(*(training_example(rng) for _ in range(BATCH_SIZE)), strict=True)
         loss = sum(model.detector(list(images), list(targets)).values())
         optimizer.zero_grad()
         loss.backward()

@@ -72,7 +72,6 @@ def cross_validate(own: CrossValidationArguments, flags: list[str]) -> Result:
         most often.
     """
     check_scikit_learn()
-    check_metric(own.choose_by, "--choose_by")
     settings = [dict(chosen) for chosen in itertools.product(*map(parse_vary, own.vary))]
     options = [teacher_parser().given([*flags, *setting_flags(setting)]) for setting in settings]
     for each in options:
@@ -166,7 +165,10 @@ def run_fold(
         ]
         validated = [float(np.mean([run[own.choose_by] for run in each])) for each in runs]
         best = best_of(validated, own.choose_by)
-        scores = baseline_scores(tables, test, options[0]["model_name_or_path"])
+        prior = prior_probabilities(label_matrix(tables["train"], "labels"))
+        scores = {"prior": (np.tile(prior, (len(test), 1)), np.full(len(prior), prior_threshold(prior)))}
+        encoder = options[0]["model_name_or_path"]
+        scores |= regression_baselines(tables["train"], tables["validation"], test, encoder)
         for seed, run in enumerate(runs[best]):
             model, processor = load_model(str(run.folder))
             scores[f"seed{seed}"] = score_table(model, processor, test), np.array(model.config.thresholds)
@@ -210,14 +212,6 @@ def read_scores(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         return {name: (arrays[f"{name}/probabilities"], arrays[f"{name}/thresholds"]) for name in names}
 
 
-def baseline_scores(tables: DatasetDict, test: Dataset, encoder: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Probabilities and thresholds on the fold of prior, TF-IDF, lexica and encoder."""
-    prior = prior_probabilities(label_matrix(tables["train"], "labels"))
-    thresholds = np.full(len(prior), prior_threshold(prior))
-    own = {"prior": (np.tile(prior, (len(test), 1)), thresholds)}
-    return own | regression_baselines(tables["train"], tables["validation"], test, encoder)
-
-
 def summarise(finished: list[Fold], truth: str) -> dict[str, Any]:
     """Means over folds, and over seeds, with intervals; see `cross_validate`."""
     names = list(finished[0].scores)
@@ -232,9 +226,7 @@ def summarise(finished: list[Fold], truth: str) -> dict[str, Any]:
     metrics = teacher | intervals(drawn, teacher)
     if len(seeds) > 1:
         metrics |= {f"{key}_sd": float(np.std([measured[seed][key] for seed in seeds], ddof=1)) for key in teacher}
-    for name in names:
-        if name in seeds:
-            continue
+    for name in [own for own in names if own not in seeds]:
         control = measured[name] | intervals(resampled[name], measured[name])
         control |= gains(teacher, drawn, measured[name], resampled[name])
         metrics |= {f"{name}/{key}": value for key, value in control.items()}

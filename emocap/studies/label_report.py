@@ -111,7 +111,7 @@ def format_study(summary: dict[str, Any]) -> str:
 
 def arm_cells(arm: dict[str, Any]) -> list[str]:
     return [
-        arm_name(arm),
+        "none (scratch)" if arm["selection"] == "scratch" else f"{arm['selection']}, {arm['targets']}",
         "–" if arm["images_per_label"] is None else f"{arm['images_per_label']:,}",
         f"{arm['images']:,.0f}",
         f"{arm['mean']:.3f}" + ("" if arm["sd"] is None else f" ± {arm['sd']:.3f}"),
@@ -120,10 +120,6 @@ def arm_cells(arm: dict[str, Any]) -> list[str]:
         interval(arm.get("gain_low"), arm.get("gain_high")),
         interval(arm.get("images_low"), arm.get("images_high")),
     ]
-
-
-def arm_name(arm: dict[str, Any]) -> str:
-    return "none (scratch)" if arm["selection"] == "scratch" else f"{arm['selection']}, {arm['targets']}"
 
 
 def interval(low: float | None, high: float | None) -> str:

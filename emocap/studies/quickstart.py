@@ -63,7 +63,6 @@ def labelled_examples(table) -> list[dict[str, Any]]:
             "image": row["image"],
             "caption": row["captions"][0],
             "emotions": [names[label] for label in row["emotions"]],
-            "truth": None,
         }
         for row in table.select(range(min(NUM_EXAMPLES, len(table))))
     ]

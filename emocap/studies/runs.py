@@ -39,14 +39,8 @@ class Recipe(NamedTuple):
 
 
 class Part:
-    """Pairs of some rows of a split, in batches: `part.batch(indices)`.
-
-    Args:
-        table: rows of the table of pairs.
-        processor: what the model reads with.
-        label_column: targets of training, see `label_matrix`.
-        truth_column: what probabilities are measured against.
-    """
+    """Pairs of some rows of a split, in batches: `part.batch(indices)`. `label_column` has the targets of training,
+    see `label_matrix`, `truth_column` what probabilities are measured against."""
 
     def __init__(self, table: datasets.Dataset, processor: EmocapProcessor, label_column: str, truth_column: str):
         self.pairs = PairDataset(prepare_table(table, processor), processor, label_column)
@@ -94,9 +88,7 @@ def fit(
     Where everything below the head is frozen, its outputs are computed once and the head trains on them.
 
     Args:
-        model: where the run starts from.
         train, validation: pairs to learn from and rows to choose the state by.
-        recipe: see [`Recipe`].
         seed: of the order of the pairs and of dropout.
         steps: take exactly so many of the recipe's steps, patience aside; None: until patience or `max_steps` ends it.
 

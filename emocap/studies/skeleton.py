@@ -87,10 +87,6 @@ class Study(Generic[RunT, ArgumentsT]):
         """What a finished run's file says."""
         return json.loads(self.path(run).read_text("utf-8"))
 
-    def value(self, run: RunT) -> float:
-        """The study's metric of a finished run."""
-        return self.content(run)["metrics"][self.arguments.metric]
-
     def resampled(self, run: RunT, truth: Truth, num_resamples: int) -> np.ndarray:
         """The study's metric on resampled test images, float64 `(num_resamples,)`: the same for every run."""
         probabilities = np.load(self.path(run).with_suffix(".npy"), allow_pickle=False)

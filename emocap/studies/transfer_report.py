@@ -42,7 +42,7 @@ def study_rows(study: TransferStudy) -> list[dict[str, Any]]:
     names in `BASES` (at the same number of layers) the gain over another strategy, a `PairedGain`. Over `anb+` only
     `anb` has one: what freezing costs.
     """
-    groups = {}
+    groups, metric = {}, study.arguments.metric
     for run in (run for stage in study.stages() for run in stage if run.size is not None):
         groups.setdefault(run._replace(seed=0), []).append(run)
     read = {}
@@ -50,7 +50,7 @@ def study_rows(study: TransferStudy) -> list[dict[str, Any]]:
         runs.sort(key=lambda run: run.seed)  # gains are taken seed by seed
         truth = study.part(key.side, "test").truth
         images = np.mean([study.resampled(run, truth, NUM_RESAMPLES) for run in runs], axis=0)
-        read[key] = np.array([study.value(run) for run in runs]), images
+        read[key] = np.array([study.content(run)["metrics"][metric] for run in runs]), images
     priors = {side: prior_metric(study, side) for side in study.trained_sides()}
     rows = []
     for run, (values, images) in read.items():
@@ -94,7 +94,7 @@ def prior_metric(study: TransferStudy, side: str) -> float:
 def shown(rows: list[dict]) -> list[dict]:
     """The rows of a short table: one direction, scratch and, with all layers, what came from the source; gains over
     the other controls stand in its columns."""
-    last = last_layers(rows)
+    last = {row["strategy"]: row["num_layers"] for row in sorted(rows, key=lambda row: row["num_layers"])}
     return [
         row
         for row in rows
@@ -102,14 +102,6 @@ def shown(rows: list[dict]) -> list[dict]:
         and row["strategy"] in ("scratch", "anb", "anb+")
         and row["num_layers"] in (0, last[row["strategy"]])
     ]
-
-
-def last_layers(rows: list[dict]) -> dict[str, int]:
-    """The largest number of layers of each strategy."""
-    last = {}
-    for row in rows:
-        last[row["strategy"]] = max(row["num_layers"], last.get(row["strategy"], 0))
-    return last
 
 
 def study_table(rows: list[dict[str, Any]], metric: str) -> str:

@@ -11,7 +11,6 @@ early; like every network it is left at its best evaluated state.
 """
 
 import time
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,16 +57,12 @@ class Run(NamedTuple):
         return self.num_layers == "0"
 
 
-@dataclass(frozen=True)
-class Side:
+class Side(NamedTuple):
     """One of the two tables: its splits, and which columns teach and judge."""
 
     splits: DatasetDict
     label_column: str
     truth_column: str
-
-    def fingerprint(self) -> list[str]:
-        return [self.splits[name]._fingerprint for name in ("train", "validation", "test")]
 
 
 class TransferStudy(Study[Run, TransferArguments]):
@@ -175,7 +170,7 @@ class TransferStudy(Study[Run, TransferArguments]):
             **run._asdict(),
             "recipe": self.recipe_of(run)._asdict(),
             "student": self.student_settings(),
-            "data": side.fingerprint(),
+            "data": [side.splits[name]._fingerprint for name in ("train", "validation", "test")],
             "label_column": side.label_column,
             "truth": side.truth_column,
         }
@@ -265,13 +260,12 @@ def load_side(dataset: str, label_column: str | None, max_eval_samples: int | No
     tables = load_table(dataset)
     if "train" not in tables:
         raise ValueError(f"'{dataset}' has no split 'train' (splits: {', '.join(tables)}).")
+    names = ("train", "validation", "test")
     if "validation" in tables and "test" in tables:
-        splits = {name: tables[name] for name in ("train", "validation", "test")}
+        splits = {name: tables[name] for name in names}
     else:
         where = np.array([split_of(key) for key in group_keys(tables["train"])])
-        splits = {
-            name: tables["train"].select(np.flatnonzero(where == name)) for name in ("train", "validation", "test")
-        }
+        splits = {name: tables["train"].select(np.flatnonzero(where == name)) for name in names}
     if max_eval_samples:
         splits["validation"] = splits["validation"].select(range(min(max_eval_samples, len(splits["validation"]))))
     for name, split in splits.items():

@@ -20,7 +20,6 @@ from emocap.arguments import (
     StudentArguments,
     TeacherArguments,
     arguments_to_dict,
-    settle_sampling,
 )
 from emocap.data.licenses import license_of
 from emocap.data.pairs import PairDataset
@@ -63,16 +62,10 @@ def train(
     model_args: TeacherArguments | StudentArguments | FinetuneArguments,
     training_args: EmocapTrainingArguments,
 ) -> Result:
-    """One training, from a table of pairs to a finished run's folder.
-
-    Args:
-        kind: of `STARTS`: "teacher", "student" or "finetuned".
-        tables: the table; `data_args.dataset` is its name, or None.
-        data_args, model_args, training_args: what the command of that kind takes.
-    """
+    """One training of a kind of `STARTS`, from a table of pairs, whose name is `data_args.dataset`, to a finished
+    run's folder; the arguments are what `make_arguments` makes of those of the kind's command."""
     if isinstance(model_args, StudentArguments):
         check_student(model_args, training_args)
-    settle_sampling(data_args, training_args.loss)
     rows = read_rows(tables, data_args, seed_of_data(training_args))
     best = (training_args.metric_for_best_model or "loss").removeprefix("eval_")
     if best != "loss":

@@ -62,9 +62,7 @@ class TrainingRows:
 
 
 def read_rows(tables: DatasetDict, data_args: DataArguments, seed: int = 0) -> TrainingRows:
-    """The rows of a run, checked at the door.
-
-    Sets `data_args.label_column` where it was left open. `seed` draws `train_fraction`.
+    """The rows of a run, checked at the door. Sets `data_args.label_column` where it was left open.
 
     Raises:
         ValueError: a split that is missing or empty, rows without labels, or a table to mix that does not fit.
@@ -105,21 +103,16 @@ def choose_splits(tables: DatasetDict, data_args: DataArguments, seed: int) -> d
         selected = splits["train"].with_format("arrow")["selected_for"][:]
         chosen = np.flatnonzero([len(own) > 0 for own in selected.to_pylist()])
         splits["train"] = splits["train"].select(chosen)
-    if data_args.train_fraction < 1:
-        splits["train"] = draw(splits["train"], data_args.train_fraction, seed)
-    limits = {"train": data_args.max_train_samples}
+    if data_args.train_fraction < 1:  # drawn without replacement, in their own order
+        order = np.random.default_rng(seed).permutation(len(splits["train"]))
+        drawn = order[: round(data_args.train_fraction * len(order))]
+        splits["train"] = splits["train"].select(np.sort(drawn))
     for name, split in splits.items():
-        limit = limits.get(name, data_args.max_eval_samples)
+        limit = data_args.max_train_samples if name == "train" else data_args.max_eval_samples
         splits[name] = split if limit is None else split.select(range(min(limit, len(split))))
         if not len(splits[name]):
             raise ValueError(f"The {name} split of {name_of_table} is empty; add rows or choose another split.")
     return splits
-
-
-def draw(table: datasets.Dataset, fraction: float, seed: int) -> datasets.Dataset:
-    """A share of the rows, drawn at random without replacement, in their own order."""
-    rows = np.random.default_rng(seed).permutation(len(table))[: round(fraction * len(table))]
-    return table.select(np.sort(rows))
 
 
 def load_mix(dataset: str, train: datasets.Dataset) -> datasets.Dataset:

@@ -117,13 +117,7 @@ def check_transfer(
 ) -> Plan:
     """What is to be done, checked against the checkpoints' configurations before any weight is loaded.
 
-    Args:
-        student, teacher: folders or Hub ids.
-        strategy: one of `STRATEGIES`.
-        num_layers: number of blocks from the input, or "all".
-        head_init: collapse, ridge or random.
-        copy_word_embeddings: between architectures, pass the student's word embeddings to the teacher.
-        freeze_word_embeddings: freeze or train the word embeddings whatever the strategy does; None: as it says.
+    The arguments are those of `FinetuneArguments`, which explains them.
 
     Raises:
         ValueError: a checkpoint that the strategy needs is missing, there are fewer blocks than asked for, layers

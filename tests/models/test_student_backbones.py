@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoProcessor, BertConfig, BertModel
 
-from emocap.arguments import StudentArguments, arguments_to_dict, parse_arguments, student_parser
+from emocap.arguments import StudentArguments, arguments_to_dict, make_arguments, student_parser
 from emocap.cli import main
 from emocap.models import EmocapStudentConfig, EmocapStudentForMultiLabelClassification
 from emocap.models.modeling_emocap_student import resnet_stages
@@ -256,7 +256,7 @@ def test_the_presets_build_the_students_of_the_study(tmp_path):
     read = {}
     for name in ("paper_student", "paper_resnet_bert_student"):
         flags = [*parser.file_flags(name), "--dataset", "t", "--bf16", "false", "--output_dir", str(tmp_path)]
-        read[name] = arguments_to_dict(*parse_arguments(parser, flags))
+        read[name] = arguments_to_dict(*make_arguments(parser, parser.given(flags)))
         assert (read[name]["label_column"], read[name]["train_fraction"], read[name]["max_length"]) == (
             "emotions",
             0.1,

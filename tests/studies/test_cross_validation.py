@@ -1,13 +1,17 @@
 """Nested cross-validation on the tiny table: who saw which image, what is chosen, what is reported, what resumes."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 import yaml
 from datasets import DatasetDict
 
-from emocap.arguments import arguments_to_dict, parse_arguments, teacher_parser
+from emocap.arguments import arguments_to_dict, make_arguments, teacher_parser
 from emocap.cli import main
 from emocap.data.pairs import label_matrix
 from emocap.data.storage import load_table
@@ -108,6 +112,38 @@ def test_a_finished_fold_is_not_trained_again_and_other_settings_are_refused(don
     assert "other settings (flags)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_a_killed_cross_validation_goes_on_and_ends_alike(done, tmp_path, monkeypatch):
+    whole, flags, _ = done
+    out, flags = tmp_path / "run", [*flags[:-1], str(tmp_path / "run")]
+    process = subprocess.Popen([sys.executable, "-c", "from emocap.cli import main; main()", *flags])
+    stopped = out / "fold1" / "setting1_seed0"  # at a rate that moves the figures
+    while not list(stopped.glob("checkpoint-*/trainer_state.json")):  # the last file of a checkpoint
+        assert process.poll() is None, "it ended before it was killed"
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL and not (stopped / "metrics.json").exists()
+    folders = out / "fold0", out / "fold1" / "setting0_seed0"
+    files = [path for own in folders for path in own.iterdir() if path.suffix != ".safetensors"]  # losers' weights go
+    finished = {path: path.stat().st_mtime_ns for path in files}
+    begun, original = [], cross_validation.train_teacher
+
+    def spy(tables, **options):
+        begun.append((options["output_dir"], "resume_from_checkpoint" in options))
+        return original(tables, **options)
+
+    monkeypatch.setattr(cross_validation, "train_teacher", spy)
+    main(flags)
+    others = [(out / "fold2" / f"setting{index}_seed0", False) for index in range(2)]
+    assert begun == [(stopped, True), *others] and {*folders} == {path.parent for path in finished}
+    assert {path: path.stat().st_mtime_ns for path in files} == finished
+    for name in ("metrics.json", "settings.json", "preset.yaml"):
+        assert (out / name).read_text() == (whole / name).read_text(), name
+    logs = [json.loads((own / "fold1/setting1_seed0/trainer_state.json").read_text()) for own in (out, whole)]
+    losses = [[entry["eval_loss"] for entry in log["log_history"] if "eval_loss" in entry] for log in logs]
+    assert losses[0] == losses[1] and len(losses[0]) >= 2
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
@@ -163,6 +199,9 @@ def test_the_preset_is_what_was_measured(tmp_path):
     preset = yaml.safe_load((tmp_path / "preset.yaml").read_text())
     assert preset["freeze_body"] is True and preset["bf16"] is True and preset["pooled_layers"] == [3, 4, 5]
     assert preset["learning_rate"] == 3e-4 and len(preset) == 10
-    measured = parse_arguments(teacher_parser(), [*flags, "--learning_rate", "3e-4"])
-    again = parse_arguments(teacher_parser(), [str(tmp_path / "preset.yaml"), *paths])
-    assert arguments_to_dict(*again) == arguments_to_dict(*measured)
+    parser = teacher_parser()
+    measured, again = (
+        arguments_to_dict(*make_arguments(parser, parser.given(own)))
+        for own in ([*flags, "--learning_rate", "3e-4"], [str(tmp_path / "preset.yaml"), *paths])
+    )
+    assert again == measured

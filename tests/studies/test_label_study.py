@@ -85,6 +85,17 @@ def test_a_stopped_study_goes_on_and_ends_alike(tmp_path, flags):
     assert not list(broken.runs_dir.glob("*.partial"))
 
 
+def test_two_processes_find_what_one_does(tmp_path, flags):
+    flags += ["--num_seeds", "1", "--images_per_label", "3", "--selections", "selected"]
+    for jobs in ("1", "2"):
+        main(["label-study", *flags, "--output_dir", str(tmp_path / jobs), "--jobs", jobs])
+    alone, together = ((tmp_path / jobs / "label_study.json").read_text() for jobs in ("1", "2"))
+    assert alone == together and len(json.loads(alone)["arms"]) == 5
+    arrays = [sorted((tmp_path / jobs / "runs").glob("*.npy")) for jobs in ("1", "2")]
+    assert [path.name for path in arrays[0]] == [path.name for path in arrays[1]] and len(arrays[0]) == 5
+    assert all(one.read_bytes() == other.read_bytes() for one, other in zip(*arrays, strict=True))
+
+
 def test_arms_learn_from_the_rows_they_say(tmp_path, flags):
     study = make_study(flags, tmp_path)
     scores, emotions = study.source["emotion_scores"][:], study.source["emotions"][:]

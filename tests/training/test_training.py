@@ -19,7 +19,7 @@ from emocap.arguments import (
     EmocapTrainingArguments,
     arguments_to_dict,
     finetune_parser,
-    parse_arguments,
+    make_arguments,
     teacher_parser,
 )
 from emocap.cli import main
@@ -431,7 +431,7 @@ def test_an_unknown_preset_or_key_is_refused(job, tmp_path, capsys):
 def test_the_presets_of_the_study_say_what_it_did(tmp_path):
     def read(parser, name: str) -> dict:
         flags = [*parser.file_flags(name), "--dataset", "t", "--bf16", "false", "--output_dir", str(tmp_path)]
-        return arguments_to_dict(*parse_arguments(parser, flags))
+        return arguments_to_dict(*make_arguments(parser, parser.given(flags)))
 
     teacher, tuned = read(teacher_parser(), "paper_teacher"), read(finetune_parser(), "paper_finetune")
     for own, rate in ((teacher, 0.01), (tuned, 0.1)):
@@ -469,6 +469,6 @@ def test_presets_of_teachers_are_understood_and_flags_after_them_win(name, tmp_p
     parser = teacher_parser()
     flags = [*parser.file_flags(name), "--model_name_or_path", "body", "--dataset", "table", "--learning_rate", "0.5",
              "--bf16", "false", "--output_dir", str(tmp_path)]  # fmt: skip
-    data_args, model_args, training_args = parse_arguments(parser, flags)
+    data_args, model_args, training_args = make_arguments(parser, parser.given(flags))
     assert (data_args.dataset, model_args.model_name_or_path, training_args.learning_rate) == ("table", "body", 0.5)
     assert training_args.head_learning_rate >= 1e-3 and model_args.pooling in ("mean", "pooler")
