@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import multiprocess
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -365,3 +366,21 @@ def test_what_does_not_fit_is_refused(tmp_path, table, tiny_teacher):
     other = saved(tmp_path / "other", model, EmocapProcessor.from_pretrained(tiny_teacher))
     with pytest.raises(ValueError, match="5 other emotions"):
         PseudoLabels([tiny_teacher, other])
+
+
+def label_and_sum(content: bytes) -> tuple[int, float]:
+    labels = pickle.loads(content)
+    labels({"captions": [["a dog"]]})
+    return torch.get_num_threads(), float(torch.ones(1_000_000).sum())
+
+
+def test_a_forked_worker_does_not_wait_for_threads_that_it_has_not(tiny_teacher):
+    content = pickle.dumps(PseudoLabels(tiny_teacher))
+    torch.set_num_threads(2)
+    try:
+        torch.ones(1_000_000).sum()  # OpenMP's threads have run; a fork does not bring them
+        with multiprocess.get_context("fork").Pool(1) as pool:
+            assert pool.apply_async(label_and_sum, (content,)).get(timeout=60) == (1, 1e6)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)

@@ -3,12 +3,14 @@
 import hashlib
 import io
 import json
+import multiprocessing
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 from uuid import uuid4
 
+import multiprocess
 import numpy as np
 import pyarrow as pa
 import torch
@@ -43,11 +45,11 @@ class BatchFunction(ABC):
             last bits: not of where the model lies, the device or the batch size.
     """
 
-    reads: ClassVar[tuple[str, ...]]
-    """Columns that are looked at, where they are there."""
-
     features: Features
-    source: str | list[str]
+    reads: tuple[str, ...]
+    """Columns that are looked at, where they are there."""
+    source: list[str]
+    """Names of the models."""
     loaded: Any = None
 
     def __init__(self, **options: Any) -> None:
@@ -82,15 +84,19 @@ class BatchFunction(ABC):
     def open(self) -> Any:
         """What `load` gives, which each process loads once.
 
+        A worker of a pool then computes in one thread: workers share the cores, and one that was forked from a process
+        whose OpenMP threads have run would wait for them forever.
+
         Raises:
             ValueError: it is no longer what it was.
         """
         if self.loaded is None:
+            if multiprocess.parent_process() or multiprocessing.parent_process():
+                torch.set_num_threads(1)
             loaded = self.load()
             if digest_of(self.describe(loaded)) != self.known:
-                raise ValueError(
-                    f"'{self.source}' has changed since its {type(self).__name__} was made: make it again."
-                )
+                names, kind = ", ".join(self.source), type(self).__name__
+                raise ValueError(f"'{names}' has changed since its {kind} was made: make it again.")
             self.loaded = loaded
         return self.loaded
 

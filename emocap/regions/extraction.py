@@ -77,7 +77,7 @@ class RegionFeatures(BatchFunction):
                 raise ValueError(f"{name} is {value}; it must be at least 1.")
         if dtype not in DTYPES:
             raise ValueError(f"dtype is '{dtype}'; it must be one of {', '.join(DTYPES)}.")
-        self.source, self.batch_size, self.dtype, self.num_workers = extractor, batch_size, dtype, num_workers
+        self.source, self.batch_size, self.dtype, self.num_workers = [extractor], batch_size, dtype, num_workers
         super().__init__(dtype=dtype)
         config = self.loaded.config
         if config.num_regions > NUM_REGIONS:
@@ -85,7 +85,8 @@ class RegionFeatures(BatchFunction):
         self.features = Features(region_columns(config.feature_dim))
 
     def load(self) -> PreTrainedModel:
-        return load_region_extractor(str(SCENES_DETECTOR) if self.source == "scenes" else self.source)
+        (extractor,) = self.source
+        return load_region_extractor(str(SCENES_DETECTOR) if extractor == "scenes" else extractor)
 
     def describe(self, loaded: PreTrainedModel) -> dict[str, Any]:
         return {"config": config_fields(loaded), "weights": weights_hash(loaded)}
