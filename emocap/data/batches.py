@@ -37,7 +37,9 @@ class BatchFunction(ABC):
 
     A pickle holds names, options and a hash, no tensors: each process loads its model when it is first called, and
     refuses one that has changed in the meantime. `datasets.fingerprint.Hasher` sees `fingerprint` alone, so that
-    a map's cache outlasts the process, the model's place and the first call.
+    a map's cache outlasts the process, the model's place and the first call. Making one touches no GPU; where
+    something else has, the processes of `Dataset.map(num_proc=...)` need `multiprocess.set_start_method("spawn")`, as
+    CUDA does not survive a fork.
 
     Attributes:
         features: the new columns; `Features(table.features | function.features)` is what `Dataset.map` should write.

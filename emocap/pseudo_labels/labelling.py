@@ -88,13 +88,14 @@ class PseudoLabels(BatchFunction):
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be 1 or more pairs a step.")
         configs = [load_config(own) for own in self.source]
-        num_labels = configs[0].num_labels
         for own, config in zip(self.source, configs, strict=True):
-            check_labels(config, [configs[0].id2label[index] for index in range(num_labels)], own)
+            if config.id2label != configs[0].id2label:
+                raise ValueError(f"'{own}' tells other emotions than '{self.source[0]}', or in another order.")
         if len({config.modalities == "image" for config in configs}) > 1:
             raise ValueError(f"Of {', '.join(self.source)} some read captions and some photos alone: take one kind.")
         self.reads = tuple(columns_read(configs))
-        self.num_labels, self.features = num_labels, score_columns(num_labels)
+        self.num_labels = configs[0].num_labels
+        self.features = score_columns(self.num_labels)
         super().__init__(bf16=bf16)
 
     def load(self) -> list[Member]:
