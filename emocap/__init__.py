@@ -30,8 +30,10 @@ if TYPE_CHECKING:
         EmocapTeacherForMultiLabelClassification,
         EmotionRecognitionPipeline,
     )
+    from emocap.pseudo_labels.labelling import PseudoLabels
     from emocap.pseudo_labels.selection import select_pseudo_labels
     from emocap.records import Result
+    from emocap.regions.extraction import RegionFeatures
     from emocap.scenes.corpus import load_scenes
     from emocap.steps import evaluate, finetune, label, train_student, train_teacher
 
@@ -52,6 +54,8 @@ __all__ = [
     "EmocapTeacherConfig",
     "EmocapTeacherForMultiLabelClassification",
     "EmotionRecognitionPipeline",
+    "PseudoLabels",
+    "RegionFeatures",
     "Result",
     "evaluate",
     "finetune",
@@ -66,6 +70,8 @@ __all__ = [
 ]
 
 HOMES = {
+    "PseudoLabels": "emocap.pseudo_labels.labelling",
+    "RegionFeatures": "emocap.regions.extraction",
     "Result": "emocap.records",
     "evaluate": "emocap.steps",
     "finetune": "emocap.steps",

@@ -1,8 +1,10 @@
 """Long jobs over a table in shards: each is written whole, and a killed job goes on with those that are missing.
 
-Why not `datasets.map`: it renames its file only when the whole table (or, with `num_proc`, a process's whole part) is
-done, so a kill loses everything before; its workers are forked, which CUDA does not survive; and it hands over one
-batch at a time, so that nothing can be decoded ahead. Rows, columns, writing and reading are `datasets`' own.
+Why not `Dataset.map`, under which the same functions run too (see `emocap.data.batches`). Over the whole table it
+renames its file only when all (or, with `num_proc`, a process's whole part) is done, so a kill loses everything
+before. Shard by shard it would keep what is done, but it hands over one batch and waits: no thread decodes the next
+shard's photos while the model has this one's. And it takes a cache file for whole because it is there, which after a
+loss of power it need not be. Rows, columns, writing and reading are `datasets`' own.
 """
 
 import hashlib
@@ -13,15 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import torch
 from datasets import Dataset, Features, concatenate_datasets
 from datasets.arrow_writer import ArrowWriter
-from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from emocap.data.ranks import Ranks
 
-__all__ = ["job_fingerprint", "map_in_shards", "weights_hash"]
+__all__ = ["job_fingerprint", "map_in_shards"]
 
 logger = logging.get_logger(__name__)
 
@@ -91,12 +91,3 @@ def job_fingerprint(settings: dict[str, Any], tables: Iterable[Dataset], *more: 
     """Hexadecimal hash of what a job's result depends on: its settings, and the rows of its tables in their order."""
     rows = [[table._fingerprint, len(table)] for table in tables]
     return hashlib.sha256(json.dumps([settings, rows, *more], sort_keys=True).encode()).hexdigest()[:16]
-
-
-def weights_hash(model: PreTrainedModel) -> str:
-    """Hexadecimal hash of every tensor of a model: another checkpoint under the same name is another model."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()

@@ -2,12 +2,13 @@
 
 import itertools
 import json
+import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -15,31 +16,179 @@ import pyarrow.compute as pc
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, concatenate_datasets
 from datasets.utils.logging import disable_progress_bar, tqdm
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
+from emocap.data.batches import BatchFunction, config_fields, digest_of, pick_rank_device, weights_hash
 from emocap.data.pairs import PairDataset, label_matrix
-from emocap.data.ranks import launched_ranks, pick_device
-from emocap.data.shards import job_fingerprint, map_in_shards, weights_hash
+from emocap.data.ranks import launched_ranks
+from emocap.data.shards import job_fingerprint, map_in_shards
 from emocap.data.storage import DataReport, check_output_dir, load_table, save_table
+from emocap.evaluation.calibration import temper
 from emocap.evaluation.scoring import (
     check_features,
     check_labels,
     load_config,
-    load_model,
+    predict_logits,
     predict_probabilities,
     prepare_table,
 )
 from emocap.models import EmocapProcessor
 from emocap.options import check_names
-from emocap.pseudo_labels.selection import PseudoLabels, Selection
+from emocap.pseudo_labels.selection import Selected, Selection
 from emocap.pseudo_labels.statistics import label_statistics
 from emocap.records import STATISTICS_FILE
 from emocap.regions.extraction import is_result_of
 
-__all__ = ["label_tables", "score_columns"]
+__all__ = ["PseudoLabels", "label_tables", "score_columns"]
 
 HUMAN_COLUMNS = ("labels", "soft_labels", "votes", "num_annotators")
 OWN_COLUMNS = ("emotion_scores", "caption_disagreement", "caption_scores", "emotions", "selected_for")
+
+
+Member: TypeAlias = tuple[PreTrainedModel, EmocapProcessor]
+
+
+class PseudoLabels(BatchFunction):
+    """One teacher, or several, as a function of rows: what they read of a batch gives `emotion_scores`,
+    `caption_disagreement` and `caption_scores`, as `emocap label` writes them (see `label_tables`).
+
+        labels = PseudoLabels("me/teacher")
+        features = Features(table.features | labels.features)
+        table.map(labels, batched=True, with_rank=True, features=features)
+
+    Rows that hold nothing a teacher reads get nulls; photos that cannot be read are logged. The same rows in one call
+    give the same bytes on a CPU, in the same number of threads; another cut of the table may change last bits. Which
+    scores become labels is a step of its own, `select_pseudo_labels`: an emotion's best images show in the whole table
+    alone, and an image's best emotions are in its scores.
+
+    Args:
+        teacher: folder or Hub id of an emocap model, or several, whose logits are averaged.
+        batch_size: pairs a step.
+        bf16: bfloat16 autocast; None: on GPUs that have it.
+
+    Attributes:
+        features, fingerprint: see `BatchFunction`.
+
+    Raises:
+        ValueError: no teacher, a model of another family or of other emotions than the first, some that read captions
+            beside some that do not, or weights that are not finite.
+    """
+
+    def __init__(
+        self,
+        teacher: str | os.PathLike | Sequence[str | os.PathLike],
+        batch_size: int = 64,
+        *,
+        bf16: bool | None = None,
+    ) -> None:
+        teachers = [teacher] if isinstance(teacher, (str, os.PathLike)) else teacher
+        self.source, self.batch_size, self.bf16 = [os.fspath(own) for own in teachers], batch_size, bf16
+        if not self.source:
+            raise ValueError("There is no teacher; give the folder or Hub id of one, or a list of several.")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be 1 or more pairs a step.")
+        configs = [load_config(own) for own in self.source]
+        for own, config in zip(self.source, configs, strict=True):
+            if config.id2label != configs[0].id2label:
+                raise ValueError(f"'{own}' tells other emotions than '{self.source[0]}', or in another order.")
+        if len({config.modalities == "image" for config in configs}) > 1:
+            raise ValueError(f"Of {', '.join(self.source)} some read captions and some photos alone: take one kind.")
+        self.reads = tuple(columns_read(configs))
+        self.num_labels = configs[0].num_labels
+        self.features = score_columns(self.num_labels)
+        super().__init__(bf16=bf16)
+
+    def load(self) -> list[Member]:
+        members = [
+            (AutoModel.from_pretrained(own).eval(), EmocapProcessor.from_pretrained(own)) for own in self.source
+        ]
+        for own, (model, _) in zip(self.source, members, strict=True):
+            check_weights(model, own)
+        return members
+
+    def describe(self, loaded: list[Member]) -> dict[str, Any]:
+        return {
+            "weights": [weights_hash(model) for model, _ in loaded],
+            "config": [config_fields(model) for model, _ in loaded],
+            "max_length": [processor.max_length for _, processor in loaded],
+            "vocabulary": [digest_of(processor.tokenizer.get_vocab()) for _, processor in loaded],
+        }
+
+    def compute(self, rows: Dataset, rank: int | None) -> pa.Table:
+        if len(rows):
+            for own, (model, _) in zip(self.source, self.open(), strict=True):
+                check_features(model.config, rows, own)
+                if "captions" not in rows.features and model.config.modalities != "image":
+                    raise ValueError(f"The batch has no column 'captions', which '{own}' reads.")
+        return self.score(rows, rank)
+
+    def score(self, shard: Dataset, rank: int | None = None) -> pa.Table:
+        """The `score_columns` of rows of a table."""
+        device = pick_rank_device(rank)
+        members = [(model.to(device), processor) for model, processor in self.open()]
+        reads = [model.config.modalities or "both" for model, _ in members]
+        tables = [prepare_table(shard, processor) for _, processor in members]
+        captions = caption_counts(shard) if reads[0] != "image" else np.zeros(len(shard), dtype=np.int64)
+        readable = np.ones(len(shard), dtype=bool)
+        for table, (_, processor), modalities in zip(tables, members, reads, strict=True):
+            readable &= (captions > 0) | photos_to_read(table, processor, modalities)
+        rows = np.flatnonzero(readable)
+        means = np.zeros((len(shard), self.num_labels))
+        spreads = np.zeros(len(shard))
+        probabilities = np.empty((0, self.num_labels), dtype=np.float32)
+        if len(rows):
+            tables = [table if len(rows) == len(table) else table.select(rows) for table in tables]
+            pairs = [
+                PairDataset(table, processor, modalities=modalities)
+                for table, (_, processor), modalities in zip(tables, members, reads, strict=True)
+            ]
+            bf16 = has_bf16(device) if self.bf16 is None else self.bf16
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                probabilities = mean_probabilities([model for model, _ in members], pairs, self.batch_size)
+            means[rows] = pairs[0].mean_over_captions(probabilities)
+            check_finite(means[rows], tables[0], ", ".join(self.source))
+            row_of_pair = pairs[0].row_of_pair
+            deviations = probabilities - means[rows][row_of_pair]
+            spreads[rows] = np.sqrt(pairs[0].mean_over_captions(deviations**2)).mean(axis=1)
+            # a row without a caption gave a pair too, which no caption stands for
+            probabilities = probabilities[captions[rows][row_of_pair] > 0].astype(np.float32)
+        own = [
+            fixed_lists(means.astype(np.float32), mask=pa.array(~readable)),
+            pa.array(spreads.astype(np.float32), mask=captions < 2),
+            pa.ListArray.from_arrays(
+                pa.array(np.append(0, captions.cumsum()), pa.int32()), fixed_lists(probabilities)
+            ),
+        ]
+        return pa.table(own, names=list(self.features)).cast(self.features.arrow_schema)
+
+
+def columns_read(configs: Sequence[PreTrainedConfig]) -> Iterator[str]:
+    """Columns that models of these configurations look at."""
+    yield "image_id"
+    seeing = [config for config in configs if config.modalities != "text"]
+    if any(config.model_type != "emocap_teacher" for config in seeing):
+        yield "image"
+    if any(config.model_type == "emocap_teacher" for config in seeing):
+        yield from ("region_features", "num_regions")
+    if configs[0].modalities != "image":
+        yield "captions"
+
+
+def mean_probabilities(models: Sequence[PreTrainedModel], pairs: Sequence[PairDataset], batch_size: int) -> np.ndarray:
+    """Probabilities of every pair, float64 `(pairs, L)`: of one model, or of the mean of several models' logits, each
+    at its own temperature. `pairs` are the same ones, as each model reads them."""
+    if len(models) == 1:
+        return predict_probabilities(models[0], pairs[0], batch_size)
+    logits = [
+        predict_logits(model, own, batch_size).astype(np.float64) / (model.config.temperature or 1.0)
+        for model, own in zip(models, pairs, strict=True)
+    ]
+    return temper(np.mean(logits, axis=0), None)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether it is a GPU that computes in bfloat16."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported()
 
 
 def label_tables(
@@ -82,28 +231,27 @@ def label_tables(
     ranks = launched_ranks()
     if not ranks.is_first:
         disable_progress_bar()
-    bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported() if bf16 is None else bf16
-    model, processor = load_model(teacher)
-    model.to(pick_device(ranks))
-    check_weights(model, teacher)
-    digest = weights_hash(model)[:16]
+    labels = PseudoLabels(teacher, batch_size, bf16=bf16)
+    ((model, processor),) = labels.open()
+    digest = labels.weights[0][:16]
     settings = {
         "config": model.config.to_json_string(),
         "max_length": processor.max_length,
         "weights": digest,
-        "bf16": bf16,
+        "bf16": has_bf16(pick_rank_device(ranks.local_rank)) if bf16 is None else bf16,
     }
     work_dir = output.with_name(f".{output.name}.scores")
     fingerprint = job_fingerprint(settings, tables.values(), sorted(tables))
-    columns = score_columns(config.num_labels)
     if ranks.first_decides([holds_scores(output, fingerprint)])[0]:
         stored = load_table(output)
-        scored = {name: stored[name].select_columns(list(columns)) for name in stored}
+        scored = {name: stored[name].select_columns(list(labels.features)) for name in stored}
     else:
         stored = tables
-        score = scorer(model, processor, teacher, batch_size, bf16)
+        score = partial(labels.score, rank=ranks.local_rank)
         scored = {
-            name: map_in_shards(split, partial(in_turn, score, name), columns, work_dir / name, settings, ranks=ranks)
+            name: map_in_shards(
+                split, partial(in_turn, score, name), labels.features, work_dir / name, settings, ranks=ranks
+            )
             for name, split in tables.items()
         }
     if ranks.is_first:
@@ -193,45 +341,6 @@ def check_job(tables: DatasetDict, config: PreTrainedConfig, teacher: str, selec
     selection.select(np.zeros((0, config.num_labels)), np.zeros(0), config.label_prevalence, [])
 
 
-def scorer(
-    model: PreTrainedModel, processor: EmocapProcessor, teacher: str, batch_size: int, bf16: bool
-) -> Callable[[Dataset], pa.Table]:
-    """From a shard of rows to its `score_columns`; null in rows that hold nothing the teacher reads."""
-    modalities, num_labels = model.config.modalities or "both", model.config.num_labels
-    columns = score_columns(num_labels)
-
-    def score(shard: Dataset) -> pa.Table:
-        shard = prepare_table(shard, processor)
-        captions = caption_counts(shard) if modalities != "image" else np.zeros(len(shard), dtype=np.int64)
-        rows = np.flatnonzero((captions > 0) | photos_to_read(shard, processor, modalities))
-        means = np.zeros((len(shard), num_labels))
-        spreads = np.zeros(len(shard))
-        probabilities = np.empty((0, num_labels), dtype=np.float32)
-        if len(rows):
-            readable = shard if len(rows) == len(shard) else shard.select(rows)
-            pairs = PairDataset(readable, processor, modalities=modalities)
-            with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
-                probabilities = predict_probabilities(model, pairs, batch_size)
-            means[rows] = pairs.mean_over_captions(probabilities)
-            check_finite(means[rows], readable, teacher)
-            deviations = probabilities - means[rows][pairs.row_of_pair]
-            spreads[rows] = np.sqrt(pairs.mean_over_captions(deviations**2)).mean(axis=1)
-            # a row without a caption gave a pair too, which no caption stands for
-            probabilities = probabilities[captions[rows][pairs.row_of_pair] > 0].astype(np.float32)
-        unread = np.ones(len(shard), dtype=bool)
-        unread[rows] = False
-        own = [
-            fixed_lists(means.astype(np.float32), mask=pa.array(unread)),
-            pa.array(spreads.astype(np.float32), mask=captions < 2),
-            pa.ListArray.from_arrays(
-                pa.array(np.append(0, captions.cumsum()), pa.int32()), fixed_lists(probabilities)
-            ),
-        ]
-        return pa.table(own, names=list(columns)).cast(columns.arrow_schema)
-
-    return score
-
-
 def fixed_lists(values: np.ndarray, mask: pa.Array | None = None) -> pa.FixedSizeListArray:
     """The rows of a matrix; null where `mask` is true."""
     return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1], mask=mask)
@@ -278,7 +387,7 @@ def without_unread_rows(split: Dataset, new: Dataset, report: DataReport) -> tup
     return split.select(kept), new.select(kept)
 
 
-def selection_columns(selection: PseudoLabels, config: PreTrainedConfig) -> Dataset:
+def selection_columns(selection: Selected, config: PreTrainedConfig) -> Dataset:
     """The columns `emotions` (best first) and `selected_for` (in label order)."""
     kinds = List(ClassLabel(names=[config.id2label[index] for index in range(config.num_labels)]))
     features = Features({"emotions": kinds, "selected_for": kinds})

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["PseudoLabels", "Selection", "select_pseudo_labels"]
+__all__ = ["Selected", "Selection", "select_pseudo_labels"]
 
 LABEL_SHARES = ("prevalence", "balanced")
 
@@ -14,7 +14,7 @@ BLOCK = 8192
 """Images ranked at a time."""
 
 
-class PseudoLabels(NamedTuple):
+class Selected(NamedTuple):
     """A selection seen from both sides.
 
     Attributes:
@@ -63,7 +63,7 @@ class Selection:
         disagreement: np.ndarray,
         prevalence: Sequence[float] | None,
         image_ids: Sequence[str],
-    ) -> PseudoLabels:
+    ) -> Selected:
         """The selection among some images.
 
         Args:
@@ -107,7 +107,7 @@ def select_pseudo_labels(
     label_shares: float | Sequence[float] | None = None,
     eligible: np.ndarray | None = None,
     image_ids: Sequence[str] | np.ndarray | None = None,
-) -> PseudoLabels:
+) -> Selected:
     """Keeps the best labels of each image, then the best images of each label.
 
     The two steps of Yalniz et al. 2019 ("Billion-scale semi-supervised learning for image classification", section 3),
@@ -160,7 +160,7 @@ def select_pseudo_labels(
     image_labels = best.tolist()
     for image in np.flatnonzero(counts < best.shape[1]).tolist():
         del image_labels[image][counts[image] :]
-    return PseudoLabels(image_labels, label_images)
+    return Selected(image_labels, label_images)
 
 
 def _best_labels(scores: np.ndarray, by_id: np.ndarray, kept: np.ndarray, number: int | None) -> np.ndarray:

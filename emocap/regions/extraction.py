@@ -19,14 +19,15 @@ from PIL import Image
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from emocap.data.ranks import Ranks, launched_ranks, pick_device
+from emocap.data.batches import BatchFunction, config_fields, pick_rank_device, weights_hash
+from emocap.data.ranks import Ranks, launched_ranks
 from emocap.data.schema import NUM_REGIONS, region_columns
-from emocap.data.shards import job_fingerprint, map_in_shards, weights_hash
+from emocap.data.shards import job_fingerprint, map_in_shards
 from emocap.data.storage import DataReport, check_output_dir, load_table, save_table
 from emocap.models.processing_emocap import load_region_extractor
-from emocap.regions.photos import decode_ahead, why_without_regions
+from emocap.regions.photos import decode_ahead, photo_column, why_without_regions
 
-__all__ = ["DTYPES", "SCENES_DETECTOR", "extract_regions"]
+__all__ = ["DTYPES", "SCENES_DETECTOR", "RegionFeatures", "extract_regions"]
 
 logger = logging.get_logger(__name__)
 
@@ -41,6 +42,80 @@ SMALL_NETWORK = 10_000_000
 SHARD_SIZES = {"cpu": 64, "cuda": 512}
 """Photos that a kill loses at most: minutes of a large detector's work on a CPU, seconds on a GPU, which also wants
 many photos to find batches of one shape among them."""
+
+
+class RegionFeatures(BatchFunction):
+    """A region extractor as a function of photos: a batch's `image` gives `region_features`, `region_boxes` and
+    `num_regions`, as `emocap regions` writes them.
+
+        regions = RegionFeatures("me/extractor")
+        features = Features(table.features | regions.features)
+        table.map(regions, batched=True, with_rank=True, features=features)
+
+    Rows without a photo, or whose photo cannot be read, get zeros and `num_regions` 0; the latter are counted and
+    logged. On a CPU a photo's bytes depend on nothing but the photo, the weights and `dtype`; on a GPU photos of like
+    shape within the call go through together. A stream should not decode its photos itself, which takes one thread
+    and ends at the first damaged one: `stream.cast_column("image", Image(decode=False))`.
+
+    Args:
+        extractor, batch_size, dtype, num_workers: see `extract_regions`.
+
+    Attributes:
+        features, fingerprint: see `BatchFunction`.
+
+    Raises:
+        ValueError: a count below 1, an unknown dtype, or an extractor of too many regions.
+    """
+
+    reads = ("image_id", "image")
+
+    def __init__(
+        self, extractor: str, batch_size: int = 16, *, dtype: str = "auto", num_workers: int | None = None
+    ) -> None:
+        for name, value in (("batch_size", batch_size), ("num_workers", num_workers)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1.")
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype is '{dtype}'; it must be one of {', '.join(DTYPES)}.")
+        self.source, self.batch_size, self.dtype, self.num_workers = [extractor], batch_size, dtype, num_workers
+        super().__init__(dtype=dtype)
+        config = self.loaded.config
+        if config.num_regions > NUM_REGIONS:
+            raise ValueError(f"'{extractor}' gives {config.num_regions} regions; a table holds {NUM_REGIONS}.")
+        self.features = Features(region_columns(config.feature_dim))
+
+    def load(self) -> PreTrainedModel:
+        (extractor,) = self.source
+        return load_region_extractor(str(SCENES_DETECTOR) if extractor == "scenes" else extractor)
+
+    def describe(self, loaded: PreTrainedModel) -> dict[str, Any]:
+        return {"config": config_fields(loaded), "weights": weights_hash(loaded)}
+
+    def prepare(self, rank: int | None = None) -> tuple[PreTrainedModel, torch.dtype]:
+        """The model on the device of `rank`, and what it computes in there."""
+        model, device = self.open(), pick_rank_device(rank)
+        dtype = pick_dtype(self.dtype, model, device)
+        model.to(device, torch.float32)  # autocast narrows what may be narrowed, also of weights saved in bfloat16
+        if dtype != torch.float32:
+            model.to(memory_format=torch.channels_last)
+        return model, dtype
+
+    def of_shards(
+        self, shards: list[Dataset], rank: int | None = None, show_progress: bool = False
+    ) -> Iterator[pa.Table]:
+        """The new columns of each shard, while threads decode the photos of the next."""
+        model, dtype = self.prepare(rank)
+        step = 1 if model.device.type == "cpu" else self.batch_size
+        return regions_of_shards(model, step, self.num_workers or default_workers(), dtype, show_progress, shards)
+
+    def compute(self, rows: Dataset, rank: int | None) -> pa.Table:
+        if "image" not in rows.features:
+            raise ValueError("The batch has no column 'image' of photos.")
+        (new,) = self.of_shards([rows], rank)
+        present = ~np.asarray(photo_column(rows).is_null())
+        if without := int((np.asarray(new["num_regions"])[present] == 0).sum()):
+            logger.warning(f"{without} of {present.sum()} photos of the batch gave no regions.")
+        return new
 
 
 def extract_regions(
@@ -80,30 +155,20 @@ def extract_regions(
         ValueError: a count below 1, an unknown dtype, no photos, or an extractor of too many regions.
     """
     check_output_dir(output_dir)
-    num_workers = default_workers() if num_workers is None else num_workers
-    check_arguments(tables, batch_size, dtype, num_workers)
-    source = str(SCENES_DETECTOR) if extractor == "scenes" else extractor
-    model = load_region_extractor(source)
-    if model.config.num_regions > NUM_REGIONS:
-        raise ValueError(f"'{extractor}' gives {model.config.num_regions} regions; a table holds {NUM_REGIONS}.")
-    dim = model.config.feature_dim
+    check_columns(tables)
+    regions = RegionFeatures(extractor, batch_size, dtype=dtype, num_workers=num_workers)
     ranks = launched_ranks()
-    device = pick_device(ranks)
-    compute_dtype = pick_dtype(dtype, model, device)
-    settings = {"dtype": str(compute_dtype).removeprefix("torch."), "device": device.type}
-    if device.type != "cpu":
+    model, compute_dtype = regions.prepare(ranks.local_rank)
+    settings = {"dtype": str(compute_dtype).removeprefix("torch."), "device": model.device.type}
+    if model.device.type != "cpu":
         settings["batch_size"] = batch_size
     if compute_dtype != torch.float32:
         settings["float32_modules"] = sorted(model._keep_in_fp32_modules_strict)
     report = DataReport()
     report.extra |= {"extractor": extractor, "revision": getattr(model.config, "_commit_hash", None), **settings}
-    settings |= {"config": config_fields(model), "weights": weights_hash(model)}
-    model.to(device, torch.float32)  # autocast narrows what may be narrowed, also of weights saved in bfloat16
-    if compute_dtype != torch.float32:
-        model.to(memory_format=torch.channels_last)
-    step = 1 if device.type == "cpu" else batch_size
-    extract = partial(regions_of_shards, model, step, num_workers, compute_dtype, ranks.is_first)
-    shard_size = SHARD_SIZES[device.type]
+    settings |= {"config": config_fields(model), "weights": regions.weights}
+    extract = partial(regions.of_shards, rank=ranks.local_rank, show_progress=ranks.is_first)
+    dim, shard_size = model.config.feature_dim, SHARD_SIZES[model.device.type]
     return map_splits(tables, extract, dim, output_dir, settings, report, why_without_regions, shard_size, ranks)
 
 
@@ -224,12 +289,7 @@ def regions_table(features: np.ndarray, boxes: np.ndarray, counts: np.ndarray) -
     return pa.table([*flat, pa.array(counts)], names=list(columns)).cast(columns.arrow_schema)
 
 
-def check_arguments(tables: DatasetDict, batch_size: int, dtype: str, num_workers: int) -> None:
-    for name, value in (("batch_size", batch_size), ("num_workers", num_workers)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1.")
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype is '{dtype}'; it must be one of {', '.join(DTYPES)}.")
+def check_columns(tables: DatasetDict) -> None:
     for name, split in tables.items():
         if missing := {"image_id", "image"} - set(split.column_names):
             raise ValueError(
@@ -254,9 +314,3 @@ def pick_dtype(dtype: str, model: PreTrainedModel, device: torch.device) -> torc
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if fast else torch.float32
-
-
-def config_fields(model: PreTrainedModel) -> dict[str, Any]:
-    """What the configuration says about the result: not where it was read from, nor by which version."""
-    fields = json.loads(model.config.to_json_string(use_diff=False))
-    return {name: value for name, value in fields.items() if name not in ("transformers_version", "_name_or_path")}

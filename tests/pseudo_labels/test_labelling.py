@@ -369,7 +369,7 @@ def test_unsure_and_disputed_images_get_no_labels(tmp_path, tiny_table, tiny_tea
 def test_bad_settings_are_refused_before_the_teacher_is_loaded(
     tmp_path, tiny_table, tiny_teacher, monkeypatch, options, message
 ):
-    monkeypatch.setattr(labelling, "load_model", None)
+    monkeypatch.setattr(labelling, "AutoModel", None)
     with pytest.raises(ValueError, match=message):
         label_tables(tiny_table, tiny_teacher, str(tmp_path / "out"), **options)
 

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from emocap.pseudo_labels.selection import PseudoLabels, select_pseudo_labels
+from emocap.pseudo_labels.selection import Selected, select_pseudo_labels
 
 
 def slow_selection(
@@ -89,7 +89,7 @@ def test_shares_match_the_prevalence_of_the_training_set(rng):
 def test_a_worked_example():
     scores = np.array([[0.9, 0.6, 0.6], [0.2, 0.7, 0.1], [0.95, 0.5, 0.4]])
     selected = select_pseudo_labels(scores, labels_per_image=2, images_per_label=1)
-    assert isinstance(selected, PseudoLabels)
+    assert isinstance(selected, Selected)
     assert selected.image_labels == [[0, 1], [1, 0], [0, 1]]
     assert selected.label_images == [[2], [1], []]
     assert select_pseudo_labels(scores, labels_per_image=None, threshold=0.5).image_labels == [[0, 1, 2], [1], [0]]
