@@ -3,7 +3,7 @@
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -15,21 +15,15 @@ import pyarrow.compute as pc
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, concatenate_datasets
 from datasets.utils.logging import disable_progress_bar, tqdm
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from emocap.data.pairs import PairDataset, label_matrix
+from emocap.data.pairs import label_matrix
 from emocap.data.ranks import launched_ranks, pick_device
 from emocap.data.shards import job_fingerprint, map_in_shards, weights_hash
 from emocap.data.storage import DataReport, check_output_dir, load_table, save_table
-from emocap.evaluation.scoring import (
-    check_features,
-    check_labels,
-    load_config,
-    load_model,
-    predict_probabilities,
-    prepare_table,
-)
+from emocap.evaluation.scoring import Committee
 from emocap.models import EmocapProcessor
+from emocap.models.common_emocap import CommitteeConfig
 from emocap.options import check_names
 from emocap.pseudo_labels.selection import PseudoLabels, Selection
 from emocap.pseudo_labels.statistics import label_statistics
@@ -44,7 +38,7 @@ OWN_COLUMNS = ("emotion_scores", "caption_disagreement", "caption_scores", "emot
 
 def label_tables(
     tables: DatasetDict,
-    teacher: str,
+    teacher: str | Sequence[str],
     output_dir: str,
     *,
     batch_size: int = 64,
@@ -55,7 +49,8 @@ def label_tables(
 
     New columns: `emotion_scores`, the mean probability over an image's captions (the teacher's temperature applied);
     `caption_disagreement`, the standard deviation over its captions of an emotion's probability, mean over the
-    emotions, null for fewer than two captions; `caption_scores`, each caption's own probabilities; `emotions` and
+    emotions, null for fewer than two captions; `caption_scores`, each caption's own probabilities; of several teachers
+    `model_disagreement`, the standard deviation of their own scores, mean over the emotions; `emotions` and
     `selected_for`, the selection within each split. Human labels stay where there are any; `emotions` becomes the
     pseudo-labels. Rows that the teacher cannot read are left out and listed in data_report.json. A killed job goes on
     where it was, and where `output_dir` holds the scores already, only the selection is made anew. Under `accelerate
@@ -63,7 +58,8 @@ def label_tables(
 
     Args:
         tables: a table of pairs.
-        teacher: folder or Hub id of an emocap model.
+        teacher: folder or Hub id of an emocap model, or several that label together, see `Committee`: rows are left
+            out that one of them cannot read.
         output_dir: where the augmented table goes.
         batch_size: pairs a step.
         bf16: bfloat16 autocast; None: on GPUs that have it.
@@ -72,48 +68,49 @@ def label_tables(
     Raises:
         TypeError: `Selection` has no such option.
         ValueError: features of another width than the teacher's, human labels in another order than the teacher's, a
-            model of another family, a number out of range, or a teacher without prevalence where it is asked for:
-            before anything is loaded. Weights or scores that are not finite.
+            model of another family, teachers with unlike emotions, a number out of range, or a teacher without
+            prevalence where it is asked for: before anything is loaded. Weights or scores that are not finite.
     """
     check_names(selection, Selection.__dataclass_fields__, "Labelling")
     output, wanted = check_output_dir(output_dir), Selection(**selection)
-    config = load_config(teacher)
-    check_job(tables, config, teacher, wanted)
+    committee = Committee([teacher] if isinstance(teacher, str) else teacher)
+    check_job(tables, committee, wanted)
     ranks = launched_ranks()
     if not ranks.is_first:
         disable_progress_bar()
     bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported() if bf16 is None else bf16
-    model, processor = load_model(teacher)
-    model.to(pick_device(ranks))
-    check_weights(model, teacher)
-    digest = weights_hash(model)[:16]
-    settings = {
-        "config": model.config.to_json_string(),
-        "max_length": processor.max_length,
-        "weights": digest,
-        "bf16": bf16,
-    }
+    members = []
+    for name, (model, processor) in zip(committee.names, committee.load().members, strict=True):
+        model.to(pick_device(ranks))
+        check_weights(model, name)
+        own = {"config": model.config.to_json_string(), "max_length": processor.max_length}
+        members.append(own | {"weights": weights_hash(model)[:16], "bf16": bf16})
+    settings = members[0] if len(members) == 1 else {"members": members}
     work_dir = output.with_name(f".{output.name}.scores")
     fingerprint = job_fingerprint(settings, tables.values(), sorted(tables))
-    columns = score_columns(config.num_labels)
+    columns = score_columns(committee)
     if ranks.first_decides([holds_scores(output, fingerprint)])[0]:
         stored = load_table(output)
         scored = {name: stored[name].select_columns(list(columns)) for name in stored}
     else:
         stored = tables
-        score = scorer(model, processor, teacher, batch_size, bf16)
+        score = scorer(committee, batch_size, bf16)
         scored = {
             name: map_in_shards(split, partial(in_turn, score, name), columns, work_dir / name, settings, ranks=ranks)
             for name, split in tables.items()
         }
     if ranks.is_first:
+        revisions = [  # a folder has no commit
+            getattr(config, "_commit_hash", None) or f"sha256:{own['weights']}"
+            for config, own in zip(committee.configs, members, strict=True)
+        ]
         origin = {
-            "teacher": teacher,
-            "revision": getattr(config, "_commit_hash", None) or f"sha256:{digest}",  # a folder has no commit
-            "modalities": config.modalities,
-            "temperature": config.temperature,
+            "teacher": one_or_all(committee.names),
+            "revision": one_or_all(revisions),
+            "modalities": committee.config.modalities,
+            "temperature": one_or_all([config.temperature for config in committee.configs]),
         }
-        save_labelled(tables, stored, scored, config, origin, wanted, output_dir, fingerprint)
+        save_labelled(tables, stored, scored, committee.config, origin, wanted, output_dir, fingerprint)
         shutil.rmtree(work_dir, ignore_errors=True)
     ranks.wait_for_all()
     return load_table(output_dir)
@@ -123,7 +120,7 @@ def save_labelled(
     tables: DatasetDict,
     stored: DatasetDict,
     scored: dict[str, Dataset],
-    config: PreTrainedConfig,
+    config: CommitteeConfig,
     origin: dict[str, Any],
     selection: Selection,
     output_dir: str,
@@ -148,12 +145,18 @@ def save_labelled(
         labelled[name]._fingerprint = job_fingerprint({"scores": fingerprint, **recorded}, [whole])  # not the time
     if not labelled:
         raise ValueError(
-            f"'{origin['teacher']}' reads {config.modalities or 'both'}, of which the data set's rows have nothing."
+            f"'{' and '.join(config.names)}' reads {config.modalities or 'both'}, of which the data set's rows have "
+            "nothing."
         )
     report.extra |= {"selection": origin | recorded, "fingerprint": fingerprint}
     statistics = label_statistics(labelled, origin | recorded, config.label_prevalence)
     files = {STATISTICS_FILE: json.dumps(statistics, indent=2, ensure_ascii=False) + "\n"}
     save_table(labelled, output_dir, report, files, stored)
+
+
+def one_or_all(values: list) -> Any:
+    """What is recorded of one teacher, or of several."""
+    return values[0] if len(values) == 1 else values
 
 
 def holds_scores(output: Path, fingerprint: str) -> bool:
@@ -169,65 +172,76 @@ def in_turn(score: Callable[[Dataset], pa.Table], name: str, shards: list[Datase
     return map(score, tqdm(shards, desc=f"Labelling {name}", unit="shard"))
 
 
-def score_columns(num_labels: int) -> Features:
+def score_columns(committee: Committee) -> Features:
     """The columns that scoring adds."""
-    scores = List(Value("float32"), length=num_labels)
+    scores = List(Value("float32"), length=committee.config.num_labels)
+    among_models = {"model_disagreement": Value("float32")} if len(committee.names) > 1 else {}
     return Features(
         {"emotion_scores": scores, "caption_disagreement": Value("float32"), "caption_scores": List(scores)}
+        | among_models
     )
 
 
-def check_job(tables: DatasetDict, config: PreTrainedConfig, teacher: str, selection: Selection) -> None:
+def check_job(tables: DatasetDict, committee: Committee, selection: Selection) -> None:
     """Refuses what cannot be done, before any model is loaded."""
     if not any(len(split) for split in tables.values()):
         raise ValueError("The data set has no rows to label.")
     for split in tables.values():
-        check_features(config, split, teacher)
-        if "labels" in split.features and "emotions" in split.features:  # human labels stay beside the teacher's
-            check_labels(config, split.features["emotions"].feature.names, teacher)
+        has_own = "labels" in split.features and "emotions" in split.features  # they stay beside the teacher's
+        committee.check(split, split.features["emotions"].feature.names if has_own else None)
+    config = committee.config
     if selection.label_shares == "prevalence" and config.label_prevalence is None:
+        lacking = next(
+            name for name, own in zip(committee.names, committee.configs, strict=True) if own.label_prevalence is None
+        )
         raise ValueError(
-            f"The configuration of '{teacher}' has no label_prevalence, which label_shares 'prevalence' matches. "
+            f"The configuration of '{lacking}' has no label_prevalence, which label_shares 'prevalence' matches. "
             "Train the teacher again, or choose 'balanced'."
         )
     selection.select(np.zeros((0, config.num_labels)), np.zeros(0), config.label_prevalence, [])
 
 
-def scorer(
-    model: PreTrainedModel, processor: EmocapProcessor, teacher: str, batch_size: int, bf16: bool
-) -> Callable[[Dataset], pa.Table]:
-    """From a shard of rows to its `score_columns`; null in rows that hold nothing the teacher reads."""
-    modalities, num_labels = model.config.modalities or "both", model.config.num_labels
-    columns = score_columns(num_labels)
+def scorer(committee: Committee, batch_size: int, bf16: bool) -> Callable[[Dataset], pa.Table]:
+    """From a shard of rows to its `score_columns`; null in rows that hold nothing that one of the teachers reads."""
+    config, columns = committee.config, score_columns(committee)
 
     def score(shard: Dataset) -> pa.Table:
-        shard = prepare_table(shard, processor)
-        captions = caption_counts(shard) if modalities != "image" else np.zeros(len(shard), dtype=np.int64)
-        rows = np.flatnonzero((captions > 0) | photos_to_read(shard, processor, modalities))
-        means = np.zeros((len(shard), num_labels))
-        spreads = np.zeros(len(shard))
-        probabilities = np.empty((0, num_labels), dtype=np.float32)
+        seen = committee.prepare(shard)
+        captions = caption_counts(shard) if config.modalities != "image" else np.zeros(len(shard), dtype=np.int64)
+        reads = [
+            (captions > 0) & (model.config.modalities != "image")
+            | photos_to_read(own, processor, model.config.modalities or "both")
+            for own, (model, processor) in zip(seen, committee.members, strict=True)
+        ]
+        rows = np.flatnonzero(np.all(reads, axis=0))
+        means = np.zeros((len(shard), config.num_labels))
+        spreads, among_models = np.zeros(len(shard)), np.zeros(len(shard))
+        probabilities = np.empty((0, config.num_labels), dtype=np.float32)
         if len(rows):
-            readable = shard if len(rows) == len(shard) else shard.select(rows)
-            pairs = PairDataset(readable, processor, modalities=modalities)
-            with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
-                probabilities = predict_probabilities(model, pairs, batch_size)
-            means[rows] = pairs.mean_over_captions(probabilities)
-            check_finite(means[rows], readable, teacher)
-            deviations = probabilities - means[rows][pairs.row_of_pair]
-            spreads[rows] = np.sqrt(pairs.mean_over_captions(deviations**2)).mean(axis=1)
+            readable = [own if len(rows) == len(shard) else own.select(rows) for own in seen]
+            with torch.autocast(committee.members[0][0].device.type, torch.bfloat16, enabled=bf16):
+                scores = committee.score(readable, batch_size)
+            means[rows] = scores.of_rows
+            check_finite(means[rows], readable[0], " and ".join(committee.names))
+            deviations = scores.probabilities - means[rows][scores.pairs.row_of_pair]
+            spreads[rows] = np.sqrt(scores.pairs.mean_over_captions(deviations**2)).mean(axis=1)
+            if scores.disagreement is not None:
+                among_models[rows] = scores.disagreement.mean(axis=1)
             # a row without a caption gave a pair too, which no caption stands for
-            probabilities = probabilities[captions[rows][pairs.row_of_pair] > 0].astype(np.float32)
+            has_caption = captions[rows][scores.pairs.row_of_pair] > 0
+            probabilities = scores.probabilities[has_caption].astype(np.float32)
         unread = np.ones(len(shard), dtype=bool)
         unread[rows] = False
+        captions = np.where(unread, 0, captions)
         own = [
             fixed_lists(means.astype(np.float32), mask=pa.array(unread)),
             pa.array(spreads.astype(np.float32), mask=captions < 2),
             pa.ListArray.from_arrays(
                 pa.array(np.append(0, captions.cumsum()), pa.int32()), fixed_lists(probabilities)
             ),
+            pa.array(among_models.astype(np.float32), mask=unread),
         ]
-        return pa.table(own, names=list(columns)).cast(columns.arrow_schema)
+        return pa.table(own[: len(columns)], names=list(columns)).cast(columns.arrow_schema)
 
     return score
 
@@ -278,7 +292,7 @@ def without_unread_rows(split: Dataset, new: Dataset, report: DataReport) -> tup
     return split.select(kept), new.select(kept)
 
 
-def selection_columns(selection: PseudoLabels, config: PreTrainedConfig) -> Dataset:
+def selection_columns(selection: PseudoLabels, config: CommitteeConfig) -> Dataset:
     """The columns `emotions` (best first) and `selected_for` (in label order)."""
     kinds = List(ClassLabel(names=[config.id2label[index] for index in range(config.num_labels)]))
     features = Features({"emotions": kinds, "selected_for": kinds})
@@ -309,5 +323,5 @@ def without_old_labels(split: Dataset) -> Dataset:
         for column in HUMAN_COLUMNS
         if column in split.features and split.data.column(column).null_count == len(split.data)
     ]
-    old = [column for column in OWN_COLUMNS if column in split.features]
+    old = [column for column in (*OWN_COLUMNS, "model_disagreement") if column in split.features]
     return split.remove_columns(empty + old)
