@@ -25,7 +25,6 @@ __all__ = [
     "predict_logits",
     "predict_probabilities",
     "prepare_table",
-    "read_pairs",
     "score_table",
 ]
 
@@ -128,16 +127,9 @@ def score_table(
 
     `modalities` is by default what the model was trained to read.
     """
-    pairs = read_pairs(model, processor, table, modalities)
-    return pairs.mean_over_captions(predict_probabilities(model, pairs, batch_size))
-
-
-def read_pairs(
-    model: torch.nn.Module, processor: EmocapProcessor, table: datasets.Dataset, modalities: str | None = None
-) -> PairDataset:
-    """The table's pairs as the model reads them, with `modalities` as in `score_table`."""
     modalities = modalities or model.config.modalities or "both"
-    return PairDataset(prepare_table(table, processor), processor, modalities=modalities)
+    pairs = PairDataset(prepare_table(table, processor), processor, modalities=modalities)
+    return pairs.mean_over_captions(predict_probabilities(model, pairs, batch_size))
 
 
 class Scores(NamedTuple):
