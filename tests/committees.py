@@ -1,5 +1,6 @@
 """Members of a committee that differ in all that they may."""
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,7 @@ def sharpened(model: torch.nn.Module) -> torch.nn.Module:
 def make_members(folder: Path, body: str, rng: np.random.Generator) -> list[str]:
     """Folders of two teachers and a student that reads photos alone, with their processors; both teachers bring an
     extractor of the same weights."""
+    torch.manual_seed(int(rng.integers(2**32)))
     regions = EmocapRegionConfig(
         backbone_channels=[8], anchor_sizes=[8], feature_dim=16, image_size=32, num_proposals=20, num_regions=9
     )
@@ -80,6 +82,11 @@ def make_members(folder: Path, body: str, rng: np.random.Generator) -> list[str]
     return [str(folder / name) for name in processors]
 
 
+@cache
+def loaded(folder: str) -> tuple[torch.nn.Module, EmocapProcessor]:
+    return AutoModel.from_pretrained(folder).eval(), EmocapProcessor.from_pretrained(folder)
+
+
 @torch.no_grad()
 def by_hand(folders: list[str], inputs) -> tuple[np.ndarray, np.ndarray]:
     """A committee's probabilities and the members' spread for one pair, each `(L,)` in the order of `EMOTIONS`.
@@ -88,7 +95,7 @@ def by_hand(folders: list[str], inputs) -> tuple[np.ndarray, np.ndarray]:
     """
     logits = []
     for folder in folders:
-        model, processor = AutoModel.from_pretrained(folder).eval(), EmocapProcessor.from_pretrained(folder)
+        model, processor = loaded(folder)
         raw = model(**inputs(processor, model.config)).logits[0].double() / (model.config.temperature or 1.0)
         by_name = {model.config.id2label[label]: value.item() for label, value in enumerate(raw)}
         logits.append([by_name[name] for name in EMOTIONS])
