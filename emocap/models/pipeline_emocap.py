@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from .common_emocap import CommitteeConfig
 from .photo_emocap import open_photo, photos_in_folder
-from .processing_emocap import share_extractor
+from .processing_emocap import same_model
 
 __all__ = ["EmotionRecognitionPipeline", "explain_pair", "integrated_gradients"]
 
@@ -88,6 +88,7 @@ class EmotionRecognitionPipeline(Pipeline):
 
     def __init__(self, *args, committee: Sequence[str | os.PathLike] = (), **kwargs):
         self.others: list[EmotionRecognitionPipeline] = []
+        self.lookers: dict[nn.Module, int] = {}
         super().__init__(*args, **kwargs)
         if self.processor is None:
             raise ValueError("emotion-recognition needs `processor`, such as AutoProcessor.from_pretrained(...).")
@@ -206,15 +207,23 @@ class EmotionRecognitionPipeline(Pipeline):
     def add_regions(self, inputs: list[dict[str, Any]]) -> None:
         """Regions in place of each member's photos; an extractor that members share looks at them once."""
         found: dict[int, dict[str, torch.Tensor]] = {}
-        for place, (member, own) in enumerate(zip(self.members, inputs, strict=True)):
+        for place, own in enumerate(inputs):
             photos = own.pop("photos", None)
             if photos is None:
                 continue
-            extractor = id(share_extractor(member.processor, [other.processor for other in self.members[:place]]))
-            if extractor not in found:
-                regions = member.processor.encode_regions(photos, self.device)
-                found[extractor] = {name: torch.from_numpy(values).to(self.device) for name, values in regions.items()}
-            own |= found[extractor]
+            looks = self.who_looks(place)
+            if looks not in found:
+                regions = self.members[looks].processor.encode_regions(photos, self.device)
+                found[looks] = {name: torch.from_numpy(values).to(self.device) for name, values in regions.items()}
+            own |= found[looks]
+
+    def who_looks(self, place: int) -> int:
+        """The first member whose region extractor has the settings and weights of this one's."""
+        extractor = self.members[place].processor.load_extractor()
+        if extractor not in self.lookers:
+            known = [(other, first) for other, first in self.lookers.items() if same_model(other, extractor)]
+            self.lookers[extractor] = known[0][1] if known else place
+        return self.lookers[extractor]
 
     def postprocess(self, outputs: dict[str, Any], top_k: int | None = None, threshold=None) -> list[dict]:
         """Rows of one pair."""

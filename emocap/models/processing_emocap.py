@@ -14,7 +14,7 @@ from transformers.utils import cached_file
 
 from .photo_emocap import EmocapImageProcessor, as_list, open_photo, to_rgb
 
-__all__ = ["EmocapProcessor", "load_region_extractor", "pad_tokens", "share_extractor"]
+__all__ = ["EmocapProcessor", "load_region_extractor", "pad_tokens", "same_model"]
 
 MAX_LENGTH = 32
 
@@ -272,19 +272,7 @@ def load_region_extractor(name_or_path: str, trust_remote_code: bool | None = No
     return AutoModel.from_pretrained(name_or_path, trust_remote_code=trust_remote_code).eval()
 
 
-def share_extractor(processor: EmocapProcessor, others: Sequence[EmocapProcessor]) -> PreTrainedModel:
-    """The region extractor of a processor; where one of the others has the same settings and weights, that one's
-    from now on: a photo need not be looked at twice."""
-    own = processor.load_extractor()
-    for other in others:
-        known = EXTRACTORS.get(other)
-        if known is not None and known is not own and is_same(known, own):
-            EXTRACTORS[processor] = known
-            break
-    return EXTRACTORS[processor]
-
-
-def is_same(model: PreTrainedModel, other: PreTrainedModel) -> bool:
+def same_model(model: PreTrainedModel, other: PreTrainedModel) -> bool:
     """Whether two models have the same settings and weights, wherever they were loaded from."""
     origin = ("_name_or_path", "auto_map", "dtype")
     settings = [
