@@ -157,5 +157,6 @@ class Predict(Options):
         from emocap.report.figures import prediction_figure
 
         config, photo = Committee(self.model).config, to_rgb(open_photo(self.image)) if self.image else None
-        prior = config.label_prevalence and dict(zip(config.id2label.values(), config.label_prevalence, strict=True))
+        shares = config.label_prevalence
+        prior = None if shares is None else dict(zip(config.id2label.values(), shares, strict=True))
         save_figure(prediction_figure(rows, prior, self.caption, photo), Path(figure))

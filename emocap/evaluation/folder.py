@@ -69,7 +69,7 @@ def predict_folder(
         raise ValueError(f"An emotion of '{committee.names[0]}' is called '{min(taken)}', which is another column.")
     pipe = pipeline("emotion-recognition", model=committee.names[0], committee=committee.names[1:])
     settings = {"members": [member_settings(member) for member in pipe.members], "folder": str(Path(images).resolve())}
-    stats = [Path(photo["image"]).stat() for photo in photos]
+    stats = [Path(str(photo["image"])).stat() for photo in photos]
     table = Dataset.from_dict(
         {
             "image": [photo["image"] for photo in photos],
@@ -158,13 +158,12 @@ def answer_part(
     probabilities, spreads, problems = [], [], []
     pairs = part.select_columns(["image", "text"]).to_list()
     for rows in pipe.answers(pairs, batch_size):
-        is_answer = isinstance(rows, list)
-        found = {row["label"]: row for row in rows} if is_answer else {}
-        probabilities.append([found[name]["score"] for name in emotions] if is_answer else None)
-        spread = [row["disagreement"] for row in rows if "disagreement" in row] if is_answer else []
-        spreads.append(float(np.mean(spread)) if spread else None)
-        problems.append(None if is_answer else str(rows))
         progress.update(1)
+        problems.append(None if isinstance(rows, list) else str(rows))
+        found = {row["label"]: row for row in rows} if isinstance(rows, list) else {}
+        probabilities.append([found[name]["score"] for name in emotions] if found else None)
+        spread = [row["disagreement"] for row in found.values() if "disagreement" in row]
+        spreads.append(float(np.mean(spread)) if spread else None)
     return pa.table(
         [
             pa.array(probabilities, pa.list_(pa.float32(), len(emotions))),
@@ -176,7 +175,7 @@ def answer_part(
 
 
 def shown_path(photo: dict[str, str | None], images: str | Path) -> str:
-    return Path(photo["image"] or "").relative_to(images).as_posix()
+    return Path(str(photo["image"])).relative_to(images).as_posix()
 
 
 def answer_table(

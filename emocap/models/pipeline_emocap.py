@@ -58,7 +58,7 @@ class EmotionRecognitionPipeline(Pipeline):
     Each reads a pair in its own way, and every one has to find something in it that it reads.
 
     Args:
-        committee: folders or Hub ids of further models, loaded as the first was.
+        committee: folder or Hub id of a further model, or several, loaded as the first was.
 
     Args, here or at each call:
         top_k: the most probable emotions; None: all.
@@ -86,7 +86,7 @@ class EmotionRecognitionPipeline(Pipeline):
     _load_video_processor = False
     _load_feature_extractor = False
 
-    def __init__(self, *args, committee: Sequence[str | os.PathLike] = (), **kwargs):
+    def __init__(self, *args, committee: str | os.PathLike | Sequence[str | os.PathLike] = (), **kwargs):
         self.others: list[EmotionRecognitionPipeline] = []
         self.lookers: dict[nn.Module, int] = {}
         super().__init__(*args, **kwargs)
@@ -97,9 +97,10 @@ class EmotionRecognitionPipeline(Pipeline):
                 f"emotion-recognition takes an emocap teacher or student, not a '{self.model.config.model_type}'."
             )
         self.model.eval()
-        self.others = [self.load_member(os.fspath(name)) for name in committee]
+        names = [os.fspath(own) for own in ([committee] if isinstance(committee, (str, os.PathLike)) else committee)]
+        self.others = [self.load_member(name) for name in names]
         self.committee = CommitteeConfig(
-            [self.model.name_or_path or "the model", *map(os.fspath, committee)],
+            [self.model.name_or_path or "the model", *names],
             [member.model.config for member in self.members],
         )
 

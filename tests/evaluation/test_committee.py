@@ -1,6 +1,10 @@
 """Several models that answer together, against a slow loop over them; and what they label, killed and distilled."""
 
 import json
+import multiprocessing
+import os
+import signal
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +14,6 @@ from datasets import DatasetDict, Value
 from transformers import AutoModel
 
 from emocap.cli import main
-from emocap.data import shards
 from emocap.data.pairs import PairDataset, label_matrix
 from emocap.data.storage import load_table
 from emocap.evaluation import scoring
@@ -169,14 +172,14 @@ def test_labels_of_several_teachers(members, tiny_table, tmp_path):
 
 
 class Stopped:
-    """`predict_logits` that is interrupted at its n-th call."""
+    """`predict_logits` that kills its process at its n-th call."""
 
     def __init__(self, stop_at: int | None = None):
         self.calls, self.stop_at, self.real = 0, stop_at, predict_logits
 
     def __call__(self, *arguments):
         if self.calls == self.stop_at:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGKILL)
         self.calls += 1
         return self.real(*arguments)
 
@@ -191,27 +194,35 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_two_teachers_stopped_and_resumed_leave_the_same_bytes(members, tiny_table_dir, tmp_path, monkeypatch):
-    def in_eights(*arguments, **options):
-        return shards.map_in_shards(*arguments, **{**options, "shard_size": 8})
+def label_in_eights(source: str, teachers: list[str], output_dir: str, stop_at: int | None = None) -> None:
+    """In shards of eight rows and one thread, whose number changes the last bits of a sum."""
+    torch.set_num_threads(1)
+    real = labelling.map_in_shards
+    labelling.map_in_shards = lambda *own, **options: real(*own, **options, shard_size=8)
+    scoring.predict_logits = Stopped(stop_at)
+    try:
+        label_tables(load_table(source), teachers, output_dir)
+    finally:
+        labelling.map_in_shards, scoring.predict_logits = real, predict_logits
 
-    monkeypatch.setattr(labelling, "map_in_shards", in_eights)
+
+def test_two_teachers_killed_and_resumed_leave_the_same_bytes(members, tiny_table_dir, tmp_path, monkeypatch):
     whole, out = tmp_path / "whole", tmp_path / "out"
-    label_tables(load_table(tiny_table_dir), members[:2], str(whole))
-    first, second = Stopped(2 * 9 + 1), Stopped()
-    monkeypatch.setattr(scoring, "predict_logits", first)
-    with pytest.raises(KeyboardInterrupt):  # between the two, in the tenth of 14 shards
-        label_tables(load_table(tiny_table_dir), members[:2], str(out))
-    assert not out.exists()
-    monkeypatch.setattr(scoring, "predict_logits", second)
+    label_in_eights(tiny_table_dir, members[:2], str(whole))
+    processes = multiprocessing.get_context("forkserver")
+    job = processes.Process(target=label_in_eights, args=(tiny_table_dir, members[:2], str(out), 2 * 9 + 1))
+    job.start()  # it dies between the two teachers, in the tenth of 14 shards
+    job.join()
+    assert job.exitcode == -signal.SIGKILL and not out.exists()
+    counted = Stopped()
+    monkeypatch.setattr(scoring, "predict_logits", counted)
+    monkeypatch.setattr(labelling, "map_in_shards", partial(labelling.map_in_shards, shard_size=8))
     label_tables(load_table(tiny_table_dir), members[:2], str(out))
-    assert second.calls == 2 * (14 - 9) and content(out) == content(whole)
-    other = Stopped()
-    monkeypatch.setattr(scoring, "predict_logits", other)
+    assert counted.calls == 2 * (14 - 9) and content(out) == content(whole)
     label_tables(load_table(tiny_table_dir), members[:2], str(out), labels_per_image=1)
-    assert other.calls == 0, "another selection scores nothing again"
+    assert counted.calls == 2 * (14 - 9), "another selection scores nothing again"
     label_tables(load_table(tiny_table_dir), [members[0]], str(out))
-    assert other.calls == 14, "one teacher alone is another job"
+    assert counted.calls == 2 * (14 - 9) + 14, "one teacher alone is another job"
 
 
 def test_a_committee_is_distilled_by_the_command_line(members, tiny_table_dir, tiny_body, tmp_path):

@@ -67,6 +67,8 @@ def test_one_member_is_the_model_itself(members, photos):
         alone.model.config.id2label[label]: score for label, score in enumerate(scores)
     }
     assert pipeline("emotion-recognition", model=members[1], committee=[], device="cpu")(pair) == alone(pair)
+    two = [pipeline(model=members[1], committee=own, device="cpu")(pair) for own in (members[0], [members[0]])]
+    assert two[0] == two[1] != alone(pair)
 
 
 def test_thresholds_are_the_members_mean(pipe, photos):
