@@ -25,12 +25,12 @@ from emocap.models.photo_emocap import resize_to_array
 from emocap.pseudo_labels import labelling
 from emocap.pseudo_labels.labelling import label_tables
 from tests.committees import ORDERS, by_hand, make_members
-from tests.conftest import EMOTIONS
+from tests.conftest import EMOTIONS, SEED
 
 
 @pytest.fixture(scope="module")
 def members(tmp_path_factory, tiny_body) -> list[str]:
-    return make_members(tmp_path_factory.mktemp("members"), tiny_body, np.random.default_rng(7))
+    return make_members(tmp_path_factory.mktemp("members"), tiny_body, np.random.default_rng([SEED, 7]))
 
 
 @pytest.fixture

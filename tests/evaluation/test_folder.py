@@ -19,12 +19,12 @@ from emocap.evaluation import folder as folders
 from emocap.evaluation.folder import predict_folder, report_path
 from emocap.models import EmotionRecognitionPipeline
 from tests.committees import make_members
-from tests.conftest import EMOTIONS
+from tests.conftest import EMOTIONS, SEED
 
 
 @pytest.fixture(scope="module")
 def members(tmp_path_factory, tiny_body) -> list[str]:
-    return make_members(tmp_path_factory.mktemp("members"), tiny_body, np.random.default_rng(9))
+    return make_members(tmp_path_factory.mktemp("members"), tiny_body, np.random.default_rng([SEED, 9]))
 
 
 @pytest.fixture

@@ -12,14 +12,14 @@ from transformers import AutoModel, pipeline
 from emocap.models import EmocapProcessor, EmocapRegionExtractor
 from emocap.models.photo_emocap import photos_in_folder
 from tests.committees import by_hand, make_members
-from tests.conftest import EMOTIONS
+from tests.conftest import EMOTIONS, SEED
 
 CAPTIONS = ["the dog at a party", "rain", None]
 
 
 @pytest.fixture(scope="module")
 def members(tmp_path_factory, tiny_body) -> list[str]:
-    return make_members(tmp_path_factory.mktemp("members"), tiny_body, np.random.default_rng(8))
+    return make_members(tmp_path_factory.mktemp("members"), tiny_body, np.random.default_rng([SEED, 8]))
 
 
 @pytest.fixture(scope="module")
