@@ -62,13 +62,14 @@ def predict_folder(
         raise ValueError(f"The output is '{output}'; its name must end in {', '.join(ENDINGS)}.")
     if output.exists() and not report_path(output).is_file():
         raise FileExistsError(f"'{output}' exists and is no earlier result; give another name.")
-    photos = photos_in_folder(images)
+    root = Path(images).resolve()
+    photos = photos_in_folder(root)
     committee = Committee([model] if isinstance(model, str) else model)
     emotions = [committee.config.id2label[label] for label in range(committee.config.num_labels)]
     if taken := set(emotions).intersection(OWN_COLUMNS):
         raise ValueError(f"An emotion of '{committee.names[0]}' is called '{min(taken)}', which is another column.")
     pipe = pipeline("emotion-recognition", model=committee.names[0], committee=committee.names[1:])
-    settings = {"members": [member_settings(member) for member in pipe.members], "folder": str(Path(images).resolve())}
+    settings = {"members": [member_settings(member) for member in pipe.members]}
     stats = [Path(str(photo["image"])).stat() for photo in photos]
     table = Dataset.from_dict(
         {
@@ -106,15 +107,13 @@ def predict_folder(
         if problem is None:
             report.counts["photos answered"] += 1
         else:
-            report.problem(shown_path(photo, images), problem, "left out")
+            report.problem(shown_path(photo, root), problem, "left out")
     if not report.counts["photos answered"]:
         shutil.rmtree(work_dir)
         raise ValueError(f"Of {len(photos)} photos none can be answered, the first because: {answers[0]['problem']}")
     partial = output.with_name(f".{output.name}.partial")
     try:
-        write_answers(
-            partial, output.suffix, answer_table(photos, images, answers, emotions, len(committee.names) > 1)
-        )
+        write_answers(partial, output.suffix, answer_table(photos, root, answers, emotions, len(committee.names) > 1))
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -174,19 +173,19 @@ def answer_part(
     )
 
 
-def shown_path(photo: dict[str, str | None], images: str | Path) -> str:
-    return Path(str(photo["image"])).relative_to(images).as_posix()
+def shown_path(photo: dict[str, str | None], root: Path) -> str:
+    return Path(str(photo["image"])).relative_to(root).as_posix()
 
 
 def answer_table(
-    photos: list[dict[str, str | None]], images: str | Path, answers: Dataset, emotions: list[str], is_committee: bool
+    photos: list[dict[str, str | None]], root: Path, answers: Dataset, emotions: list[str], is_committee: bool
 ) -> pa.Table:
     """The rows of the photos that were answered: image, caption, emotions and, of a committee, disagreement."""
     kept = np.flatnonzero([problem is None for problem in answers["problem"][:]])
     found = answers.select(kept).with_format("numpy")
     probabilities = np.asarray(found["probabilities"][:], dtype=np.float32)
     columns = {
-        "image": pa.array([shown_path(photos[row], images) for row in kept]),
+        "image": pa.array([shown_path(photos[row], root) for row in kept]),
         "caption": pa.array([photos[row]["text"] for row in kept], pa.string()),
     }
     columns |= {name: pa.array(probabilities[:, label]) for label, name in enumerate(emotions)}
