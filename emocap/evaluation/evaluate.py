@@ -95,7 +95,7 @@ def evaluate(
     for name, labels in ((split, truth.labels), ("train", taught)):
         if not len(labels):
             raise ValueError(f"The {name} split is empty; add rows or choose another split.")
-    committee.load()
+    committee = committee.load()
     scores = committee.score(committee.prepare(tables[split]), batch_size, modalities)
     probabilities = scores.of_rows
     prior = prior_probabilities(taught)

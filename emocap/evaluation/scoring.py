@@ -1,6 +1,7 @@
 """Probabilities of every emotion for the rows of a table, by one model or by several together."""
 
 from collections.abc import Sequence
+from copy import copy
 from typing import NamedTuple
 
 import datasets
@@ -158,7 +159,7 @@ class Committee:
     beside every caption of it.
 
     Args:
-        names: folders or Hub ids of the members; their configurations are read, and nothing else before `load`.
+        names: folders or Hub ids of the members; their configurations are read, and no weights before `load`.
 
     Attributes:
         config: the `CommitteeConfig`.
@@ -175,9 +176,14 @@ class Committee:
         self.members: list[tuple[torch.nn.Module, EmocapProcessor]] = []
 
     def load(self) -> "Committee":
-        """Loads the members, on the GPU where there is one, and returns the committee."""
-        self.members = [load_model(name) for name in self.names]
-        return self
+        """The same with its members, on the GPU where there is one."""
+        return self.of([load_model(name) for name in self.names])
+
+    def of(self, members: Sequence[tuple[torch.nn.Module, EmocapProcessor]]) -> "Committee":
+        """The same with models and processors that are loaded already."""
+        loaded = copy(self)
+        loaded.members = list(members)
+        return loaded
 
     def check(self, table: datasets.Dataset, labels: list[str] | None = None) -> None:
         """Refuses a table whose region features a member cannot read, or whose emotions are not the first member's.

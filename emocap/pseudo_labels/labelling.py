@@ -79,8 +79,8 @@ def label_tables(
     if not ranks.is_first:
         disable_progress_bar()
     bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported() if bf16 is None else bf16
-    members = []
-    for name, (model, processor) in zip(committee.names, committee.load().members, strict=True):
+    committee, members = committee.load(), []
+    for name, (model, processor) in zip(committee.names, committee.members, strict=True):
         model.to(pick_device(ranks))
         check_weights(model, name)
         own = {"config": model.config.to_json_string(), "max_length": processor.max_length}
