@@ -23,6 +23,7 @@ __all__ = [
     "OptionsParser",
     "Share",
     "Whole",
+    "as_list",
     "check_names",
     "check_options",
     "interval_of",

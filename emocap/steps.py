@@ -14,7 +14,7 @@ from emocap.arguments import finetune_parser, make_arguments, student_parser, te
 from emocap.cards.models import write_model_card
 from emocap.data.ranks import launched_ranks
 from emocap.data.storage import load_table
-from emocap.evaluation.evaluate import evaluate
+from emocap.evaluation.evaluate import evaluate, model_names
 from emocap.hub.publishing import check_login, publish
 from emocap.options import OptionsParser
 from emocap.pseudo_labels.labelling import label_tables
@@ -59,7 +59,7 @@ def finetune(tables: Tables, output_dir: str | os.PathLike, **options: Any) -> R
 
 def label(
     tables: Tables,
-    teacher: str | os.PathLike,
+    teacher: str | os.PathLike | Sequence[str | os.PathLike],
     output_dir: str | os.PathLike,
     *,
     split: Sequence[str] | None = None,
@@ -67,11 +67,12 @@ def label(
     bf16: bool | None = None,
     **selection: Any,
 ) -> DatasetDict:
-    """Pseudo-labels from a teacher, and a page that shows them, as `emocap label` writes them; see `label_tables`.
+    """Pseudo-labels from a teacher or several, and a page that shows them, as `emocap label` writes them; see
+    `label_tables`.
 
     Args:
         tables: the table to label.
-        teacher: the model that labels.
+        teacher: the model that labels, or several that do so together.
         output_dir: folder for the augmented table.
         split: splits to label; None: all.
         batch_size: pairs a step.
@@ -87,7 +88,7 @@ def label(
         if name not in tables:
             raise ValueError(f"The data set has no split '{name}' (splits: {', '.join(tables)}).")
     chosen = DatasetDict({name: tables[name] for name in split or tables})
-    labelled = label_tables(chosen, os.fspath(teacher), output_dir, batch_size=batch_size, bf16=bf16, **selection)
+    labelled = label_tables(chosen, model_names(teacher), output_dir, batch_size=batch_size, bf16=bf16, **selection)
     if launched_ranks().is_first:
         write_label_page(output_dir)
     return labelled

@@ -13,6 +13,7 @@ from emocap.data.coco import build_coco
 from emocap.data.oasis import build_oasis
 from emocap.data.socratis import build_socratis
 from emocap.evaluation.evaluate import calibrate, predict
+from emocap.evaluation.folder import predict_folder
 from emocap.evaluation.valence import evaluate_valence
 from emocap.export import export_onnx
 from emocap.hub.family import publish_family
@@ -33,7 +34,7 @@ FUNCTIONS = {
     "label": [label, Selection],
     "evaluate": [evaluate, evaluate_valence],
     "calibrate": [calibrate],
-    "predict": [predict],
+    "predict": [predict, predict_folder],
     "export": [export_onnx],
     "publish": [publish],
     "publish-family": [publish_family],

@@ -13,6 +13,7 @@ from emocap.cards.public_names import PublicNames
 from emocap.cards.text import Markdown, escape, in_code, one_line, render, table
 from emocap.data.licenses import license_fields, license_note, license_of
 from emocap.data.storage import load_table
+from emocap.options import as_list
 from emocap.records import STATISTICS_FILE
 from emocap.report.tables import value_text
 
@@ -45,6 +46,7 @@ MEANINGS = {
     "bayes_shares_image": "the same knowing the picture alone",
     "emotion_scores": "the teacher's probability of each emotion, mean over the captions",
     "caption_disagreement": "how far the scores vary over the captions",
+    "model_disagreement": "how far the scores vary over the teachers",
     "emotions": "the image's emotions, best first",
     "selected_for": "emotions whose best images include this one",
     "region_features": "36 vectors, one after the other, zeros past `num_regions`",
@@ -116,11 +118,19 @@ def label_values(statistics: dict | None, names: PublicNames) -> dict[str, Any]:
     if statistics is None:
         return {"statistics": None}
     selection = statistics["selection"]
-    teacher = names.hub_id(selection["teacher"])
+    teachers = as_list(selection["teacher"])
+    linked = [
+        hub_link(repo_id, "model") if (repo_id := names.hub_id(teacher)) else in_code(names.shown(teacher))
+        for teacher in teachers
+    ]
+    told = [
+        f"{link} (revision {in_code(revision)})"
+        for link, revision in zip(linked, as_list(selection["revision"]), strict=True)
+    ]
     return {
         "statistics": statistics,
-        "teacher": hub_link(teacher, "model") if teacher else in_code(names.shown(selection["teacher"])),
-        "revision": in_code(selection["revision"]),
+        "teachers": Markdown(" and ".join(told)),
+        "num_teachers": len(teachers),
         "reads": READS[selection["modalities"]],
         "frequent": sorted(statistics["emotions"].items(), key=lambda item: -item[1]["images"]),
         "value_text": value_text,

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -236,7 +237,27 @@ def family_table(names: PublicNames, repo_id: str) -> Markdown:
         (role, Markdown("this one") if member == repo_id else hub_link(member, repo_type))
         for role, repo_type, member in names.family
     ]
-    return table(("part", "repository"), rows, numbers=False)
+    return Markdown(table(("part", "repository"), rows, numbers=False) + committee_note(names.committee))
+
+
+def committee_note(committee: Sequence[str]) -> str:
+    """How the teachers of a family are used together; empty of fewer than two."""
+    if len(committee) < 2:
+        return ""
+    first, *others = map(json.dumps, committee)
+    return f"""
+
+The teachers answer together as a committee: their logits, each divided by its model's temperature, are averaged, and
+`disagreement` is the standard deviation of their own probabilities.
+
+```python
+from transformers import pipeline
+
+committee = pipeline(model={first}, committee=[{", ".join(others)}], trust_remote_code=True)
+```
+
+`emocap label TABLE --teacher {" ".join(committee)} --output_dir LABELLED` labels a table with them, and `emocap
+train-teacher --dataset LABELLED --label_column emotion_scores` makes one model of them."""
 
 
 def hub_link(repo_id: str, repo_type: str) -> Markdown:

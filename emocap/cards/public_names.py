@@ -28,6 +28,7 @@ class PublicNames:
     Args:
         links: Hub id by absolute path of what is published, or about to be.
         family: what is published together: part, repository type and Hub id of each.
+        committee: Hub ids of the teachers among them that can answer together, where there are several.
         paths: absolute paths that texts may speak of, blanks in them and all.
     """
 
@@ -36,14 +37,16 @@ class PublicNames:
         links: Mapping[str, str] | None = None,
         family: Sequence[tuple[str, str, str]] = (),
         paths: Iterable[str] = (),
+        committee: Sequence[str] = (),
     ):
+        self.committee = tuple(committee)
         self.links, self.family, self.paths = dict(links or {}), tuple(family), frozenset(paths)
 
     def of_run(self, arguments: Mapping[str, Any], folder: Path) -> "PublicNames":
         """The same, with the paths that a run's arguments name."""
         named = [arguments[key] for key in PATH_KEYS if isinstance(arguments.get(key), str)]
         paths = {os.path.abspath(folder), *filter(is_absolute, named)}
-        return PublicNames(self.links, self.family, paths)
+        return PublicNames(self.links, self.family, paths, self.committee)
 
     def hub_id(self, value: str | None) -> str | None:
         """The Hub id that a folder is published under, or that `value` is itself; None for any other folder."""

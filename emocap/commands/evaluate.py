@@ -12,7 +12,9 @@ __all__ = ["Calibrate", "Evaluate", "Predict"]
 class Evaluate(Options):
     """every metric of a model beside the prior"""
 
-    model: str = positional("MODEL", "folder or Hub id of a teacher or student")
+    model: list[str] = positional(
+        "MODEL", "folder or Hub id of a teacher or student; several answer together: the mean of their logits"
+    )
     dataset: str = required("folder or Hub id of a table with human labels")
     split: str = option("split to evaluate", "test")
     label_column: str = option("column of the truth", "labels")
@@ -49,8 +51,10 @@ class Evaluate(Options):
         from emocap.data.storage import load_table, write_json
         from emocap.evaluation.valence import evaluate_valence
 
+        if len(self.model) > 1:
+            raise ValueError("--valence_norms are compared with a single model's emotions; give one model.")
         result = evaluate_valence(
-            self.model,
+            self.model[0],
             load_table(self.dataset),
             norms,
             splits=None if self.split == "all" else [self.split],
@@ -83,9 +87,11 @@ class Calibrate(Options):
 
 
 class Predict(Options):
-    """emotions of one picture, caption or both"""
+    """emotions of one picture, caption or both, or of a folder of pictures"""
 
-    model: str = positional("MODEL", "folder or Hub id of a teacher or student")
+    model: list[str] = positional(
+        "MODEL", "folder or Hub id of a teacher or student; several answer together: the mean of their logits"
+    )
     caption: str | None = option("the caption", metavar="TEXT")
     image: str | None = option("the picture", metavar="FILE_OR_URL")
     top_k: Count = option("emotions shown", 5)
@@ -97,8 +103,20 @@ class Predict(Options):
         False,
         metavar="EMOTION",
     )
+    images: str | None = option(
+        "in place of one picture, every picture of this folder and of those in it, beside each its caption where a "
+        ".txt of the same name has one",
+        metavar="DIR",
+    )
+    output: str | None = option(
+        "where the answers of --images go, a row a picture: .csv, .jsonl or .parquet", metavar="FILE"
+    )
+    batch_size: Count = option("pictures of --images a step", 16)
 
     def run(self) -> None:
+        if self.images or self.output:
+            self.run_folder()
+            return
         if not self.caption and not self.image:
             raise ValueError("Give --caption, --image or both.")
         if self.figure and not self.figure.endswith((".png", ".pdf", ".svg")):
@@ -112,19 +130,33 @@ class Predict(Options):
                 raise ValueError(f"The picture '{self.image}' cannot be read: {problem}.")
         from emocap.evaluation.evaluate import predict
 
-        rows = predict(self.model, **self.but("model", "figure"))
+        rows = predict(self.model, **self.but("model", "figure", "images", "output", "batch_size"))
         if self.figure:
             self.draw(rows, self.figure)
         for row in rows:
             row.get("explanation", {}).pop("saliency", None)  # the boxes' weights once more
             print(json.dumps(row))
 
+    def run_folder(self) -> None:
+        if not (self.images and self.output):
+            raise ValueError("--images and --output go together: a folder of pictures, and a file for the answers.")
+        if self.caption or self.image or self.figure or self.explain:
+            raise ValueError("--images goes without --caption, --image, --figure and --explain.")
+        from emocap.evaluation.folder import predict_folder, report_path
+
+        report = predict_folder(self.model, self.images, self.output, batch_size=self.batch_size)
+        for problem in report["problems"]:
+            print(f"{problem['image_id']}: {problem['reason']}")
+        answered, left_out = (report["counts"].get(name, 0) for name in ("photos answered", "left out"))
+        print(f"{answered} photos in '{self.output}', {left_out} left out, see '{report_path(self.output)}'")
+
     def draw(self, rows: list[dict], figure: str) -> None:
-        from emocap.evaluation.scoring import load_config
+        from emocap.evaluation.scoring import Committee
         from emocap.models.photo_emocap import open_photo, to_rgb
         from emocap.report.drawing import save_figure
         from emocap.report.figures import prediction_figure
 
-        config, photo = load_config(self.model), to_rgb(open_photo(self.image)) if self.image else None
-        prior = config.label_prevalence and dict(zip(config.id2label.values(), config.label_prevalence, strict=True))
+        config, photo = Committee(self.model).config, to_rgb(open_photo(self.image)) if self.image else None
+        shares = config.label_prevalence
+        prior = None if shares is None else dict(zip(config.id2label.values(), shares, strict=True))
         save_figure(prediction_figure(rows, prior, self.caption, photo), Path(figure))

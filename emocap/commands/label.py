@@ -46,10 +46,13 @@ class Regions(Options):
 
 
 class Label(Options):
-    """pseudo-labels from a teacher"""
+    """pseudo-labels from a teacher, or from several"""
 
     dataset: str = positional("DATASET", "folder or Hub id of a table of pairs")
-    teacher: str = required("folder or Hub id of the model that labels", metavar="ID_OR_DIR")
+    teacher: list[str] = required(
+        "folder or Hub id of the model that labels; several label together: the mean of their logits",
+        metavar="ID_OR_DIR",
+    )
     output_dir: str = required("folder for the augmented table")
     split: list[str] | None = option("splits to label (all)")
     labels_per_image: Count = option("best emotions kept an image", 4)

@@ -20,6 +20,11 @@ def print_result(result: Result) -> None:
             print(f"{key:20}" + "".join("        -" if cell is None else f"{cell:9.4f}" for cell in row) + interval)
     print(f"{result['num_examples']} images, split '{result['split']}', truth '{result['truth']}'", end="; ")
     print(f"decisions at {result['decisions']} thresholds; to the right 95 % intervals")
+    if "model_disagreement" in result:
+        print(
+            f"{result['models']} together; standard deviation of their probabilities: "
+            f"{result['model_disagreement']:.4f}"
+        )
     print_units(result)
     if "as_human" in shown:
         print(

@@ -19,14 +19,13 @@ from emocap.evaluation.calibration import fit_decisions, fit_thresholds
 from emocap.evaluation.controls import body_of_run, measure_controls
 from emocap.evaluation.details import describe, human_metrics
 from emocap.evaluation.scoring import (
+    Committee,
     check_features,
     check_labels,
     load_config,
     load_model,
     predict_logits,
-    predict_probabilities,
     prepare_table,
-    read_pairs,
 )
 from emocap.metrics import (
     VOTE_KEYS,
@@ -50,7 +49,7 @@ NO_CEILING = ("ece", "num_examples")
 
 
 def evaluate(
-    model: str | os.PathLike,
+    model: str | os.PathLike | Sequence[str | os.PathLike],
     tables: DatasetDict | str | os.PathLike,
     split: str = "test",
     *,
@@ -65,7 +64,9 @@ def evaluate(
     """Every metric of a model on one split; labels and features are checked before the model is loaded.
 
     Args:
-        model: folder or Hub id of a teacher or student, or the result that it came with.
+        model: folder or Hub id of a teacher or student, or the result that it came with; of several, the committee is
+            measured, see `Committee`. Its thresholds are the mean of its members', and `model_disagreement` is the
+            standard deviation of their probabilities, mean over rows and emotions.
         tables: a table with labels and a split `train`, or its folder or Hub id.
         split: the one measured.
         label_column: the truth.
@@ -73,45 +74,55 @@ def evaluate(
         modalities: what the model sees; by default what it was trained to read.
         num_resamples: bootstrap draws behind the intervals; 0: none.
         output: where the metrics are written as JSON, and beside them what the report draws, see `details_path`.
-        controls: measure those of `measure_controls` too.
+        controls: measure those of `measure_controls` too, of a single model.
         encoder: the frozen encoder among them; by default the body that the run started from.
     """
+    names = model_names(model)
     if controls:
+        if len(names) > 1:
+            raise ValueError("--controls are measured of a single model; leave them out, or give one model.")
         check_scikit_learn()
-    model_name_or_path, tables = os.fspath(model), tables if isinstance(tables, DatasetDict) else load_table(tables)
+    tables = tables if isinstance(tables, DatasetDict) else load_table(tables)
     if split not in tables or "train" not in tables:
         missing = split if split not in tables else "train"
         raise ValueError(
             f"The data set has no split '{missing}' (splits: {', '.join(tables)}); the prior needs 'train'."
         )
-    config = load_config(model_name_or_path)
-    check_labels(config, label_names(tables), model_name_or_path)
-    check_features(config, tables[split], model_name_or_path)
+    committee = Committee(names)
+    committee.check(tables[split], label_names(tables))
+    thresholds = committee.config.thresholds
     truth, taught = read_truth(tables[split], label_column), label_matrix(tables["train"], label_column)
     for name, labels in ((split, truth.labels), ("train", taught)):
         if not len(labels):
             raise ValueError(f"The {name} split is empty; add rows or choose another split.")
-    network, processor = load_model(model_name_or_path)
-    pairs = read_pairs(network, processor, tables[split], modalities)
-    probabilities = pairs.mean_over_captions(predict_probabilities(network, pairs, batch_size))
+    committee = committee.load()
+    scores = committee.score(committee.prepare(tables[split]), batch_size, modalities)
+    probabilities = scores.of_rows
     prior = prior_probabilities(taught)
-    metrics = measure(probabilities, tables[split], truth, prior, config.thresholds, num_resamples)
-    metrics |= {"split": split, "truth": label_column, "truncated_captions": pairs.truncated_captions}
+    metrics = measure(probabilities, tables[split], truth, prior, thresholds, num_resamples)
+    metrics |= {"split": split, "truth": label_column, "truncated_captions": scores.truncated_captions}
+    if scores.disagreement is not None:
+        metrics |= {"models": ", ".join(names), "model_disagreement": float(scores.disagreement.mean())}
+        metrics |= {} if thresholds is None else {"decisions": "the members' mean"}
     if controls:
         metrics |= measure_controls(
-            network,
-            processor,
+            *committee.members[0],
             tables,
             split,
             probabilities,
             label_column,
-            encoder=encoder or body_of_run(model_name_or_path),
+            encoder=encoder or body_of_run(names[0]),
             batch_size=batch_size,
             num_resamples=num_resamples or 1000,
         )
     if output is not None:
-        write_metrics(output, metrics, describe(probabilities, tables[split], truth.labels, config.thresholds))
-    return Result(metrics, model_name_or_path)
+        write_metrics(output, metrics, describe(probabilities, tables[split], truth.labels, thresholds))
+    return Result(metrics, names[0] if len(names) == 1 else None)
+
+
+def model_names(model: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str]:
+    """Folders and Hub ids of one model or of several."""
+    return [os.fspath(model)] if isinstance(model, (str, os.PathLike)) else [os.fspath(own) for own in model]
 
 
 def measure(
@@ -197,7 +208,7 @@ def calibrate(
 
 
 def predict(
-    model_name_or_path: str,
+    model_name_or_path: str | Sequence[str],
     caption: str | None = None,
     image: str | None = None,
     *,
@@ -207,21 +218,28 @@ def predict(
     """The emotions of one pair by the pipeline, most probable first, with four digits.
 
     Args:
-        model_name_or_path: folder or Hub id of a teacher or student.
+        model_name_or_path: folder or Hub id of a teacher or student, or several that answer together.
         caption: the caption.
         image: path or http(s) URL of the picture.
         top_k: rows; None: every emotion.
         explain: see [`EmotionRecognitionPipeline`].
 
     Raises:
-        ValueError: what the model was trained to read is missing, or it has no such emotion to explain.
+        ValueError: what a model was trained to read is missing, it has no such emotion to explain, or there are
+            several to explain.
     """
-    config = load_config(model_name_or_path)
-    modalities, names = config.modalities, list(config.id2label.values())
-    if isinstance(explain, str) and explain not in names:
-        raise ValueError(f"'{model_name_or_path}' has no emotion '{explain}', only {', '.join(names)}.")
-    if (modalities == "text" and not caption) or (modalities == "image" and not image):
-        raise ValueError(f"'{model_name_or_path}' was trained on {modalities} alone; give it that.")
-    pipe = pipeline("emotion-recognition", model=model_name_or_path)
+    names = model_names(model_name_or_path)
+    committee = Committee(names)
+    emotions = list(committee.config.id2label.values())
+    if explain and len(names) > 1:
+        raise ValueError("--explain goes with a single model: each reads words and regions of its own.")
+    if isinstance(explain, str) and explain not in emotions:
+        raise ValueError(f"'{names[0]}' has no emotion '{explain}', only {', '.join(emotions)}.")
+    for name, config in zip(names, committee.configs, strict=True):
+        modalities = config.modalities
+        if (modalities == "text" and not caption) or (modalities == "image" and not image):
+            raise ValueError(f"'{name}' was trained on {modalities} alone; give it that.")
+    pipe = pipeline("emotion-recognition", model=names[0], committee=names[1:])
     rows = pipe({"image": image or None, "text": caption}, top_k=top_k, explain=explain)
-    return [row | {"score": round(row["score"], 4)} for row in rows]
+    rounded = ("score", "disagreement")
+    return [row | {key: round(row[key], 4) for key in rounded if key in row} for row in rows]

@@ -1,4 +1,8 @@
-"""Probabilities of every emotion for the rows of a table."""
+"""Probabilities of every emotion for the rows of a table, by one model or by several together."""
+
+from collections.abc import Sequence
+from copy import copy
+from typing import NamedTuple
 
 import datasets
 import numpy as np
@@ -10,8 +14,11 @@ from emocap.data.pairs import PairDataset, has_photos, with_pixels
 from emocap.data.schema import NUM_REGIONS
 from emocap.evaluation.calibration import temper
 from emocap.models import EmocapProcessor
+from emocap.models.common_emocap import CommitteeConfig
 
 __all__ = [
+    "Committee",
+    "Scores",
     "check_features",
     "check_labels",
     "load_config",
@@ -19,7 +26,6 @@ __all__ = [
     "predict_logits",
     "predict_probabilities",
     "prepare_table",
-    "read_pairs",
     "score_table",
 ]
 
@@ -122,13 +128,92 @@ def score_table(
 
     `modalities` is by default what the model was trained to read.
     """
-    pairs = read_pairs(model, processor, table, modalities)
+    modalities = modalities or model.config.modalities or "both"
+    pairs = PairDataset(prepare_table(table, processor), processor, modalities=modalities)
     return pairs.mean_over_captions(predict_probabilities(model, pairs, batch_size))
 
 
-def read_pairs(
-    model: torch.nn.Module, processor: EmocapProcessor, table: datasets.Dataset, modalities: str | None = None
-) -> PairDataset:
-    """The table's pairs as the model reads them, with `modalities` as in `score_table`."""
-    modalities = modalities or model.config.modalities or "both"
-    return PairDataset(prepare_table(table, processor), processor, modalities=modalities)
+class Scores(NamedTuple):
+    """What a committee says of a table."""
+
+    pairs: PairDataset
+    """The table's pairs, those of a member that reads captions where there is one."""
+    probabilities: np.ndarray
+    """Of every pair, float64 `(pairs, L)`."""
+    disagreement: np.ndarray | None
+    """Standard deviation of the members' own probabilities, each the mean over a row's captions: float64 `(rows, L)`;
+    None of a single model."""
+    truncated_captions: float
+    """Share of the captions that were cut, of the member that cuts the most."""
+
+    @property
+    def of_rows(self) -> np.ndarray:
+        """The mean probabilities over each row's captions, float64 `(rows, L)`."""
+        return self.pairs.mean_over_captions(self.probabilities)
+
+
+class Committee:
+    """One or several teachers and students that answer together, see `CommitteeConfig`.
+
+    Each member reads a table by its own processor and as it was trained to: what an image model says of a row stands
+    beside every caption of it.
+
+    Args:
+        names: folders or Hub ids of the members; their configurations are read, and no weights before `load`.
+
+    Attributes:
+        config: the `CommitteeConfig`.
+        members: models and processors once they are loaded.
+
+    Raises:
+        ValueError: a checkpoint of another family, or unlike emotions.
+    """
+
+    def __init__(self, names: Sequence[str]):
+        self.names = list(names)
+        self.configs = [load_config(name) for name in self.names]
+        self.config = CommitteeConfig(self.names, self.configs)
+        self.members: list[tuple[torch.nn.Module, EmocapProcessor]] = []
+
+    def load(self) -> "Committee":
+        """The same with its members, on the GPU where there is one."""
+        return self.of([load_model(name) for name in self.names])
+
+    def of(self, members: Sequence[tuple[torch.nn.Module, EmocapProcessor]]) -> "Committee":
+        """The same with models and processors that are loaded already."""
+        loaded = copy(self)
+        loaded.members = list(members)
+        return loaded
+
+    def check(self, table: datasets.Dataset, labels: list[str] | None = None) -> None:
+        """Refuses a table whose region features a member cannot read, or whose emotions are not the first member's.
+
+        Raises:
+            ValueError: as `check_labels` and `check_features`.
+        """
+        if labels is not None:
+            check_labels(self.configs[0], labels, self.names[0])
+        for name, config in zip(self.names, self.configs, strict=True):
+            check_features(config, table, name)
+
+    def prepare(self, table: datasets.Dataset) -> list[datasets.Dataset]:
+        """The table as each member reads it, see `prepare_table`."""
+        return [prepare_table(table, processor) for _, processor in self.members]
+
+    def score(self, tables: Sequence[datasets.Dataset], batch_size: int = 64, modalities: str | None = None) -> Scores:
+        """Probabilities of every pair, from `prepare`'s tables; `modalities` as in `score_table`."""
+        read = [
+            PairDataset(table, processor, modalities=modalities or model.config.modalities or "both")
+            for (model, processor), table in zip(self.members, tables, strict=True)
+        ]
+        pairs = max(read, key=len)
+        logits = []
+        for (model, _), own in zip(self.members, read, strict=True):
+            found = predict_logits(model, own, batch_size).astype(np.float64)
+            logits.append(found if len(own) == len(pairs) else found[pairs.row_of_pair])
+        scaled = self.config.scaled(logits)
+        probabilities = temper(self.config.mean(scaled), None)
+        disagreement = None
+        if len(self.members) > 1:
+            disagreement = np.std([pairs.mean_over_captions(temper(own, None)) for own in scaled], axis=0)
+        return Scores(pairs, probabilities, disagreement, max(own.truncated_captions for own in read))

@@ -42,9 +42,10 @@ def publish_family(
 ) -> list[Publication]:
     """Publishes every region extractor, finished run and labelled table in the folders of `folder`.
 
-    Each becomes a repository `namespace/prefix-FOLDER`; their cards name each other, and what one was made from. A
-    Hub that keeps collections gets one of them all; on another a warning says that there is none. Tables of people's
-    labels are not among them: publish those by themselves, if their owners let you.
+    Each becomes a repository `namespace/prefix-FOLDER`; their cards name each other, and what one was made from. Of
+    several teachers with the same emotions they say how these answer together. A Hub that keeps collections gets one
+    of them all; on another a warning says that there is none. Tables of people's labels are not among them: publish
+    those by themselves, if their owners let you.
 
     Args:
         folder: of folders, such as a quickstart's.
@@ -70,7 +71,7 @@ def publish_family(
         (ROLES[role], "dataset" if role == "dataset" else "model", repo_ids[member])
         for member, role in members.items()
     ]
-    names = PublicNames(make_links(repo_ids), family)
+    names = PublicNames(make_links(repo_ids), family, committee=[repo_ids[member] for member in committee_of(members)])
     publications = []
     for member, repo_id in repo_ids.items():
         publication = publish(member, repo_id, private=private, dry_run=dry_run, names=names, license=license)
@@ -109,6 +110,13 @@ def role_of(folder: Path) -> str | None:
     if kind == "model":
         return json.loads((folder / "run_arguments.json").read_text("utf-8"))["kind"]
     return kind if kind != "dataset" or (folder / STATISTICS_FILE).is_file() else None
+
+
+def committee_of(members: dict[Path, str]) -> list[Path]:
+    """The teachers, where they are several and have the same emotions."""
+    teachers = [member for member, role in members.items() if role == "teacher"]
+    emotions = [json.loads((path / "config.json").read_text("utf-8"))["id2label"].values() for path in teachers]
+    return teachers if len(teachers) > 1 and len({frozenset(own) for own in emotions}) == 1 else []
 
 
 def repo_name(prefix: str, folder: str) -> str:

@@ -1,6 +1,8 @@
-"""What the checkpoints of every class share: code that they carry, the losses, and frozen parts."""
+"""What the checkpoints of every class share: code that they carry, the losses, frozen parts, and how several answer as
+one."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +14,15 @@ from transformers.dynamic_module_utils import get_relative_imports
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import cached_file, logging
 
-__all__ = ["LOSSES", "CodeCarryingConfig", "ShippedPipelines", "check_loss", "keep_frozen_in_eval", "multi_label_loss"]
+__all__ = [
+    "LOSSES",
+    "CodeCarryingConfig",
+    "CommitteeConfig",
+    "ShippedPipelines",
+    "check_loss",
+    "keep_frozen_in_eval",
+    "multi_label_loss",
+]
 
 logger = logging.get_logger(__name__)
 
@@ -108,6 +118,79 @@ def keep_frozen_in_eval(module: nn.Module) -> None:
             child.eval()
         else:
             keep_frozen_in_eval(child)
+
+
+class CommitteeConfig:
+    """What the configurations of one or several models come to that answer together; a single one's is its own.
+
+    A committee's logit is the mean of its members' logits, each divided by its member's temperature, which makes its
+    probability their normalised geometric mean (the logarithmic opinion pool of Genest & Zidek 1986). Its emotions
+    stand in the first member's order. What a configuration says is read anew each time.
+
+    Args:
+        names: of the members, for errors.
+        configs: of teachers or students.
+
+    Raises:
+        ValueError: no member, one that comes twice, or members with unlike emotions.
+    """
+
+    def __init__(self, names: Sequence[str], configs: Sequence[PreTrainedConfig]):
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"A committee takes one or more different models, not {list(names)}.")
+        self.names, self.configs, self.orders = list(names), list(configs), []
+        self.id2label, self.label2id = configs[0].id2label, configs[0].label2id
+        self.num_labels = len(self.id2label)
+        wanted = [self.id2label[label] for label in range(self.num_labels)]
+        for name, config in zip(names, configs, strict=True):
+            own = [config.id2label[label] for label in range(len(config.id2label))]
+            if sorted(own) != sorted(wanted):
+                lacks, more = sorted(set(wanted) - set(own)), sorted(set(own) - set(wanted))
+                raise ValueError(
+                    f"'{name}' and '{names[0]}' cannot answer together, their emotions differ: only in '{names[0]}' "
+                    f"{lacks[:5]}, only in '{name}' {more[:5]}."
+                )
+            self.orders.append(list(range(len(own))) if own == wanted else [own.index(label) for label in wanted])
+
+    @property
+    def modalities(self) -> str | None:
+        """What all members read, or "both" where they read unlike things."""
+        told = {config.modalities for config in self.configs}
+        return told.pop() if len(told) == 1 else "both"
+
+    @property
+    def thresholds(self) -> list[float] | None:
+        """The mean of the members' thresholds, or None where one has none. Each was fitted on its member's calibrated
+        probabilities of the same emotion, between which the committee's lies; none on the committee's own."""
+        return self.mean_of("thresholds")
+
+    @property
+    def label_prevalence(self) -> list[float] | None:
+        """The mean of the members' shares of training rows, or None where one has none."""
+        return self.mean_of("label_prevalence")
+
+    def mean_of(self, name: str) -> list[float] | None:
+        values = [getattr(config, name) for config in self.configs]
+        if any(own is None for own in values):
+            return None
+        for own in values:
+            if len(own) != self.num_labels:
+                raise ValueError(f"The configuration has {len(own)} {name} for {self.num_labels} labels.")
+        ordered = [[own[place] for place in order] for own, order in zip(values, self.orders, strict=True)]
+        return [sum(own) / len(own) for own in zip(*ordered, strict=True)]
+
+    def scaled(self, logits: Sequence[Any]) -> list[Any]:
+        """Each member's logits, arrays or tensors `(..., L)` in its own order, at its temperature and in the first's
+        order."""
+        return [
+            own[..., order] / (config.temperature or 1.0)
+            for own, order, config in zip(logits, self.orders, self.configs, strict=True)
+        ]
+
+    @staticmethod
+    def mean(scaled: Sequence[Any]) -> Any:
+        """The committee's logits `(..., L)` from what `scaled` gives."""
+        return sum(scaled[1:], scaled[0]) / len(scaled)
 
 
 LOSSES = ("bce", "asl", "db")

@@ -7,6 +7,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,18 @@ from transformers import BatchFeature
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_utils import SizeDict
 
-__all__ = ["EmocapImageProcessor", "as_list", "open_photo", "resize_to_array", "to_rgb"]
+__all__ = [
+    "PHOTO_ENDINGS",
+    "EmocapImageProcessor",
+    "as_list",
+    "open_photo",
+    "photos_in_folder",
+    "resize_to_array",
+    "to_rgb",
+]
+
+PHOTO_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+"""Which files of a folder are photos, in small or capital letters."""
 
 FETCH_SECONDS = 20.0
 MAX_FETCHED_BYTES = 50 * 2**20
@@ -235,3 +247,35 @@ def resize_to_array(photo: Image.Image, size: int | tuple[int, int]) -> np.ndarr
     photo.draft("RGB", (width, height))
     resized = to_rgb(photo).resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
     return np.asarray(resized).transpose(2, 0, 1)
+
+
+def photos_in_folder(folder: str | os.PathLike) -> list[dict[str, str | None]]:
+    """The photos of a folder and of the folders in it, sorted by path, each as `{"image": path, "text": caption}`.
+
+    The caption is what a UTF-8 file `.txt` of the same name beside the photo says, in one line; None without one.
+    What lies in hidden folders, or is hidden itself, is passed over.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no photo in it.
+        ValueError: a caption that is not UTF-8.
+    """
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"There is no folder '{folder}'.")
+    found = [
+        path
+        for path in sorted(Path(folder).rglob("*"))
+        if path.suffix.lower() in PHOTO_ENDINGS
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    ]
+    if not found:
+        raise FileNotFoundError(f"There is no photo in '{folder}' (files that end in {', '.join(PHOTO_ENDINGS)}).")
+    return [{"image": str(path), "text": caption_beside(path)} for path in found]
+
+
+def caption_beside(photo: Path) -> str | None:
+    path = photo.with_suffix(".txt")
+    try:
+        return " ".join(path.read_text("utf-8-sig").split()) or None if path.is_file() else None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"The caption '{path}' is not UTF-8 ({error.reason}).") from None

@@ -2,8 +2,11 @@
 
 import os
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -11,12 +14,17 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import Pipeline
+from transformers import AutoModel, AutoProcessor, Pipeline
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
+from transformers.utils import logging
 
-from .photo_emocap import open_photo
+from .common_emocap import CommitteeConfig
+from .photo_emocap import open_photo, photos_in_folder
+from .processing_emocap import same_model
 
 __all__ = ["EmotionRecognitionPipeline", "explain_pair", "integrated_gradients"]
+
+logger = logging.get_logger(__name__)
 
 DEFAULT_THRESHOLD = 0.5
 
@@ -37,23 +45,39 @@ class EmotionRecognitionPipeline(Pipeline):
     A pair is a dict with `image`, `text` or both: a PIL image, path, http(s) URL, array or tensor, and a string. A
     string by itself is a caption, an image or array by itself a photo. What the model was not trained to read
     (`config.modalities`) is left out. A list gives a list; a generator, a `datasets.Dataset` or one of its columns
-    gives an iterator that runs batch by batch.
+    gives an iterator that runs batch by batch. A `pathlib.Path` of a folder gives an iterator over the photos in it,
+    see `photos_in_folder`: `{"image": path, "text": caption, "emotions": rows}` for each; those that cannot be read
+    are left out with a warning.
+
+    Several models with the same emotions, in whatever order, answer together, see `CommitteeConfig`:
+
+    ```python
+    pipe = pipeline("emotion-recognition", model="me/seed0", committee=["me/seed1", "me/seed2"])
+    ```
+
+    Each reads a pair in its own way, and every one has to find something in it that it reads.
+
+    Args:
+        committee: folder or Hub id of a further model, or several, loaded as the first was.
 
     Args, here or at each call:
         top_k: the most probable emotions; None: all.
         threshold: only emotions at least that probable: a number, or "config" for the configuration's `thresholds`
             (0.5 where it has none).
         explain: True, or the name of an emotion: adds `explanation` to the row of the most probable emotion, or of
-            that one, which is then always among the rows. See `explain_pair` below.
+            that one, which is then always among the rows. See `explain_pair` below. Not of a committee, whose
+            members read different words and regions.
         batch_size: pairs that go through the model together.
         num_workers: processes that open (and, for a student, resize) the photos.
 
     Returns:
         For each pair a list of `{"label", "score"}`, most probable first. Scores are `sigmoid(logits / temperature)`
-        with the configuration's `temperature`, where it has one.
+        with the configuration's `temperature`, where it has one. Of a committee a row has `disagreement`, too: the
+        standard deviation of the members' own scores.
 
     Raises:
-        ValueError: a pair with nothing that the model reads, unknown keys, an unreadable photo, or a bad option.
+        ValueError: a pair with nothing that the model reads, unknown keys, an unreadable photo, a bad option, or
+            models with unlike emotions.
     """
 
     _load_processor = True
@@ -62,7 +86,9 @@ class EmotionRecognitionPipeline(Pipeline):
     _load_video_processor = False
     _load_feature_extractor = False
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args, committee: str | os.PathLike | Sequence[str | os.PathLike] = (), **kwargs):
+        self.others: list[EmotionRecognitionPipeline] = []
+        self.lookers: dict[nn.Module, int] = {}
         super().__init__(*args, **kwargs)
         if self.processor is None:
             raise ValueError("emotion-recognition needs `processor`, such as AutoProcessor.from_pretrained(...).")
@@ -71,6 +97,25 @@ class EmotionRecognitionPipeline(Pipeline):
                 f"emotion-recognition takes an emocap teacher or student, not a '{self.model.config.model_type}'."
             )
         self.model.eval()
+        names = [os.fspath(own) for own in ([committee] if isinstance(committee, (str, os.PathLike)) else committee)]
+        self.others = [self.load_member(name) for name in names]
+        self.committee = CommitteeConfig(
+            [self.model.name_or_path or "the model", *names],
+            [member.model.config for member in self.members],
+        )
+
+    @property
+    def members(self) -> list["EmotionRecognitionPipeline"]:
+        """The pipelines of the models that answer together, this one first."""
+        return [self, *self.others]
+
+    def load_member(self, name: str) -> "EmotionRecognitionPipeline":
+        loading = {key: value for key, value in self.processor.loaded_with.items() if key != "revision"}
+        return type(self)(
+            model=AutoModel.from_pretrained(name, **loading),
+            processor=AutoProcessor.from_pretrained(name, **loading),
+            device=self.device,
+        )
 
     def _sanitize_parameters(self, **parameters) -> tuple[dict, dict, dict]:
         parameters.pop("local_files_only", None)  # `pipeline` passes it on
@@ -90,6 +135,8 @@ class EmotionRecognitionPipeline(Pipeline):
 
     def __call__(self, inputs, **kwargs):
         """See the class."""
+        if isinstance(inputs, os.PathLike) and os.path.isdir(inputs):
+            return self.of_folder(photos_in_folder(inputs), kwargs)
         if isinstance(inputs, (list, tuple)):
             return super().__call__(list(inputs), **kwargs) if len(inputs) else []
         if isinstance(inputs, (Mapping, str, os.PathLike, Image.Image, np.ndarray, torch.Tensor, Dataset)):
@@ -109,45 +156,82 @@ class EmotionRecognitionPipeline(Pipeline):
                 f"A pair came with {sorted(map(str, pair)) or 'nothing'}; expected 'image', 'text' or both. Rename a "
                 "data set's columns with rename_columns, and choose them with select_columns."
             )
-        modalities = self.model.config.modalities
-        text = None if modalities == "image" else pair.get("text")
-        image = None if modalities == "text" else pair.get("image")
-        if image is None and not text:
-            reads = "an image, a text or both" if modalities in (None, "both") else f"{modalities} alone"
-            raise ValueError(f"A pair has nothing that the model reads, which is {reads}.")
-        return {"image": None if image is None else open_photo(image), "text": text}
+        text, image = pair.get("text"), pair.get("image")
+        for member in self.members:
+            reads = member.model.config.modalities or "both"
+            if (reads == "text" or image is None) and (reads == "image" or not text):
+                told = "an image, a text or both" if reads == "both" else f"{reads} alone"
+                name = f"'{member.model.name_or_path}'" if self.others else "the model"
+                raise ValueError(f"A pair has nothing that {name} reads, which is {told}.")
+        modalities = self.committee.modalities
+        return {
+            "image": None if image is None or modalities == "text" else open_photo(image),
+            "text": None if modalities == "image" else text,
+        }
 
     def collate(self, pairs: list[dict]) -> dict[str, Any]:
+        """What each member reads of the pairs, `{"inputs": [...]}`."""
+        return {"inputs": [member.encode(pairs) for member in self.members]}
+
+    def encode(self, pairs: list[dict]) -> dict[str, Any]:
         """Model inputs of pairs; a teacher's photos stay as they are, since regions are found beside the model."""
         photos, captions = ([pair[name] for pair in pairs] for name in ("image", "text"))
-        has_photos = any(photo is not None for photo in photos)
+        modalities = self.model.config.modalities
+        captions = [None] * len(pairs) if modalities == "image" else captions
+        has_photos = modalities != "text" and any(photo is not None for photo in photos)
         if self.processor.image_size is not None or not has_photos:
             return dict(self.processor(images=photos if has_photos else None, text=captions))
         tokens = self.processor.encode_text(captions)
         return {name: torch.from_numpy(values) for name, values in tokens.items()} | {"photos": photos}
 
     def _forward(self, inputs: dict[str, Any], explain: bool | str | None = None) -> dict[str, Any]:
-        photos = inputs.pop("photos", None)
-        if photos is not None:
-            regions = self.processor.encode_regions(photos, self.device)
-            inputs |= {name: torch.from_numpy(values).to(self.device) for name, values in regions.items()}
-        boxes = {name: inputs.pop(name) for name in ("region_boxes",) if name in inputs}
-        logits = self.model(**inputs).logits.float()
-        explanations: list[dict | None] = [None] * len(logits)
+        if explain and self.others:
+            raise ValueError(
+                "explain goes with a single model: the members of a committee read unlike words and regions."
+            )
+        self.add_regions(inputs["inputs"])
+        boxes = [own.pop("region_boxes", None) for own in inputs["inputs"]]
+        logits = [
+            member.model(**own).logits.float() for member, own in zip(self.members, inputs["inputs"], strict=True)
+        ]
+        explanations: list[dict | None] = [None] * len(logits[0])
         if explain:
-            top = logits.argmax(1).tolist()
-            labels = top if explain is True else [self.model.config.label2id[explain]] * len(logits)
+            own = inputs["inputs"][0] | ({} if boxes[0] is None else {"region_boxes": boxes[0]})
+            top = logits[0].argmax(1).tolist()
+            labels = top if explain is True else [self.model.config.label2id[explain]] * len(top)
             for row, label in enumerate(labels):
-                pair = {name: values[row : row + 1] for name, values in (inputs | boxes).items()}
+                pair = {name: values[row : row + 1] for name, values in own.items()}
                 explained = explain_pair(self.model, pair, label, self.processor.tokenizer)
                 explanations[row] = {"label": self.model.config.id2label[label]} | explained
-        return {"logits": logits, "explanations": explanations}
+        return {"logits": torch.stack(logits, dim=1), "explanations": explanations}
+
+    def add_regions(self, inputs: list[dict[str, Any]]) -> None:
+        """Regions in place of each member's photos; an extractor that members share looks at them once."""
+        found: dict[int, dict[str, torch.Tensor]] = {}
+        for place, own in enumerate(inputs):
+            photos = own.pop("photos", None)
+            if photos is None:
+                continue
+            looks = self.who_looks(place)
+            if looks not in found:
+                regions = self.members[looks].processor.encode_regions(photos, self.device)
+                found[looks] = {name: torch.from_numpy(values).to(self.device) for name, values in regions.items()}
+            own |= found[looks]
+
+    def who_looks(self, place: int) -> int:
+        """The first member whose region extractor has the settings and weights of this one's."""
+        extractor = self.members[place].processor.load_extractor()
+        if extractor not in self.lookers:
+            known = [(other, first) for other, first in self.lookers.items() if same_model(other, extractor)]
+            self.lookers[extractor] = known[0][1] if known else place
+        return self.lookers[extractor]
 
     def postprocess(self, outputs: dict[str, Any], top_k: int | None = None, threshold=None) -> list[dict]:
         """Rows of one pair."""
         config, explanation = self.model.config, outputs["explanations"]
         explanation = explanation[0] if isinstance(explanation, list) else explanation
-        scores = (outputs["logits"][0] / (config.temperature or 1.0)).sigmoid()
+        scaled = self.committee.scaled(outputs["logits"][0])
+        scores = self.committee.mean(scaled).sigmoid()
         wanted = torch.zeros_like(scores) if threshold is None else self.thresholds(threshold).to(scores)
         order = scores.argsort(descending=True, stable=True)
         order = order[scores[order] >= wanted[order]][:top_k].tolist()
@@ -157,18 +241,19 @@ class EmotionRecognitionPipeline(Pipeline):
         rows = [{"label": config.id2label[label], "score": scores[label].item()} for label in order]
         if explanation:
             rows[order.index(explained)]["explanation"] = explanation
+        if self.others:
+            spread = torch.stack(scaled).sigmoid().std(dim=0, correction=0)
+            for row, label in zip(rows, order, strict=True):
+                row["disagreement"] = spread[label].item()
         return rows
 
     def thresholds(self, threshold: float | str) -> torch.Tensor:
         """The threshold of each emotion, `(num_labels,)`."""
-        config = self.model.config
-        if threshold != "config" or config.thresholds is None:
-            return torch.full((config.num_labels,), DEFAULT_THRESHOLD if threshold == "config" else threshold)
-        if len(config.thresholds) != config.num_labels:
-            raise ValueError(
-                f"The configuration has {len(config.thresholds)} thresholds for {config.num_labels} labels."
-            )
-        return torch.tensor(config.thresholds)
+        known = self.committee.thresholds if threshold == "config" else None
+        if known is None:
+            default = DEFAULT_THRESHOLD if threshold == "config" else threshold
+            return torch.full((self.committee.num_labels,), default)
+        return torch.tensor(known)
 
     def run_single(self, inputs, preprocess_params, forward_params, postprocess_params) -> list[dict]:
         outputs = self.forward(self.collate([self.preprocess(inputs, **preprocess_params)]), **forward_params)
@@ -185,8 +270,64 @@ class EmotionRecognitionPipeline(Pipeline):
         outputs = PipelineIterator(batches, self.forward, forward_params, loader_batch_size=batch_size)
         return PipelineIterator(outputs, self.postprocess, postprocess_params)
 
+    def answers(
+        self, pairs: Iterable[dict[str, str | None]], batch_size: int | None = None, **options
+    ) -> Iterator[list[dict] | OSError | ValueError]:
+        """The rows of each pair, or in their place the error of one that cannot be read. Threads open the photos of
+        the next batch while the models look at this one.
+
+        Args:
+            pairs: `{"image", "text"}`.
+            batch_size: pairs that go through the models together.
+            options: `top_k` and `threshold`.
+        """
+        _, forward_params, postprocess_params = self._sanitize_parameters(**options)
+        chosen = self._forward_params | forward_params, self._postprocess_params | postprocess_params
+        pairs, size = iter(pairs), batch_size or self._batch_size or 1
+        waiting: deque[list[Future]] = deque()
+        with ThreadPoolExecutor() as pool:
+            while True:
+                if batch := list(islice(pairs, size)):
+                    waiting.append([pool.submit(self.opened, pair) for pair in batch])
+                if not waiting:
+                    return
+                if len(waiting) > 1 or not batch:
+                    yield from self.rows_of([future.result() for future in waiting.popleft()], *chosen)
+
+    def opened(self, pair: dict[str, str | None]) -> dict[str, Any] | OSError | ValueError:
+        try:
+            return self.preprocess(pair)
+        except (OSError, ValueError) as error:
+            return error
+
+    def rows_of(self, pairs: list, forward_params: dict, postprocess_params: dict) -> Iterator:
+        """As `answers`, of a batch that was opened."""
+        readable = [pair for pair in pairs if isinstance(pair, dict)]
+        outputs = self.forward(self.collate(readable), **forward_params) if readable else {}
+        found = iter(range(len(readable)))
+        for pair in pairs:
+            if isinstance(pair, dict):
+                row = next(found)
+                own = {name: values[row : row + 1] for name, values in outputs.items()}
+                yield self.postprocess(own, **postprocess_params)
+            else:
+                yield pair
+
+    def of_folder(self, pairs: list[dict[str, str | None]], options: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        for pair, rows in zip(pairs, self.answers(pairs, **options), strict=True):
+            if isinstance(rows, list):
+                yield pair | {"emotions": rows}
+            else:
+                logger.warning(f"'{pair['image']}' is left out: {rows}")
+
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
-        """Saves model and processor, with their code and this pipeline's."""
+        """Saves model and processor, with their code and this pipeline's.
+
+        Raises:
+            ValueError: there are several models.
+        """
+        if self.others:
+            raise ValueError("A committee is not one checkpoint: save each of its members.")
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
 

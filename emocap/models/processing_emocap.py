@@ -14,7 +14,7 @@ from transformers.utils import cached_file, extract_commit_hash
 
 from .photo_emocap import EmocapImageProcessor, as_list, open_photo, to_rgb
 
-__all__ = ["EmocapProcessor", "load_region_extractor", "pad_tokens"]
+__all__ = ["EmocapProcessor", "load_region_extractor", "pad_tokens", "same_model"]
 
 MAX_LENGTH = 32
 
@@ -281,6 +281,20 @@ def load_region_extractor(name_or_path: str, trust_remote_code: bool | None = No
     model = AutoModel.from_pretrained(name_or_path, trust_remote_code=trust_remote_code).eval()
     model.config._commit_hash = extract_commit_hash(config_file, None)
     return model
+
+
+def same_model(model: PreTrainedModel, other: PreTrainedModel) -> bool:
+    """Whether two models have the same settings and weights, wherever they were loaded from."""
+    origin = ("_name_or_path", "auto_map", "dtype")
+    settings = [
+        {name: value for name, value in own.config.to_dict().items() if name not in origin} for own in (model, other)
+    ]
+    weights, others = model.state_dict(), other.state_dict()
+    return (
+        settings[0] == settings[1]
+        and weights.keys() == others.keys()
+        and all(torch.equal(values.cpu(), others[name].cpu()) for name, values in weights.items())
+    )
 
 
 def class_of(model_type: str, name_or_path: str) -> type[PreTrainedModel]:

@@ -16,23 +16,16 @@ import pyarrow.compute as pc
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, concatenate_datasets
 from datasets.utils.logging import disable_progress_bar, tqdm
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 
 from emocap.data.batches import BatchFunction, config_fields, digest_of, pick_rank_device, weights_hash
-from emocap.data.pairs import PairDataset, label_matrix
+from emocap.data.pairs import label_matrix
 from emocap.data.ranks import launched_ranks
 from emocap.data.shards import job_fingerprint, map_in_shards
 from emocap.data.storage import DataReport, check_output_dir, load_table, save_table
-from emocap.evaluation.calibration import temper
-from emocap.evaluation.scoring import (
-    check_features,
-    check_labels,
-    load_config,
-    predict_logits,
-    predict_probabilities,
-    prepare_table,
-)
+from emocap.evaluation.scoring import Committee
 from emocap.models import EmocapProcessor
+from emocap.models.common_emocap import CommitteeConfig
 from emocap.options import check_names
 from emocap.pseudo_labels.selection import Selected, Selection
 from emocap.pseudo_labels.statistics import label_statistics
@@ -50,7 +43,8 @@ Member: TypeAlias = tuple[PreTrainedModel, EmocapProcessor]
 
 class PseudoLabels(BatchFunction):
     """One teacher, or several, as a function of rows: what they read of a batch gives `emotion_scores`,
-    `caption_disagreement` and `caption_scores`, as `emocap label` writes them (see `label_tables`).
+    `caption_disagreement` and `caption_scores`, and of several `model_disagreement`, as `emocap label` writes them:
+    see `label_tables`.
 
         labels = PseudoLabels("me/teacher")
         features = Features(table.features | labels.features)
@@ -70,8 +64,8 @@ class PseudoLabels(BatchFunction):
         features, fingerprint: see `BatchFunction`.
 
     Raises:
-        ValueError: no teacher, a model of another family or of other emotions than the first, some that read captions
-            beside some that do not, or weights that are not finite.
+        ValueError: no teacher, a model of another family or of other emotions than the first, or weights that are not
+            finite.
     """
 
     def __init__(
@@ -87,15 +81,8 @@ class PseudoLabels(BatchFunction):
             raise ValueError("There is no teacher; give the folder or Hub id of one, or a list of several.")
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be 1 or more pairs a step.")
-        configs = [load_config(own) for own in self.source]
-        for own, config in zip(self.source, configs, strict=True):
-            if config.id2label != configs[0].id2label:
-                raise ValueError(f"'{own}' tells other emotions than '{self.source[0]}', or in another order.")
-        if len({config.modalities == "image" for config in configs}) > 1:
-            raise ValueError(f"Of {', '.join(self.source)} some read captions and some photos alone: take one kind.")
-        self.reads = tuple(columns_read(configs))
-        self.num_labels = configs[0].num_labels
-        self.features = score_columns(self.num_labels)
+        self.committee = Committee(self.source)
+        self.reads, self.features = tuple(columns_read(self.committee)), score_columns(self.committee)
         super().__init__(bf16=bf16)
 
     def load(self) -> list[Member]:
@@ -116,74 +103,62 @@ class PseudoLabels(BatchFunction):
 
     def compute(self, rows: Dataset, rank: int | None) -> pa.Table:
         if len(rows):
-            for own, (model, _) in zip(self.source, self.open(), strict=True):
-                check_features(model.config, rows, own)
-                if "captions" not in rows.features and model.config.modalities != "image":
+            self.committee.check(rows)
+            for own, config in zip(self.source, self.committee.configs, strict=True):
+                if "captions" not in rows.features and config.modalities != "image":
                     raise ValueError(f"The batch has no column 'captions', which '{own}' reads.")
         return self.score(rows, rank)
 
     def score(self, shard: Dataset, rank: int | None = None) -> pa.Table:
         """The `score_columns` of rows of a table."""
-        device = pick_rank_device(rank)
-        members = [(model.to(device), processor) for model, processor in self.open()]
-        reads = [model.config.modalities or "both" for model, _ in members]
-        tables = [prepare_table(shard, processor) for _, processor in members]
-        captions = caption_counts(shard) if reads[0] != "image" else np.zeros(len(shard), dtype=np.int64)
+        device, config = pick_rank_device(rank), self.committee.config
+        committee = self.committee.of([(model.to(device), processor) for model, processor in self.open()])
+        tables = committee.prepare(shard)
+        captions = caption_counts(shard) if config.modalities != "image" else np.zeros(len(shard), dtype=np.int64)
         readable = np.ones(len(shard), dtype=bool)
-        for table, (_, processor), modalities in zip(tables, members, reads, strict=True):
-            readable &= (captions > 0) | photos_to_read(table, processor, modalities)
-        rows = np.flatnonzero(readable)
-        means = np.zeros((len(shard), self.num_labels))
-        spreads = np.zeros(len(shard))
-        probabilities = np.empty((0, self.num_labels), dtype=np.float32)
+        for table, (model, processor) in zip(tables, committee.members, strict=True):
+            reads_captions = (captions > 0) & (model.config.modalities != "image")
+            readable &= reads_captions | photos_to_read(table, processor, model.config.modalities or "both")
+        rows, captions = np.flatnonzero(readable), np.where(readable, captions, 0)
+        means = np.zeros((len(shard), config.num_labels))
+        spreads, among_models = np.zeros(len(shard)), np.zeros(len(shard))
+        probabilities = np.empty((0, config.num_labels), dtype=np.float32)
         if len(rows):
             tables = [table if len(rows) == len(table) else table.select(rows) for table in tables]
-            pairs = [
-                PairDataset(table, processor, modalities=modalities)
-                for table, (_, processor), modalities in zip(tables, members, reads, strict=True)
-            ]
             bf16 = has_bf16(device) if self.bf16 is None else self.bf16
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                probabilities = mean_probabilities([model for model, _ in members], pairs, self.batch_size)
-            means[rows] = pairs[0].mean_over_captions(probabilities)
+                scores = committee.score(tables, self.batch_size)
+            means[rows] = scores.of_rows
             check_finite(means[rows], tables[0], ", ".join(self.source))
-            row_of_pair = pairs[0].row_of_pair
-            deviations = probabilities - means[rows][row_of_pair]
-            spreads[rows] = np.sqrt(pairs[0].mean_over_captions(deviations**2)).mean(axis=1)
+            row_of_pair = scores.pairs.row_of_pair
+            deviations = scores.probabilities - means[rows][row_of_pair]
+            spreads[rows] = np.sqrt(scores.pairs.mean_over_captions(deviations**2)).mean(axis=1)
+            if scores.disagreement is not None:
+                among_models[rows] = scores.disagreement.mean(axis=1)
             # a row without a caption gave a pair too, which no caption stands for
-            probabilities = probabilities[captions[rows][row_of_pair] > 0].astype(np.float32)
+            probabilities = scores.probabilities[captions[rows][row_of_pair] > 0].astype(np.float32)
         own = [
             fixed_lists(means.astype(np.float32), mask=pa.array(~readable)),
             pa.array(spreads.astype(np.float32), mask=captions < 2),
             pa.ListArray.from_arrays(
                 pa.array(np.append(0, captions.cumsum()), pa.int32()), fixed_lists(probabilities)
             ),
+            pa.array(among_models.astype(np.float32), mask=~readable),
         ]
+        own = own[: len(self.features)]
         return pa.table(own, names=list(self.features)).cast(self.features.arrow_schema)
 
 
-def columns_read(configs: Sequence[PreTrainedConfig]) -> Iterator[str]:
-    """Columns that models of these configurations look at."""
+def columns_read(committee: Committee) -> Iterator[str]:
+    """Columns that a committee's members look at."""
     yield "image_id"
-    seeing = [config for config in configs if config.modalities != "text"]
+    seeing = [config for config in committee.configs if config.modalities != "text"]
     if any(config.model_type != "emocap_teacher" for config in seeing):
         yield "image"
     if any(config.model_type == "emocap_teacher" for config in seeing):
         yield from ("region_features", "num_regions")
-    if configs[0].modalities != "image":
+    if committee.config.modalities != "image":
         yield "captions"
-
-
-def mean_probabilities(models: Sequence[PreTrainedModel], pairs: Sequence[PairDataset], batch_size: int) -> np.ndarray:
-    """Probabilities of every pair, float64 `(pairs, L)`: of one model, or of the mean of several models' logits, each
-    at its own temperature. `pairs` are the same ones, as each model reads them."""
-    if len(models) == 1:
-        return predict_probabilities(models[0], pairs[0], batch_size)
-    logits = [
-        predict_logits(model, own, batch_size).astype(np.float64) / (model.config.temperature or 1.0)
-        for model, own in zip(models, pairs, strict=True)
-    ]
-    return temper(np.mean(logits, axis=0), None)
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -193,7 +168,7 @@ def has_bf16(device: torch.device) -> bool:
 
 def label_tables(
     tables: DatasetDict,
-    teacher: str,
+    teacher: str | Sequence[str],
     output_dir: str,
     *,
     batch_size: int = 64,
@@ -204,7 +179,8 @@ def label_tables(
 
     New columns: `emotion_scores`, the mean probability over an image's captions (the teacher's temperature applied);
     `caption_disagreement`, the standard deviation over its captions of an emotion's probability, mean over the
-    emotions, null for fewer than two captions; `caption_scores`, each caption's own probabilities; `emotions` and
+    emotions, null for fewer than two captions; `caption_scores`, each caption's own probabilities; of several teachers
+    `model_disagreement`, the standard deviation of their own scores, mean over the emotions; `emotions` and
     `selected_for`, the selection within each split. Human labels stay where there are any; `emotions` becomes the
     pseudo-labels. Rows that the teacher cannot read are left out and listed in data_report.json. A killed job goes on
     where it was, and where `output_dir` holds the scores already, only the selection is made anew. Under `accelerate
@@ -212,7 +188,8 @@ def label_tables(
 
     Args:
         tables: a table of pairs.
-        teacher: folder or Hub id of an emocap model.
+        teacher: folder or Hub id of an emocap model, or several that label together, see `Committee`: rows are left
+            out that one of them cannot read.
         output_dir: where the augmented table goes.
         batch_size: pairs a step.
         bf16: bfloat16 autocast; None: on GPUs that have it.
@@ -221,25 +198,28 @@ def label_tables(
     Raises:
         TypeError: `Selection` has no such option.
         ValueError: features of another width than the teacher's, human labels in another order than the teacher's, a
-            model of another family, a number out of range, or a teacher without prevalence where it is asked for:
-            before anything is loaded. Weights or scores that are not finite.
+            model of another family, teachers with unlike emotions, a number out of range, or a teacher without
+            prevalence where it is asked for: before anything is loaded. Weights or scores that are not finite.
     """
     check_names(selection, Selection.__dataclass_fields__, "Labelling")
     output, wanted = check_output_dir(output_dir), Selection(**selection)
-    config = load_config(teacher)
-    check_job(tables, config, teacher, wanted)
+    committee = Committee([teacher] if isinstance(teacher, str) else teacher)
+    check_job(tables, committee, wanted)
     ranks = launched_ranks()
     if not ranks.is_first:
         disable_progress_bar()
-    labels = PseudoLabels(teacher, batch_size, bf16=bf16)
-    ((model, processor),) = labels.open()
-    digest = labels.weights[0][:16]
-    settings = {
-        "config": model.config.to_json_string(),
-        "max_length": processor.max_length,
-        "weights": digest,
-        "bf16": has_bf16(pick_rank_device(ranks.local_rank)) if bf16 is None else bf16,
-    }
+    labels = PseudoLabels(committee.names, batch_size, bf16=bf16)
+    bf16 = has_bf16(pick_rank_device(ranks.local_rank)) if bf16 is None else bf16
+    members = [
+        {
+            "config": model.config.to_json_string(),
+            "max_length": processor.max_length,
+            "weights": digest[:16],
+            "bf16": bf16,
+        }
+        for (model, processor), digest in zip(labels.open(), labels.weights, strict=True)
+    ]
+    settings = members[0] if len(members) == 1 else {"members": members}
     work_dir = output.with_name(f".{output.name}.scores")
     fingerprint = job_fingerprint(settings, tables.values(), sorted(tables))
     if ranks.first_decides([holds_scores(output, fingerprint)])[0]:
@@ -255,13 +235,17 @@ def label_tables(
             for name, split in tables.items()
         }
     if ranks.is_first:
+        revisions = [  # a folder has no commit
+            getattr(config, "_commit_hash", None) or f"sha256:{own['weights']}"
+            for config, own in zip(committee.configs, members, strict=True)
+        ]
         origin = {
-            "teacher": teacher,
-            "revision": getattr(config, "_commit_hash", None) or f"sha256:{digest}",  # a folder has no commit
-            "modalities": config.modalities,
-            "temperature": config.temperature,
+            "teacher": one_or_all(committee.names),
+            "revision": one_or_all(revisions),
+            "modalities": committee.config.modalities,
+            "temperature": one_or_all([config.temperature for config in committee.configs]),
         }
-        save_labelled(tables, stored, scored, config, origin, wanted, output_dir, fingerprint)
+        save_labelled(tables, stored, scored, committee.config, origin, wanted, output_dir, fingerprint)
         shutil.rmtree(work_dir, ignore_errors=True)
     ranks.wait_for_all()
     return load_table(output_dir)
@@ -271,7 +255,7 @@ def save_labelled(
     tables: DatasetDict,
     stored: DatasetDict,
     scored: dict[str, Dataset],
-    config: PreTrainedConfig,
+    config: CommitteeConfig,
     origin: dict[str, Any],
     selection: Selection,
     output_dir: str,
@@ -296,12 +280,18 @@ def save_labelled(
         labelled[name]._fingerprint = job_fingerprint({"scores": fingerprint, **recorded}, [whole])  # not the time
     if not labelled:
         raise ValueError(
-            f"'{origin['teacher']}' reads {config.modalities or 'both'}, of which the data set's rows have nothing."
+            f"'{' and '.join(config.names)}' reads {config.modalities or 'both'}, of which the data set's rows have "
+            "nothing."
         )
     report.extra |= {"selection": origin | recorded, "fingerprint": fingerprint}
     statistics = label_statistics(labelled, origin | recorded, config.label_prevalence)
     files = {STATISTICS_FILE: json.dumps(statistics, indent=2, ensure_ascii=False) + "\n"}
     save_table(labelled, output_dir, report, files, stored)
+
+
+def one_or_all(values: list) -> Any:
+    """What is recorded of one teacher, or of several."""
+    return values[0] if len(values) == 1 else values
 
 
 def holds_scores(output: Path, fingerprint: str) -> bool:
@@ -317,25 +307,30 @@ def in_turn(score: Callable[[Dataset], pa.Table], name: str, shards: list[Datase
     return map(score, tqdm(shards, desc=f"Labelling {name}", unit="shard"))
 
 
-def score_columns(num_labels: int) -> Features:
+def score_columns(committee: Committee) -> Features:
     """The columns that scoring adds."""
-    scores = List(Value("float32"), length=num_labels)
+    scores = List(Value("float32"), length=committee.config.num_labels)
+    among_models = {"model_disagreement": Value("float32")} if len(committee.names) > 1 else {}
     return Features(
         {"emotion_scores": scores, "caption_disagreement": Value("float32"), "caption_scores": List(scores)}
+        | among_models
     )
 
 
-def check_job(tables: DatasetDict, config: PreTrainedConfig, teacher: str, selection: Selection) -> None:
+def check_job(tables: DatasetDict, committee: Committee, selection: Selection) -> None:
     """Refuses what cannot be done, before any model is loaded."""
     if not any(len(split) for split in tables.values()):
         raise ValueError("The data set has no rows to label.")
     for split in tables.values():
-        check_features(config, split, teacher)
-        if "labels" in split.features and "emotions" in split.features:  # human labels stay beside the teacher's
-            check_labels(config, split.features["emotions"].feature.names, teacher)
+        has_own = "labels" in split.features and "emotions" in split.features  # they stay beside the teacher's
+        committee.check(split, split.features["emotions"].feature.names if has_own else None)
+    config = committee.config
     if selection.label_shares == "prevalence" and config.label_prevalence is None:
+        lacking = next(
+            name for name, own in zip(committee.names, committee.configs, strict=True) if own.label_prevalence is None
+        )
         raise ValueError(
-            f"The configuration of '{teacher}' has no label_prevalence, which label_shares 'prevalence' matches. "
+            f"The configuration of '{lacking}' has no label_prevalence, which label_shares 'prevalence' matches. "
             "Train the teacher again, or choose 'balanced'."
         )
     selection.select(np.zeros((0, config.num_labels)), np.zeros(0), config.label_prevalence, [])
@@ -387,7 +382,7 @@ def without_unread_rows(split: Dataset, new: Dataset, report: DataReport) -> tup
     return split.select(kept), new.select(kept)
 
 
-def selection_columns(selection: Selected, config: PreTrainedConfig) -> Dataset:
+def selection_columns(selection: Selected, config: CommitteeConfig) -> Dataset:
     """The columns `emotions` (best first) and `selected_for` (in label order)."""
     kinds = List(ClassLabel(names=[config.id2label[index] for index in range(config.num_labels)]))
     features = Features({"emotions": kinds, "selected_for": kinds})
@@ -418,5 +413,5 @@ def without_old_labels(split: Dataset) -> Dataset:
         for column in HUMAN_COLUMNS
         if column in split.features and split.data.column(column).null_count == len(split.data)
     ]
-    old = [column for column in OWN_COLUMNS if column in split.features]
+    old = [column for column in (*OWN_COLUMNS, "model_disagreement") if column in split.features]
     return split.remove_columns(empty + old)

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from emocap.data.pairs import label_matrix
 from emocap.data.schema import label_names
 from emocap.data.storage import load_table, write_text
+from emocap.options import as_list
 from emocap.records import STATISTICS_FILE
 from emocap.report.figures import co_occurrence_figure, histogram_figure, share_figure
 from emocap.report.render import jpeg_uri, render_page, small_rgb
@@ -46,6 +47,7 @@ def label_report(statistics: dict[str, Any], sheet: Image.Image | None = None, t
         figures,
         title=title,
         statistics=statistics,
+        teachers=list(zip(*(as_list(statistics["selection"][key]) for key in ("teacher", "revision")), strict=True)),
         has_prevalence=any(own["prevalence"] is not None for own in emotions.values()),
         sheet=None if sheet is None else jpeg_uri(sheet),
     )

@@ -16,6 +16,7 @@ from transformers import AutoModel
 from emocap.cli import main
 from emocap.data import shards
 from emocap.data.storage import load_table
+from emocap.evaluation import scoring
 from emocap.models import EmocapProcessor
 from emocap.models.photo_emocap import resize_to_array
 from emocap.pseudo_labels import labelling
@@ -129,7 +130,7 @@ class CountedScores:
     """`predict_probabilities` that counts its calls; at one of them it is interrupted, or gives a NaN."""
 
     def __init__(self, stop_at: int | None = None, nan_at: int | None = None):
-        self.calls, self.stop_at, self.nan_at, self.real = 0, stop_at, nan_at, labelling.predict_probabilities
+        self.calls, self.stop_at, self.nan_at, self.real = 0, stop_at, nan_at, scoring.predict_logits
 
     def __call__(self, *arguments):
         if self.calls == self.stop_at:
@@ -150,11 +151,11 @@ def same_tables(first: DatasetDict, second: DatasetDict) -> None:
 def test_a_stopped_job_goes_on(tmp_path, tiny_table, tiny_teacher, monkeypatch, small_shards):
     whole = label_tables(tiny_table, tiny_teacher, str(tmp_path / "whole"))
     first, second = CountedScores(stop_at=9), CountedScores()
-    monkeypatch.setattr(labelling, "predict_probabilities", first)
+    monkeypatch.setattr(scoring, "predict_logits", first)
     with pytest.raises(KeyboardInterrupt):  # in the second split
         label_tables(tiny_table, tiny_teacher, str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr(labelling, "predict_probabilities", second)
+    monkeypatch.setattr(scoring, "predict_logits", second)
     resumed = label_tables(tiny_table, tiny_teacher, str(tmp_path / "out"))
     assert (first.calls, second.calls) == (9, 14 - 9)  # 8, 3 and 3 shards
     same_tables(resumed, whole)
@@ -169,13 +170,13 @@ def test_another_teacher_under_the_same_name_starts_afresh(
     model.save_pretrained(folder)
     EmocapProcessor.from_pretrained(tiny_teacher).save_pretrained(folder)
     first, second = CountedScores(stop_at=5), CountedScores()
-    monkeypatch.setattr(labelling, "predict_probabilities", first)
+    monkeypatch.setattr(scoring, "predict_logits", first)
     with pytest.raises(KeyboardInterrupt):
         label_tables(tiny_table, folder, str(tmp_path / "out"))
     with torch.no_grad():
         (model.classifier.bias if change == "parameter" else model.region_normalizer.shift).add_(1.0)
     model.save_pretrained(folder)
-    monkeypatch.setattr(labelling, "predict_probabilities", second)
+    monkeypatch.setattr(scoring, "predict_logits", second)
     label_tables(tiny_table, folder, str(tmp_path / "out"))
     assert second.calls == 14
 
@@ -185,7 +186,7 @@ def test_another_selection_scores_nothing_again(tmp_path, tiny_table_dir, tiny_t
     options = {"labels_per_image": 2, "label_shares": "balanced"}
     expected = label_tables(load_table(tiny_table_dir), tiny_teacher, fresh, **options)
     label_tables(load_table(tiny_table_dir), tiny_teacher, out)
-    monkeypatch.setattr(labelling, "predict_probabilities", counted)
+    monkeypatch.setattr(scoring, "predict_logits", counted)
     again = label_tables(load_table(tiny_table_dir), tiny_teacher, out, **options)
     assert counted.calls == 0
     same_tables(again, expected)
@@ -201,11 +202,11 @@ def test_a_shard_without_its_content_is_scored_again(
 ):
     whole = label_tables(tiny_table, tiny_teacher, str(tmp_path / "whole"))
     first, second = CountedScores(stop_at=9), CountedScores()
-    monkeypatch.setattr(labelling, "predict_probabilities", first)
+    monkeypatch.setattr(scoring, "predict_logits", first)
     with pytest.raises(KeyboardInterrupt):
         label_tables(tiny_table, tiny_teacher, str(tmp_path / "out"))
     next(tmp_path.glob(".out.scores/train/**/000003.arrow")).write_bytes(content)
-    monkeypatch.setattr(labelling, "predict_probabilities", second)
+    monkeypatch.setattr(scoring, "predict_logits", second)
     same_tables(label_tables(tiny_table, tiny_teacher, str(tmp_path / "out")), whole)
     assert second.calls == 14 - 9 + 1
 
@@ -214,11 +215,11 @@ def test_scores_that_are_no_numbers_stop_the_job_which_goes_on(
     tmp_path, tiny_table, tiny_teacher, monkeypatch, small_shards
 ):
     first, second = CountedScores(nan_at=4), CountedScores()
-    monkeypatch.setattr(labelling, "predict_probabilities", first)
+    monkeypatch.setattr(scoring, "predict_logits", first)
     with pytest.raises(ValueError, match=r"1 of 8 images scores that are not numbers, first to 'train_0\d\d.jpg'"):
         label_tables(tiny_table, tiny_teacher, str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr(labelling, "predict_probabilities", second)
+    monkeypatch.setattr(scoring, "predict_logits", second)
     label_tables(tiny_table, tiny_teacher, str(tmp_path / "out"))
     assert second.calls == 14 - 4
 
@@ -259,14 +260,14 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, tiny_table, tiny_teac
 
     again = CountedScores()
     with monkeypatch.context() as patch:
-        patch.setattr(labelling, "predict_probabilities", again)
+        patch.setattr(scoring, "predict_logits", again)
         patch.setattr(DatasetDict, "save_to_disk", fill)
         with pytest.raises(OSError, match="No space left"):
             label_tables(tiny_table, tiny_teacher, str(tmp_path / "out"))
     assert again.calls == 14 - 5
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out.partial"))
     last = CountedScores()
-    monkeypatch.setattr(labelling, "predict_probabilities", last)
+    monkeypatch.setattr(scoring, "predict_logits", last)
     same_tables(label_tables(tiny_table, tiny_teacher, str(tmp_path / "out")), whole)
     assert last.calls == 0 and sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
 

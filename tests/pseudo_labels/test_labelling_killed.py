@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from emocap.data.storage import load_table
+from emocap.evaluation import scoring
 from emocap.pseudo_labels import labelling
 
 NUM_SHARDS = 15 + 5 + 6
@@ -27,13 +28,13 @@ def label(source: str, teacher: str, output_dir: str) -> None:
 
 
 def label_slowly(source: str, teacher: str, output_dir: str) -> None:
-    real = labelling.predict_probabilities
+    real = scoring.predict_logits
 
     def slowly(*arguments):
         time.sleep(0.05)
         return real(*arguments)
 
-    labelling.predict_probabilities = slowly
+    scoring.predict_logits = slowly
     label(source, teacher, output_dir)
 
 

@@ -12,6 +12,7 @@ from transformers import AutoModel
 from emocap.cli import main
 from emocap.data.schema import region_columns
 from emocap.data.storage import load_table, save_table
+from emocap.evaluation import scoring
 from emocap.hub.tables import table_configs, write_configs
 from emocap.models import EmocapProcessor
 from emocap.pseudo_labels import labelling
@@ -106,7 +107,7 @@ def test_a_stopped_job_gives_the_same_bytes(tmp_path, wide_dir, text_teacher, mo
         with pytest.raises(KeyboardInterrupt):
             labelling.label_tables(load_table(wide_dir), text_teacher, str(tmp_path / "out"))
     assert sorted(path.name for path in tmp_path.iterdir()) == [".out.scores", "whole", "wide"]
-    monkeypatch.setattr(labelling, "predict_probabilities", None)  # the scores are there
+    monkeypatch.setattr(scoring, "predict_logits", None)  # the scores are there
     label(wide_dir, text_teacher, tmp_path / "out")
     assert content(tmp_path / "out") == whole
 

@@ -12,17 +12,18 @@ from emocap.pseudo_labels import labelling
 
 JOB = """
 import json, os, sys
+from emocap.evaluation import scoring
 from emocap.pseudo_labels import labelling
 from emocap.data.storage import load_table
 
-real_map, real_predict, scored = labelling.map_in_shards, labelling.predict_probabilities, []
+real_map, real_predict, scored = labelling.map_in_shards, scoring.predict_logits, []
 
 def count(model, pairs, batch_size):
     scored.append(len(pairs))
     return real_predict(model, pairs, batch_size)
 
 labelling.map_in_shards = lambda *own, **options: real_map(*own, **options, shard_size=4)
-labelling.predict_probabilities = count
+scoring.predict_logits = count
 source, teacher, output_dir = sys.argv[1:]
 labelled = labelling.label_tables(load_table(source), teacher, output_dir)
 with open(f"{output_dir}.rank{os.environ['RANK']}", "w") as file:
