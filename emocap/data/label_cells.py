@@ -148,7 +148,7 @@ def read_answers(source: Source, columns: Columns, labels: Sequence[str] | None)
         return read_amounts(source, numbers, names, bool(columns.num_annotators) and column == "votes")
     named: list[set[str] | None] = []
     for row, own in enumerate(numbers):
-        if own is None or own == [-1]:  # -1: `datasets` for no class
+        if own is None or (own_names and own == [-1]):  # -1: no class, to `datasets`
             named.append(None)
             continue
         for number in own:

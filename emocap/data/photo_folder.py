@@ -3,7 +3,6 @@
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Literal
 
 from datasets import DatasetDict
 from PIL import ExifTags, Image, IptcImagePlugin
@@ -14,6 +13,8 @@ from emocap.data.storage import DataReport, attach_photos, read_text
 __all__ = ["build_photos", "load_photos"]
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+CAPTIONS = ("auto", "text", "description", "none")
 
 IPTC_CAPTION = (2, 120)
 
@@ -29,16 +30,12 @@ WRITTEN_BY_CAMERAS = {
 """Descriptions that cameras put into every photo, in lower case."""
 
 
-def load_photos(
-    folder: str | os.PathLike, *, captions: Literal["auto", "text", "description", "none"] = "auto"
-) -> DatasetDict:
+def load_photos(folder: str | os.PathLike, *, captions: str = "auto") -> DatasetDict:
     """The table of `build_photos`, without its report."""
     return build_photos(folder, captions=captions)[0]
 
 
-def build_photos(
-    folder: str | os.PathLike, *, captions: Literal["auto", "text", "description", "none"] = "auto"
-) -> tuple[DatasetDict, DataReport]:
+def build_photos(folder: str | os.PathLike, *, captions: str = "auto") -> tuple[DatasetDict, DataReport]:
     """Reads every photo of a folder and of those inside it, hidden ones left out, in order of their paths.
 
     Args:
@@ -55,6 +52,8 @@ def build_photos(
         ValueError: two photos of a folder have one name but for its ending, so that a text would belong to both; or
             no photo can be read.
     """
+    if captions not in CAPTIONS:
+        raise ValueError(f"captions is '{captions}'; it must be one of {', '.join(CAPTIONS)}.")
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"There is no photo folder '{folder}'.")
     report, found, texts = DataReport(), [], set()

@@ -141,7 +141,7 @@ def draw_splits(rows: Sequence[dict], seed: int = 0) -> list[str]:
         return [split_of(key, seed) for key in keys]
     if len(emotions) < FEWEST:
         raise ValueError(
-            f"There are {len(emotions)} images (or groups), too few to draw the splits train, validation and test from: "
+            f"There are {len(emotions)} images (or groups), too few to draw train, validation and test from: "
             f"give {FEWEST} or more, or say each one's split in a column."
         )
     counts = Counter(label for own in emotions.values() for label in own)
