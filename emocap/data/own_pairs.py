@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,9 @@ __all__ = ["build_pairs", "load_pairs"]
 
 FEW = 30
 """Images below which a split's figures say little."""
+
+IN_CACHE = re.compile(r"^datasets--[^/]+/snapshots/[^/]+/")
+"""Where the Hub's client keeps files of a data set: no part of a photo's name, as it changes with each revision."""
 
 SPLIT_NAMES = {"training": "train", "val": "validation", "valid": "validation", "dev": "validation",
                "development": "validation", "testing": "test"}  # fmt: skip
@@ -242,7 +246,7 @@ def photo_of(
     cell = cell.strip()
     if folder and os.path.isabs(cell) and os.path.normpath(cell).startswith(os.path.join(folder, "")):
         cell = os.path.relpath(cell, folder)
-    return cell, cell
+    return IN_CACHE.sub("", cell), cell
 
 
 def id_of(row: dict, columns: Columns, photo: tuple[str, object], captions: list[str]) -> str | None:
