@@ -1,5 +1,6 @@
 """Which column of a source is what: named by its owner, or guessed where only one can be meant."""
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,11 +9,14 @@ from typing import Any
 from datasets import ClassLabel, Image, List
 
 from emocap.data.sources import Source
+from emocap.data.storage import PHOTO_SUFFIXES
 
 __all__ = ["NO_COLUMN", "Columns", "choose_columns", "numbers_of"]
 
 NO_COLUMN = "none"
 """In place of a column's name: there is none, whatever the names look like."""
+
+NUM_LOOKED_AT = 100
 
 USUAL: dict[str, tuple[str, ...]] = {
     "image": ("image", "images", "imagepath", "imagefile", "imagename", "img", "imgpath", "filename", "filepath",
@@ -98,6 +102,12 @@ def choose_columns(source: Source, given: Mapping[str, Any]) -> Columns:
         if role not in chosen:
             chosen[role] = guess(source, role, [name for name in source.columns if name not in taken])
             taken += chosen[role]
+    if not chosen["image"] and given.get("image") is None:
+        chosen["image"] = guess_paths(
+            source, [name for name in source.columns if name not in taken or name in chosen["id"]]
+        )
+        chosen["id"] = [name for name in chosen["id"] if name not in chosen["image"]]
+        taken += chosen["image"]
     if not chosen["image"] and not chosen["id"] and given.get("id") is None:
         chosen["id"] = [name for name in source.columns if plain(name) == "id" and name not in taken]
     taken += chosen["id"]
@@ -106,6 +116,8 @@ def choose_columns(source: Source, given: Mapping[str, Any]) -> Columns:
         if not are_shares(source, rest):
             refuse(source, "has no column that is plainly the labels", "labels")
         chosen["labels"] = rest
+    if not all(name.strip() for name in chosen["labels"]):
+        refuse(source, "has emotions under no name: their column's is empty", "labels")
     if not chosen["image"] and not chosen["caption"]:
         refuse(source, "has no column that is plainly the photos or the captions", "image")
     for role in ("image", "group", "split", "id", "annotator", "num_annotators"):
@@ -121,6 +133,15 @@ def guess(source: Source, role: str, free: Sequence[str]) -> list[str]:
     found = found or [name for name in free if plain(name) in USUAL[role]]
     if len(found) > 1:
         refuse(source, f"has {len(found)} columns that may be the {role} ({', '.join(found)})", role)
+    return found
+
+
+def guess_paths(source: Source, free: Sequence[str]) -> list[str]:
+    """The one column whose values, looked at in `NUM_LOOKED_AT` rows, all end as photos do."""
+    looked_at = [row for _, row in itertools.islice(source.rows(free), NUM_LOOKED_AT)]
+    found = [name for name in free if all(str(row[name]).lower().endswith(PHOTO_SUFFIXES) for row in looked_at)]
+    if len(found) > 1:
+        refuse(source, f"has {len(found)} columns that may be the image ({', '.join(found)})", "image")
     return found
 
 

@@ -1,6 +1,7 @@
 """What the cells of label columns say: emotions by name or number, or marks, shares or votes, a column each."""
 
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -77,7 +78,7 @@ class Answers:
         return Answers(names, amounts=amounts, votes=self.votes)
 
 
-def read_label_map(path: str | Path) -> dict[str, list[str]]:
+def read_label_map(path: str | os.PathLike) -> dict[str, list[str]]:
     """A YAML or JSON file of old names with new ones: a name, a list of names, or null, which drops the old one.
 
     Raises:
@@ -142,10 +143,11 @@ def read_answers(source: Source, columns: Columns, labels: Sequence[str] | None)
         len(names) > 1 and own_names is None and all(own is not None and len(own) == len(names) for own in numbers)
     )
     if is_vector:
-        for row, own in enumerate(numbers):
-            if own is None or len(own) != len(names):
+        vectors = [own or [] for own in numbers]
+        for row, vector in enumerate(vectors):
+            if len(vector) != len(names):
                 raise ValueError(f"{source.place(row)}: '{column}' holds no number for each of {len(names)} emotions.")
-        return read_amounts(source, numbers, names, bool(columns.num_annotators) and column == "votes")
+        return read_amounts(source, vectors, names, bool(columns.num_annotators) and column == "votes")
     named: list[set[str] | None] = []
     for row, own in enumerate(numbers):
         if own is None or (own_names and own == [-1]):  # -1: no class, to `datasets`

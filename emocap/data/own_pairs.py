@@ -229,7 +229,7 @@ def photo_of(
     if not names or not all(row[name] is not None and text_of(row[name]) for name in names):
         return "", None
     cell = row[names[0]]
-    if names != [columns.image]:
+    if columns.image and names != [columns.image]:
         cell = columns.image
         for name in names:
             cell = cell.replace(f"{{{name}}}", text_of(row[name]))

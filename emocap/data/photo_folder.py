@@ -3,16 +3,15 @@
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from datasets import DatasetDict
 from PIL import ExifTags, Image, IptcImagePlugin
 
 from emocap.data.schema import pair_features, to_dataset_dict
-from emocap.data.storage import DataReport, attach_photos, read_text
+from emocap.data.storage import PHOTO_SUFFIXES, DataReport, attach_photos, read_text
 
 __all__ = ["build_photos", "load_photos"]
-
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 CAPTIONS = ("auto", "text", "description", "none")
 
@@ -56,23 +55,24 @@ def build_photos(folder: str | os.PathLike, *, captions: str = "auto") -> tuple[
         raise ValueError(f"captions is '{captions}'; it must be one of {', '.join(CAPTIONS)}.")
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"There is no photo folder '{folder}'.")
+    folder = os.fspath(folder)
     report, found, texts = DataReport(), [], set()
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(name for name in files if not name.startswith(".")):
             path, suffix = os.path.relpath(os.path.join(parent, name), folder), os.path.splitext(name)[1].lower()
-            if suffix in SUFFIXES:
+            if suffix in PHOTO_SUFFIXES:
                 found.append(path)
             elif suffix == ".txt" and captions in ("auto", "text"):
                 texts.add(path)
             else:
                 report.count("other files")
     if not found:
-        raise FileNotFoundError(f"There is no photo in '{folder}' (looked for {', '.join(SUFFIXES)}).")
+        raise FileNotFoundError(f"There is no photo in '{folder}' (looked for {', '.join(PHOTO_SUFFIXES)}).")
     found.sort()
     if captions in ("auto", "text"):
         refuse_one_stem(folder, found)
-    rows = [{"image_id": path.replace(os.sep, "/"), "captions": []} for path in found]
+    rows: list[dict[str, Any]] = [{"image_id": path.replace(os.sep, "/"), "captions": []} for path in found]
     for row, path in zip(rows, found, strict=True):
         beside = os.path.splitext(path)[0] + ".txt"
         if beside in texts:

@@ -25,6 +25,7 @@ from emocap.data.licenses import card_license, set_license
 
 __all__ = [
     "HUB_ID",
+    "PHOTO_SUFFIXES",
     "DataReport",
     "attach_photos",
     "check_output_dir",
@@ -46,6 +47,9 @@ logger = logging.get_logger(__name__)
 
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 """`owner/name`, which a relative path of two parts may look like too: a folder that is there comes first."""
+
+PHOTO_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""Endings of the names of photos, in lower case."""
 
 
 class DataReport:
@@ -94,6 +98,8 @@ def photo_problem(path: str | os.PathLike | bytes) -> str | None:
 
 def photo_problems(paths: Sequence[str | os.PathLike | bytes]) -> list[str | None]:
     """`photo_problem` of every path, in order; threads share the work, as PIL decodes outside the interpreter lock."""
+    if not paths:
+        return []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(tqdm(pool.map(photo_problem, paths), total=len(paths), desc="Checking photos", unit=" photos"))
 
@@ -114,20 +120,19 @@ def attach_photos(rows: list[dict], photos_dir: str | os.PathLike | None, report
         asked = row.get("photo", row["image_id"])
         photos.append(asked if isinstance(asked, bytes) or photos_dir is not None else None)
     found = [find_photo(photos_dir, photo) if isinstance(photo, str) and photos_dir else photo for photo in photos]
-    there = [index for index, photo in enumerate(found) if photo is not None]
-    checked = dict(zip(there, photo_problems([found[index] for index in there]), strict=True))
+    there = {index: photo for index, photo in enumerate(found) if photo is not None}
+    checked = dict(zip(there, photo_problems(list(there.values())), strict=True))
     kept = []
     for index, (row, asked, photo) in enumerate(zip(rows, photos, found, strict=True)):
         outside = None if asked is None else "path leads outside the photo folder"
         problem = checked.get(index, outside)
-        image = photo if problem is None else None
-        if image is None and not row["captions"]:
+        usable = photo if problem is None else None
+        if usable is None and not row["captions"]:
             report.problem(row["image_id"], f"no caption and no photo ({problem or 'not asked for'})", "row skipped")
             continue
         if problem is not None:
             report.problem(row["image_id"], problem, "kept without photo")
-        if isinstance(image, bytes):
-            image = {"bytes": image, "path": row["image_id"]}
+        image = {"bytes": usable, "path": row["image_id"]} if isinstance(usable, bytes) else usable
         kept.append({name: value for name, value in row.items() if name != "photo"} | {"image": image})
     return kept
 

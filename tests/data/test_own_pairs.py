@@ -497,6 +497,7 @@ def simple(**changes) -> list[dict]:
         ([row | {"split": i} for i, row in enumerate(simple(image="a"))], {}, "'a' has the split '0' and '1'"),
         ([row | {"group": i} for i, row in enumerate(simple(image="a"))], {}, "'a' has the group '0' and '1'"),
         ([row | {"id": "a"} for row in simple()], {"id_column": "id"}, "the photo '0.jpg' and '1.jpg'.*--id_column"),
+        (simple(**{"": 1}), {"labels_column": ["label", ""]}, "has emotions under no name: their column's is empty"),
         (simple(), {"preset": "emotions"}, "There is no preset 'emotions'"),
         (simple(), {"min_count": 0}, "min_count is 0"),
         (simple(), {"labels": ["joy", "joy"]}, "expected a list of distinct emotions"),
@@ -513,6 +514,27 @@ def test_what_is_refused(rows, options, message, tmp_path):
         csv.writer(file).writerows(lines)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         load_pairs(tmp_path / "pairs.csv", **options)
+
+
+def test_the_command_says_it_in_one_sentence(tmp_path, capsys):
+    source = write_csv(tmp_path / "pairs.csv", simple(text="t"))
+    with pytest.raises(SystemExit) as stop:
+        main(["data", "pairs", str(source), "--output_dir", str(tmp_path / "out")])
+    assert stop.value.code == 2 and not (tmp_path / "out").exists()
+    assert "has 2 columns that may be the caption (caption, text). Its columns: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["foto", "image_id"])
+def test_photos_are_known_by_the_endings_of_their_names(name, pairs, tmp_path):
+    rows = [{name: row["image"].upper() if i < 9 else row["image"], "caption": row["caption"], "label": "joy"}
+            for i, row in enumerate(pairs)]  # fmt: skip
+    for row in rows[:9]:
+        photo(tmp_path / "own" / row[name])
+    table, report = build_pairs(write_csv(tmp_path / "own" / "pairs.csv", rows))
+    assert report.extra["columns"] == {"image": name, "caption": "caption", "labels": "label"}
+    assert all(row["image"] is not None for row in all_rows(table).values())
+    with pytest.raises(ValueError, match=f"has 2 columns that may be the image \\({name}, thumb\\)"):
+        load_pairs(write_csv(tmp_path / "own" / "pairs.csv", [row | {"thumb": "a.png"} for row in rows]))
 
 
 def test_files_that_cannot_be_read(tmp_path):
