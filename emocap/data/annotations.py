@@ -50,13 +50,16 @@ class Annotated:
         self.votes.update(emotions)
         self.num_annotators += 1
 
-    def row(self, image_id: str, names: Sequence[str], *, votes: bool) -> dict[str, Any]:
-        """The image's row of a table with these emotions; its `image` is another matter, see `attach_photos`.
+    def row(self, image_id: str, names: Sequence[str] | None, *, votes: bool) -> dict[str, Any]:
+        """The image's row of a table with these emotions, or without any; its `image` is another matter, see
+        `attach_photos`.
 
         `labels` are multi-hot, or the shares where there are such: then `emotions` are those above 0.5, best first.
         With `votes` they come by votes, then in label order.
         """
         row = {"image_id": image_id, "captions": list(self.captions), **self.columns}
+        if names is None:
+            return row
         if self.shares is not None:
             labels = [self.shares[name] for name in names]
             strong = [label for label, share in enumerate(labels) if share > 0.5]

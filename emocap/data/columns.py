@@ -62,7 +62,8 @@ class Columns:
 
     def told(self) -> dict[str, str]:
         """Each that there is, in words."""
-        return {name: ", ".join(own) if isinstance(own, list) else own for name, own in vars(self).items() if own}
+        own = {name: value for name, value in vars(self).items() if value and name != "label_names"}
+        return {name: ", ".join(value) if isinstance(value, list) else value for name, value in own.items()}
 
 
 def image_columns(image: str | None) -> list[str]:

@@ -14,7 +14,7 @@ from emocap.data.annotations import Annotated, fixed_labels, frequent_first, kee
 from emocap.data.columns import Columns, choose_columns, image_columns
 from emocap.data.label_cells import Answers, read_answers, read_label_map
 from emocap.data.licenses import set_license
-from emocap.data.published import PUBLISHED
+from emocap.data.published import PUBLISHED, Published
 from emocap.data.schema import SPLIT_SHARES, draw_splits, pair_features, to_dataset_dict
 from emocap.data.sources import Source, open_source
 from emocap.data.storage import DataReport, attach_photos, find_photo
@@ -106,43 +106,34 @@ def build_pairs(
     if images_dir is not None and not Path(images_dir).is_dir():
         raise FileNotFoundError(f"There is no photo folder '{images_dir}'; leave it out to take the source's own.")
     fixed, new_names = fixed_labels(labels), None if label_map is None else read_label_map(label_map)
-    known = PUBLISHED[preset] if preset else None
-    if known and known.read:
-        opened = known.read(source)
-    else:
-        opened = open_source(source, config or (known.config if known else None))
+    known = PUBLISHED[preset] if preset else Published()
+    opened = known.read(source) if known.read else open_source(source, config or known.config)
     given = {
         "image": image_column, "caption": caption_column, "labels": labels_column, "group": group_column,
         "split": split_column, "id": id_column, "annotator": annotator_column,
         "num_annotators": num_annotators_column,
     }  # fmt: skip
-    for role, column in (known.columns if known else {}).items():
-        given[role] = column if given[role] is None else given[role]
+    given = {role: known.columns.get(role) if column is None else column for role, column in given.items()}
     columns = choose_columns(opened, given)
     report = DataReport()
     report.extra["columns"] = columns.told()
     report.count("rows read", len(opened))
     answers = read_answers(opened, columns, fixed if new_names is None else None)
-    if known and known.labels and answers and answers.names is None:
+    if answers is None and new_names is not None:
+        raise ValueError(f"'{opened.name}' has no column of labels; a label map needs one.")
+    if answers is not None and known.labels is not None:
         refuse_unknown(answers.found(), known.labels, opened.name)
         answers.names = known.labels
-    if new_names is not None:
-        if answers is None:
-            raise ValueError(f"'{opened.name}' has no column of labels; a label map needs one.")
+    if answers is not None and new_names is not None:
         answers = answers.renamed(new_names, opened)
     images, owners = gather(opened, columns, images_dir)
     report.count("rows of an image that came before, merged", len(owners) - len(images))
     names, votes = None, False
     if answers is not None:
-        annotators = known.annotators if known and annotators is None else annotators
+        annotators = known.annotators if annotators is None else annotators
         votes = add_answers(opened, images, owners, answers, columns, annotators)
         names, images = choose_names(opened, images, answers, fixed, min_count, report)
-    rows = [
-        {"image_id": own, "captions": list(image.captions), **image.columns}
-        if names is None
-        else image.row(own, names, votes=votes)
-        for own, image in images.items()
-    ]
+    rows = [image.row(own, names, votes=votes) for own, image in images.items()]
     folder = images_dir or opened.folder
     rows = attach_photos(present_photos(rows, folder, report), folder, report)
     if not rows:
@@ -154,7 +145,7 @@ def build_pairs(
     features = pair_features(names, votes=votes, extra={"group": Value("string")} if columns.group else None)
     table = to_dataset_dict(rows, features, splits=splits)
     warn_of_small_splits(table, names, report)
-    return set_license(table, license or (known.license if known else opened.license)), report
+    return set_license(table, license or known.license or opened.license), report
 
 
 def gather(
@@ -174,13 +165,14 @@ def gather(
             split = text_of(row[columns.split])
             if not split:
                 raise ValueError(f"{source.place(number)}: '{columns.split}' is empty; expected the row's split.")
-        split = SPLIT_NAMES.get(split.lower(), split.lower() if split.lower() in SPLIT_SHARES else split)
-        own = {"split": split, "photo": photo[1]}
+        own = {"split": split_name(split, source), "photo": photo[1]}
         if columns.group:
             own["group"] = text_of(row[columns.group]) or None
-        image = images.setdefault(image_id, Annotated(columns=own))
+        image = images.setdefault(image_id, Annotated(columns=dict.fromkeys(own)))
         for name, value in own.items():
-            if value != image.columns[name]:
+            if image.columns[name] is None:
+                image.columns[name] = value
+            elif value is not None and value != image.columns[name]:
                 shown = " and ".join("another" if isinstance(own, bytes) else f"'{own}'" for own in
                                      (image.columns[name], value))  # fmt: skip
                 cure = " Tell the rows apart with --id_column NAME." if name == "photo" else ""
@@ -190,6 +182,15 @@ def gather(
         owners.append(image_id)
     refuse_torn_groups(source, images)
     return images, owners
+
+
+def split_name(split: str, source: Source) -> str:
+    """A split under its usual name; it becomes a folder's."""
+    lower = split.lower()
+    name = SPLIT_NAMES.get(lower, lower if lower in SPLIT_SHARES else split)
+    if name and not re.fullmatch(r"\w+(\.\w+)*", name):
+        raise ValueError(f"'{source.name}' has a split '{name}'; expected letters, digits, _ and single dots in it.")
+    return name
 
 
 def refuse_torn_groups(source: Source, images: dict[str, Annotated]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from emocap.data.sources import Source, read_emoset
 
@@ -24,12 +25,12 @@ class Published:
         read: what opens it, where it is no table.
     """
 
-    license: str
+    license: str | None = None
     columns: dict[str, str | list[str]] = field(default_factory=dict)
     labels: list[str] | None = None
     annotators: bool | None = None
     config: str | None = None
-    read: Callable[[str], Source] | None = None
+    read: Callable[[Any], Source] | None = None
 
 
 PUBLISHED = {

@@ -492,6 +492,7 @@ def simple(**changes) -> list[dict]:
         (simple(joy=3, fear=0, raters=2), {"labels_column": ["joy", "fear"]}, "'raters' is '2'; expected the"),
         (simple(image="", caption=""), {}, "line 2: there is no photo, caption or id in it"),
         (simple(split=""), {}, "line 2: 'split' is empty"),
+        (simple(split="../out"), {}, "has a split '../out'; expected letters"),
         (simple(image="a") + simple(image="a", split="x"), {}, "more cells"),
         (simple(caption=""), {}, "None of the 10 photos lies in"),
         ([row | {"split": i} for i, row in enumerate(simple(image="a"))], {}, "'a' has the split '0' and '1'"),
