@@ -97,6 +97,7 @@ def open_hub(repo_id: str, config: str | None = None) -> DatasetDict:
 
     Raises:
         FileNotFoundError: it is not within reach.
+        ValueError: it needs code of its own, or a configuration.
     """
     try:
         return load_dataset(repo_id, config) if config else load_dataset(repo_id)
@@ -104,6 +105,8 @@ def open_hub(repo_id: str, config: str | None = None) -> DatasetDict:
         raise FileNotFoundError(
             f"'{repo_id}' is neither a file or folder nor a Hub data set that can be reached ({error})."
         ) from error
+    except RuntimeError as error:  # such as a data set that is a script
+        raise ValueError(f"The Hub data set '{repo_id}' cannot be read: {error}.") from error
 
 
 def open_object(source: Any) -> Source:

@@ -164,6 +164,8 @@ def test_a_data_set_of_the_hub(pairs, tmp_path, monkeypatch):
         asked.append((name, *config))
         if name == "me/absent":
             raise DatasetNotFoundError("no such data set")
+        if name == "me/script":
+            raise RuntimeError("Dataset scripts are no longer supported")
         return load_table(tmp_path / "saved")
 
     monkeypatch.setattr(sources, "load_dataset", load)
@@ -175,6 +177,8 @@ def test_a_data_set_of_the_hub(pairs, tmp_path, monkeypatch):
     assert all(row["image"].size == (16, 12) for row in found["test"])
     with pytest.raises(FileNotFoundError, match="neither a file or folder nor a Hub data set that can be reached"):
         load_pairs("me/absent")
+    with pytest.raises(ValueError, match="The Hub data set 'me/script' cannot be read: Dataset scripts are"):
+        load_pairs("me/script")
 
 
 def class_ids(rows: list[dict]) -> Dataset:
@@ -290,6 +294,15 @@ def test_captions_of_several_columns_rows_and_lists(pairs, tmp_path):
     assert found["photos/02.jpg"]["captions"] == ["title 2", "a dog, number 2"]
     assert found["photos/03.jpg"]["captions"] == ["a dog, number 3", "said later"]
     assert len(found) == 50 and report.counts["rows of an image that came before, merged"] == 1
+
+
+def test_one_row_may_say_what_the_others_leave_out(pairs, tmp_path):
+    rows = [row | {"image_id": f"id {i}", "group": f"g{i // 5}"} for i, row in enumerate(texts(pairs))]
+    rows += [row | {"image": "", "group": "", "caption": "once more"} for row in rows[:8]]
+    table = load_pairs(write_csv(tmp_path / "own" / "pairs.csv", rows[::-1]))
+    found = all_rows(table)
+    assert len(found) == 50 and all(row["image"] is not None for row in found.values())
+    assert found["id 7"]["group"] == "g1" and found["id 7"]["captions"] == ["once more", "a dog, number 7"]
 
 
 def test_text_alone_and_pairs_without_labels(tmp_path):
