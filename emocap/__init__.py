@@ -13,6 +13,8 @@ from emocap.registration import register_with_transformers
 if TYPE_CHECKING:
     from emocap.data.coco import load_coco
     from emocap.data.oasis import load_oasis
+    from emocap.data.own_pairs import load_pairs
+    from emocap.data.photo_folder import load_photos
     from emocap.data.socratis import load_socratis
     from emocap.models import (
         BottomUpConfig,
@@ -62,6 +64,8 @@ __all__ = [
     "label",
     "load_coco",
     "load_oasis",
+    "load_pairs",
+    "load_photos",
     "load_scenes",
     "load_socratis",
     "select_pseudo_labels",
@@ -78,6 +82,8 @@ HOMES = {
     "label": "emocap.steps",
     "load_coco": "emocap.data.coco",
     "load_oasis": "emocap.data.oasis",
+    "load_pairs": "emocap.data.own_pairs",
+    "load_photos": "emocap.data.photo_folder",
     "load_scenes": "emocap.scenes.corpus",
     "load_socratis": "emocap.data.socratis",
     "select_pseudo_labels": "emocap.pseudo_labels.selection",

@@ -11,6 +11,8 @@ from emocap.cli import command_parser
 from emocap.commands import COMMANDS
 from emocap.data.coco import build_coco
 from emocap.data.oasis import build_oasis
+from emocap.data.own_pairs import build_pairs
+from emocap.data.photo_folder import build_photos
 from emocap.data.socratis import build_socratis
 from emocap.evaluation.evaluate import calibrate, predict
 from emocap.evaluation.folder import predict_folder
@@ -26,6 +28,8 @@ from emocap.steps import evaluate, label
 from emocap.training.surgery import check_transfer
 
 FUNCTIONS = {
+    "data pairs": [build_pairs],
+    "data photos": [build_photos],
     "data socratis": [build_socratis],
     "data coco": [build_coco],
     "data oasis": [build_oasis],
@@ -87,7 +91,7 @@ def some_value(action) -> object:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_run_file_is_the_flags_and_flags_after_it_win(name, suffix, tmp_path):
     parser = command_parser(name)
-    if name == "data socratis" and suffix == "json":
+    if name in ("data pairs", "data socratis") and suffix == "json":
         pytest.skip("its source may be a JSON file")
     actions = {own.dest: own for own in reversed(parser._actions) if own.dest not in NO_TEXT}.values()
     values = {own.dest: some_value(own) for own in actions}

@@ -3,7 +3,7 @@ does it. Nothing heavy is imported until a command runs; those that train load t
 
 from typing import Any
 
-from emocap.commands.data import Coco, Oasis, Scenes, Socratis
+from emocap.commands.data import Coco, Oasis, Pairs, Photos, Scenes, Socratis
 from emocap.commands.evaluate import Calibrate, Evaluate, Predict
 from emocap.commands.label import Label, Regions
 from emocap.commands.publish import Export, Publish, PublishFamily, Report
@@ -14,6 +14,8 @@ __all__ = ["COMMANDS"]
 
 COMMANDS: dict[str, Any] = {
     "quickstart": Quickstart,
+    "data pairs": Pairs,
+    "data photos": Photos,
     "data socratis": Socratis,
     "data coco": Coco,
     "data oasis": Oasis,

@@ -15,6 +15,12 @@ logger = logging.get_logger(__name__)
 OTHER = {
     "socratis-research-only": "Socratis is its authors', for research.",
     "oasis-free-reuse": "OASIS (Kurdi, Lozano and Banaji 2017) may be reused freely.",
+    "artemis-terms-of-use": "ArtEmis (Achlioptas et al. 2021) is given on its authors' terms of use, its paintings "
+    "are WikiArt's: ask them before anything of it is passed on.",
+    "affection-terms-of-use": "Affection (Achlioptas et al. 2022) is given on its authors' terms of use, its photos "
+    "are those of five other data sets: ask them before anything of it is passed on.",
+    "emoset-terms-of-use": "EmoSet (Yang et al. 2023) is given by its authors for research; its photos have licences "
+    "of their own.",
 }
 """Terms that are none of the Hub's licences: their name there, and what they are."""
 

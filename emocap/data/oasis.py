@@ -6,6 +6,7 @@ from statistics import NormalDist
 
 from datasets import DatasetDict, Value
 
+from emocap.data.annotations import Annotated
 from emocap.data.licenses import set_license
 from emocap.data.schema import OASIS_LABELS, pair_features, to_dataset_dict
 from emocap.data.storage import DataReport, attach_photos, csv_rows, local_folder, read_text
@@ -87,15 +88,10 @@ def _row(record: dict[str, str]) -> dict:
     unpleasant, pleasant = _tail_shares(norms["valence_mean"], norms["valence_sd"])
     calm, aroused = _tail_shares(norms["arousal_mean"], norms["arousal_sd"])
     soft = {"pleasant": pleasant, "unpleasant": unpleasant, "aroused": aroused, "calm": calm}
-    labels = [soft[name] for name in OASIS_LABELS]
-    return {
-        "image_id": record["file_name"],
-        "captions": [record["caption"]] if record["caption"].strip() else [],
-        "labels": labels,
-        "emotions": sorted((i for i, share in enumerate(labels) if share > 0.5), key=lambda i: -labels[i]),
-        "group": theme_of(record["theme"]) or theme_of(os.path.splitext(record["file_name"])[0]),
-        **norms,
-    }
+    group = theme_of(record["theme"]) or theme_of(os.path.splitext(record["file_name"])[0])
+    photo = Annotated(shares=soft, columns={"group": group, **norms})
+    photo.add_caption(record["caption"])
+    return photo.row(record["file_name"], OASIS_LABELS, votes=False)
 
 
 def theme_of(name: str) -> str:

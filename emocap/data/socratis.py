@@ -1,15 +1,13 @@
 """Socratis (Deng et al. 2023): what people felt before an image with its caption, as a table of pairs."""
 
 import os
-import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from datasets import DatasetDict
 
+from emocap.data.annotations import Annotated, by_count, fixed_labels, keep_labels, parse_list, refuse_unknown
 from emocap.data.licenses import set_license
 from emocap.data.schema import pair_features, socratis_labels, to_dataset_dict
 from emocap.data.storage import DataReport, attach_photos, csv_rows, parse_json, read_text
@@ -25,10 +23,6 @@ EXPECTED = (
     "Socratis' raw JSON {id: [[image_path, caption, [emotions], [explanations], demographics], ...]} or a cleaned "
     f"CSV with the columns {', '.join(CSV_COLUMNS)}"
 )
-
-# A list of strings as Python prints it: ['happy', "don't know"].
-_STRING = r"""(?:'(?:[^'\\]|\\['"\\])*'|"(?:[^"\\]|\\['"\\])*")"""
-_STRING_LIST = re.compile(rf"\s*\[\s*(?:{_STRING}\s*(?:,\s*{_STRING}\s*)*,?\s*)?\]\s*")
 
 
 def load_socratis(
@@ -76,7 +70,7 @@ def build_socratis(
         ValueError: `source` has neither form, a cell cannot be read, a cleaned CSV names an emotion that is not in
             `labels`, no emotion is frequent enough, or a split stays empty.
     """
-    fixed = _fixed_labels(labels)
+    fixed = fixed_labels(labels)
     if min_count is not None and min_count < 1:
         raise ValueError(f"min_count is {min_count}; expected 1 or more images.")
     if images_dir is not None and not Path(images_dir).is_dir():
@@ -85,10 +79,15 @@ def build_socratis(
     text = read_text(source, EXPECTED)
     raw = text.lstrip()[:1] in ("{", "[")
     images = _images_from_raw(text, source, report) if raw else _images_from_csv(text, source, report)
+    counts = Counter(emotion for image in images.values() for emotion in image.votes)
     if fixed is not None and not raw:
-        _refuse_unknown(images, fixed, source)
-    names = _kept_labels(images, min_count or (RAW_MIN_COUNT if raw else 1), fixed, report)
-    rows = [row for image_id, image in images.items() if (row := _row(image_id, image, names, votes=raw))]
+        refuse_unknown(counts, fixed, source)
+    study = socratis_labels()
+    order = [*study, *sorted(counts.keys() - set(study))]
+    names = keep_labels(counts, order, min_count or (RAW_MIN_COUNT if raw else 1), fixed, report)
+    # A CSV tells whether an emotion was named, not by how many.
+    kept = {image_id: image for image_id, image in images.items() if any(image.votes[name] for name in names)}
+    rows = [image.row(image_id, names, votes=raw) for image_id, image in kept.items()]
     report.count("images without a kept emotion, dropped", len(images) - len(rows))
     rows = attach_photos(rows, images_dir, report)
     table = to_dataset_dict(rows, pair_features(names, votes=raw), seed)
@@ -107,22 +106,7 @@ def clean_label(raw: str) -> str | None:
     return label.strip('"').split("(")[0] or None
 
 
-@dataclass
-class _Annotated:
-    """One image with what its annotators said: distinct captions in order, and annotators an emotion."""
-
-    captions: dict[str, None] = field(default_factory=dict)
-    votes: Counter[str] = field(default_factory=Counter)
-    num_annotators: int = 0
-
-    def add(self, caption: str, emotions: set[str]) -> None:
-        if caption.strip():
-            self.captions[caption] = None
-        self.votes.update(emotions)
-        self.num_annotators += 1
-
-
-def _images_from_raw(text: str, source: str | os.PathLike, report: DataReport) -> dict[str, _Annotated]:
+def _images_from_raw(text: str, source: str | os.PathLike, report: DataReport) -> dict[str, Annotated]:
     """Reactions grouped by image; what the cleaning left out goes to the report's `dropped_labels`."""
     try:
         content = parse_json(text)
@@ -130,7 +114,7 @@ def _images_from_raw(text: str, source: str | os.PathLike, report: DataReport) -
         raise ValueError(f"'{source}' starts like JSON but cannot be read: {error}. Expected {EXPECTED}.") from error
     if not isinstance(content, dict):
         raise ValueError(f"'{source}' holds a JSON {type(content).__name__}; expected {EXPECTED}.")
-    images: dict[str, _Annotated] = {}
+    images: dict[str, Annotated] = {}
     dropped: dict[str, Counter[str]] = {"multi_word": Counter(), "single_letter": Counter(), "no_letters": Counter()}
     typed, cleaned = set(), set()
     for key, reactions in content.items():
@@ -149,7 +133,9 @@ def _images_from_raw(text: str, source: str | os.PathLike, report: DataReport) -
             named = {emotion for emotion in emotions.values() if emotion is not None}
             typed.update(answers)
             cleaned.update(named)
-            images.setdefault(image_id, _Annotated()).add(caption if isinstance(caption, str) else "", named)
+            image = images.setdefault(image_id, Annotated())
+            image.add_caption(caption if isinstance(caption, str) else "")
+            image.add_answer(named)
             report.count("reactions")
             report.count("reactions without an emotion", not answers)
     if not images:
@@ -158,7 +144,7 @@ def _images_from_raw(text: str, source: str | os.PathLike, report: DataReport) -
     report.count("images", len(images))
     report.count("distinct emotion strings", len(typed))
     report.count("distinct emotions after cleaning", len(cleaned))
-    report.extra["dropped_labels"] = {reason: _by_count(strings) for reason, strings in dropped.items()}
+    report.extra["dropped_labels"] = {reason: by_count(strings) for reason, strings in dropped.items()}
     return images
 
 
@@ -178,14 +164,14 @@ def _why_dropped(answer: str) -> str:
     return "single_letter" if len(answer) == 1 else "no_letters"
 
 
-def _images_from_csv(text: str, source: str | os.PathLike, report: DataReport) -> dict[str, _Annotated]:
+def _images_from_csv(text: str, source: str | os.PathLike, report: DataReport) -> dict[str, Annotated]:
     """Rows of the cleaned CSV by image; rows of one image are merged."""
-    images: dict[str, _Annotated] = {}
+    images: dict[str, Annotated] = {}
     for line, row in csv_rows(text, source, CSV_COLUMNS):
         image_id = row["image_name"]
         if not image_id.strip():
             raise ValueError(f"'{source}', line {line}: the image_name is empty.")
-        emotions = _parse_list(row["emotions"])
+        emotions = parse_list(row["emotions"])
         if emotions is None:
             raise ValueError(
                 f"'{source}', line {line}: the emotions cell is {row['emotions']!r}; expected a list of strings such "
@@ -193,93 +179,11 @@ def _images_from_csv(text: str, source: str | os.PathLike, report: DataReport) -
             )
         report.count("duplicate rows merged", image_id in images)
         named = {emotion.strip() for emotion in emotions} - NO_EMOTION
-        images.setdefault(image_id, _Annotated()).add(row["caption"], named)
+        image = images.setdefault(image_id, Annotated())
+        image.add_caption(row["caption"])
+        image.add_answer(named)
     if not images:
         raise ValueError(f"'{source}' has no row below its first line; expected {EXPECTED}.")
     report.count("images", len(images))
     report.extra["dropped_labels"] = {}
     return images
-
-
-def _parse_list(cell: str) -> list[str] | None:
-    """Strings of a Python-style list, read by pattern and never evaluated; None if the cell is no such list."""
-    if not _STRING_LIST.fullmatch(cell):
-        return None
-    return [re.sub(r"\\(.)", r"\1", quoted[1:-1]) for quoted in re.findall(_STRING, cell)]
-
-
-def _fixed_labels(labels: Sequence[str] | str | os.PathLike | None) -> list[str] | None:
-    if labels is None:
-        return None
-    where = "labels"
-    if isinstance(labels, str | os.PathLike):
-        where = f"'{labels}'"
-        text = read_text(labels, "a JSON list of emotions")
-        try:
-            labels = parse_json(text)
-        except ValueError as error:
-            raise ValueError(f"{where} is not JSON: {error}. Expected a list of emotions.") from error
-    names = list(labels) if isinstance(labels, list | tuple) else []
-    valid = all(isinstance(name, str) and name.strip() for name in names)
-    if not names or not valid or len(set(names)) < len(names):
-        raise ValueError(f'{where} holds {str(labels)[:200]}; expected a list of distinct emotions such as ["happy"].')
-    return names
-
-
-def _refuse_unknown(images: dict[str, _Annotated], names: list[str], source: str | os.PathLike) -> None:
-    unknown = sorted({emotion for image in images.values() for emotion in image.votes} - set(names))
-    if unknown:
-        shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
-        raise ValueError(
-            f"'{source}' names {len(unknown)} emotion(s) that the given labels lack: {shown}. Add them to the labels, "
-            "or leave the labels out to keep all of the file's own."
-        )
-
-
-def _kept_labels(
-    images: dict[str, _Annotated], min_count: int, fixed: list[str] | None, report: DataReport
-) -> list[str]:
-    """Label names in order; the others go to the report with the number of images that carry them."""
-    counts = Counter(emotion for image in images.values() for emotion in image.votes)
-    if fixed is None:
-        kept = {emotion for emotion, count in counts.items() if count >= min_count}
-        study = socratis_labels()
-        names = [emotion for emotion in study if emotion in kept] + sorted(kept - set(study))
-        reason = "below_min_count"
-    else:
-        names, reason = fixed, "not_in_labels"
-    if not any(counts[name] for name in names):
-        frequent = ", ".join(f"{emotion} ({count})" for emotion, count in counts.most_common(5)) or "none at all"
-        wanted = f"min_count = {min_count} images" if fixed is None else f"the labels {', '.join(fixed[:5])}"
-        raise ValueError(
-            f"No emotion matches {wanted}; most frequent: {frequent}. Lower min_count or mend the labels."
-        )
-    report.extra["label_counts"] = {name: counts[name] for name in names}
-    left_out = Counter({emotion: count for emotion, count in counts.items() if emotion not in set(names)})
-    report.extra["dropped_labels"][reason] = _by_count(left_out)
-    return names
-
-
-def _by_count(strings: Counter[str]) -> dict[str, int]:
-    return dict(sorted(strings.items(), key=lambda item: (-item[1], item[0])))
-
-
-def _row(image_id: str, image: _Annotated, names: list[str], *, votes: bool) -> dict | None:
-    """Row of the table; None if no kept emotion was named."""
-    counts = [image.votes[name] for name in names]
-    if not any(counts):
-        return None
-    emotions = [label for label, count in enumerate(counts) if count]
-    if votes:  # a CSV tells whether an emotion was named, not by how many: there they stay in label order
-        emotions.sort(key=lambda label: -counts[label])
-    row: dict[str, Any] = {
-        "image_id": image_id,
-        "captions": list(image.captions),
-        "labels": [float(count > 0) for count in counts],
-        "emotions": emotions,
-    }
-    if votes:
-        row["votes"] = counts
-        row["num_annotators"] = image.num_annotators
-        row["soft_labels"] = [count / image.num_annotators for count in counts]
-    return row

@@ -18,16 +18,19 @@ from datasets.utils.logging import tqdm
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
 from PIL import Image, UnidentifiedImageError
+from transformers.utils import logging
 
 from emocap.data.heavy_columns import PHOTOS_CONFIG, REGIONS_CONFIG, join_regions, read_folder, save_apart
 from emocap.data.licenses import card_license, set_license
 
 __all__ = [
     "HUB_ID",
+    "PHOTO_SUFFIXES",
     "DataReport",
     "attach_photos",
     "check_output_dir",
     "csv_rows",
+    "find_photo",
     "load_table",
     "local_folder",
     "parse_json",
@@ -40,8 +43,13 @@ __all__ = [
     "write_text",
 ]
 
+logger = logging.get_logger(__name__)
+
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 """`owner/name`, which a relative path of two parts may look like too: a folder that is there comes first."""
+
+PHOTO_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""Endings of the names of photos, in lower case."""
 
 
 class DataReport:
@@ -60,17 +68,22 @@ class DataReport:
         self.counts[consequence] += 1
         self.problems.append({"image_id": image_id, "reason": reason, "consequence": consequence})
 
+    def warn(self, text: str) -> None:
+        """What the table's reader should know: logged, and listed."""
+        logger.warning(text)
+        self.extra.setdefault("warnings", []).append(text)
+
     def to_dict(self) -> dict[str, Any]:
         return {"counts": dict(self.counts), **self.extra, "problems": self.problems}
 
 
-def photo_problem(path: str | os.PathLike) -> str | None:
-    """Why the photo at `path` cannot be used, or None when it decodes to its end.
+def photo_problem(path: str | os.PathLike | bytes) -> str | None:
+    """Why the photo at `path`, or with this content, cannot be used, or None when it decodes to its end.
 
     JPEGs are decoded at an eighth of their size: every byte is read, so a cut file shows, at a fraction of the work.
     """
     try:
-        with Image.open(path) as photo:
+        with Image.open(io.BytesIO(path) if isinstance(path, bytes) else path) as photo:
             photo.draft("RGB", (max(photo.width // 8, 1), max(photo.height // 8, 1)))
             photo.load()
     except FileNotFoundError:
@@ -78,12 +91,15 @@ def photo_problem(path: str | os.PathLike) -> str | None:
     except UnidentifiedImageError:
         return "not an image"
     except Exception as error:  # decoders raise whatever a damaged file makes them trip over
-        return f"unreadable image: {error}".replace(str(path), Path(path).name)
+        told = f"unreadable image: {error}"
+        return told if isinstance(path, bytes) else told.replace(str(path), Path(path).name)
     return None
 
 
-def photo_problems(paths: Sequence[str | os.PathLike]) -> list[str | None]:
+def photo_problems(paths: Sequence[str | os.PathLike | bytes]) -> list[str | None]:
     """`photo_problem` of every path, in order; threads share the work, as PIL decodes outside the interpreter lock."""
+    if not paths:
+        return []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(tqdm(pool.map(photo_problem, paths), total=len(paths), desc="Checking photos", unit=" photos"))
 
@@ -95,29 +111,33 @@ def attach_photos(rows: list[dict], photos_dir: str | os.PathLike | None, report
     if it has a caption and is skipped otherwise.
 
     Args:
-        rows: dicts with `image_id` string and `captions` list of strings.
-        photos_dir: folder of photos; None leaves every `image` None.
+        rows: dicts with `image_id` string and `captions` list of strings. A row's `photo`, which it then lacks, says
+            another name in the folder than `image_id`, or is the file's content as bytes, or None: it has none.
+        photos_dir: folder of photos; None leaves every `image` None that is not there as bytes.
     """
-    paths: list[str | None] = [None] * len(rows)
-    problems: list[str | None] = [None] * len(rows)
-    if photos_dir is not None:
-        paths = [_find_photo(photos_dir, row["image_id"]) for row in rows]
-        inside = [path for path in paths if path is not None]
-        checked = dict(zip(inside, photo_problems(inside), strict=True))
-        problems = ["path leads outside the photo folder" if path is None else checked[path] for path in paths]
+    photos: list[str | bytes | None] = []
+    for row in rows:
+        asked = row.get("photo", row["image_id"])
+        photos.append(asked if isinstance(asked, bytes) or photos_dir is not None else None)
+    found = [find_photo(photos_dir, photo) if isinstance(photo, str) and photos_dir else photo for photo in photos]
+    there = {index: photo for index, photo in enumerate(found) if photo is not None}
+    checked = dict(zip(there, photo_problems(list(there.values())), strict=True))
     kept = []
-    for row, path, problem in zip(rows, paths, problems, strict=True):
-        usable = path if problem is None else None
+    for index, (row, asked, photo) in enumerate(zip(rows, photos, found, strict=True)):
+        outside = None if asked is None else "path leads outside the photo folder"
+        problem = checked.get(index, outside)
+        usable = photo if problem is None else None
         if usable is None and not row["captions"]:
             report.problem(row["image_id"], f"no caption and no photo ({problem or 'not asked for'})", "row skipped")
             continue
         if problem is not None:
             report.problem(row["image_id"], problem, "kept without photo")
-        kept.append({**row, "image": usable})
+        image = {"bytes": usable, "path": row["image_id"]} if isinstance(usable, bytes) else usable
+        kept.append({name: value for name, value in row.items() if name != "photo"} | {"image": image})
     return kept
 
 
-def _find_photo(photos_dir: str | os.PathLike, name: str) -> str | None:
+def find_photo(photos_dir: str | os.PathLike, name: str) -> str | None:
     """Path of photo `name` in the folder or, failing that, of its last part; None if only a path outside remains."""
     folder = os.path.abspath(photos_dir)
     given = os.path.abspath(os.path.join(folder, name))
@@ -159,13 +179,15 @@ def parse_json(text: str) -> Any:
         raise ValueError("its lists and objects are nested too deeply") from None
 
 
-def csv_rows(text: str, path: str | os.PathLike, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+def csv_rows(
+    text: str, path: str | os.PathLike, columns: Sequence[str], delimiter: str = ","
+) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows of a CSV text with the number of the line each ends on; cells that a short row lacks are "".
 
     Raises:
         ValueError: a column is missing, or the text is no CSV.
     """
-    reader = csv.DictReader(io.StringIO(text, newline=""), restval="")
+    reader = csv.DictReader(io.StringIO(text, newline=""), restval="", delimiter=delimiter)
     try:
         found = reader.fieldnames or []
         if missing := [column for column in columns if column not in found]:

@@ -1,12 +1,14 @@
-"""Raw data from the Hub: COCO captions with the columns of `phiyodr/coco2017`, OASIS in its own layout."""
+"""Raw data from the Hub: COCO captions with the columns of `phiyodr/coco2017`, OASIS in its own layout, own pairs."""
 
 import uuid
 
+import datasets
 import pytest
 from datasets import Dataset, DatasetDict
 from huggingface_hub import HfApi
 from PIL import Image
 
+from emocap import load_pairs
 from emocap.cli import main
 from emocap.data.storage import load_table
 
@@ -56,3 +58,26 @@ def test_oasis_from_a_hub_id(tmp_path, capsys):
     found, expected = (load_table(tmp_path / name) for name in ("hub", "local"))
     for split in expected:
         assert found[split].to_dict() == expected[split].to_dict(), "photos and all"
+
+
+def test_own_pairs_from_a_hub_id(tmp_path):
+    folder, user = tmp_path / "own", HfApi().whoami()["name"]
+    lines = ["file_name,text,label"]
+    for number in range(20):
+        path = folder / f"part{number % 2}" / f"{number // 2}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20 + number, 16), "red").save(path)
+        lines.append(f"part{number % 2}/{number // 2}.jpg,caption {number},{'joy' if number % 3 else 'fear'}")
+    (folder / "metadata.csv").write_text("\n".join(lines))
+    expected = load_pairs(folder)
+    names = [f"{user}/{form}-{uuid.uuid4().hex[:8]}" for form in ("folder", "parquet")]
+    HfApi().create_repo(names[0], repo_type="dataset")
+    HfApi().upload_folder(repo_id=names[0], repo_type="dataset", folder_path=folder)
+    rows = [{"photo": str(folder / name), "id": name, "text": text, "label": label}
+            for name, text, label in (line.split(",") for line in lines[1:])]  # fmt: skip
+    Dataset.from_list(rows).cast_column("photo", datasets.Image()).push_to_hub(names[1], "small")
+    for found in (load_pairs(names[0]), load_pairs(names[1], config="small", id_column="id")):
+        for split, part in expected.items():
+            for column in ("image_id", "captions", "labels", "emotions"):
+                assert found[split][column][:] == part[column][:], column
+            assert [own.size for own in found[split]["image"][:]] == [own.size for own in part["image"][:]]
