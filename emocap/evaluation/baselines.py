@@ -234,10 +234,10 @@ def caption_embeddings(encoder: str, tables: Sequence[Dataset]) -> list[np.ndarr
     tokenizer = AutoTokenizer.from_pretrained(encoder)
     if AutoConfig.from_pretrained(encoder).model_type == "emocap_student":
         raise ValueError(
-            f"'{encoder}' is an emocap student; --encoder takes a BERT, VisualBERT or teacher checkpoint."
+            f"'{encoder}' is an emocap student; --encoder takes a text encoder, VisualBERT or teacher checkpoint."
         )
     model = AutoModel.from_pretrained(encoder).eval()
-    model = getattr(model, "visual_bert", model)
+    model = getattr(model, "body", model)
     found = []
     for table in tables:
         captions = table["captions"][:]
@@ -253,6 +253,7 @@ def caption_embeddings(encoder: str, tables: Sequence[Dataset]) -> list[np.ndarr
                 truncation=True,
                 max_length=MAX_LENGTH,
                 padding=True,
+                padding_side="right",
                 return_tensors="pt",
             )
             output = model(

@@ -34,7 +34,7 @@ from emocap.models import EmocapProcessor
 from emocap.records import PATH_KEYS, Result, write_metrics
 from emocap.regions.bundling import bundle_extractor
 from emocap.training.augmentation import CroppedPhotos
-from emocap.training.build import build_student, build_teacher
+from emocap.training.build import build_student, build_teacher, check_max_length
 from emocap.training.heads import start_at_prior
 from emocap.training.rows import TrainingRows, read_rows
 from emocap.training.sampling import MixedPairs, PairSampler, rows_of_labels
@@ -77,6 +77,7 @@ def train(
     best = (training_args.metric_for_best_model or "loss").removeprefix("eval_")
     if best != "loss":
         check_metric(best, "--metric_for_best_model", has_votes=rows.truths["validation"].votes is not None)
+    check_lengths(data_args.max_length, model_args)
     start = STARTS[kind](model_args, rows, training_args.seed)
     if start.surgery is None:
         return run(start, rows, kind, (data_args, model_args, training_args))
@@ -91,6 +92,14 @@ def train(
     if after["moved"]:
         raise RuntimeError(f"Training moved frozen tensors: {', '.join(after['moved'][:5])}.")
     return result
+
+
+def check_lengths(max_length: int | None, model_args: TeacherArguments | StudentArguments | FinetuneArguments) -> None:
+    """Refuses captions longer than what reads them, see `check_max_length`."""
+    names = ("model_name_or_path", "text_encoder", "student", "teacher")
+    for start in filter(None, (getattr(model_args, name, None) for name in names)):
+        if max_length is not None:
+            check_max_length(start, max_length)
 
 
 def start_teacher(model_args: TeacherArguments, rows: TrainingRows, seed: int) -> Start:
