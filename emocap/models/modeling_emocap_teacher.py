@@ -170,6 +170,8 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
             fusion hidden states and attentions are those of the words.
         """
         hidden_states = attentions = None
+        wanted = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        wanted = {name: getattr(self.config, name) if own is None else own for name, own in wanted.items()}
         if pooled_output is None:
             pooled_output, pooled_mask, body = self.encode_pairs(
                 input_ids,
@@ -177,11 +179,10 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
                 token_type_ids,
                 visual_embeds,
                 visual_attention_mask,
-                output_attentions=output_attentions,
-                output_hidden_states=output_hidden_states,
+                **wanted,
             )
-            wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-            hidden_states, attentions = body.hidden_states if wanted else None, body.attentions
+            hidden_states = body.hidden_states if wanted["output_hidden_states"] else None
+            attentions = body.attentions
         logits = apart = self.classifier(self.dropout(pooled_output))
         if pooled_mask is not None:
             present = pooled_mask.to(apart.dtype).unsqueeze(-1)

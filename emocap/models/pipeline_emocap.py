@@ -212,11 +212,11 @@ def explain_pair(model: nn.Module, inputs: dict[str, torch.Tensor], label: int, 
     """Weights of the words and of the parts of the photo for one emotion and one pair.
 
     Integrated gradients (Sundararajan et al. 2017) along the straight line from a pair that says nothing to this one.
-    Words start from the embedding of `[PAD]`, or of `[MASK]` where that of `[PAD]` is zero. A teacher's regions start
-    from the mean region that it was trained with, which its body reads as zeros. A student's photo starts from the
-    zeros that it reads where there is no photo, in the last map of the CNN: group norm makes as much of the faintest
-    trace of a picture as of the picture itself, so that there is no way from an empty picture to be integrated over.
-    The weights of words and boxes together sum to `logit - baseline_logit`.
+    Words start from the embedding of `[PAD]`, a teacher's from that of `[MASK]` where that of `[PAD]` is zero. Its
+    regions start from the mean region that it was trained with, which its body reads as zeros. A student's photo
+    starts from the zeros that it reads where there is no photo, in the last map of the CNN: group norm makes as much
+    of the faintest trace of a picture as of the picture itself, so that there is no way from an empty picture to be
+    integrated over. The weights of words and boxes together sum to `logit - baseline_logit`.
 
     Args:
         model: a teacher or student in evaluation mode.
@@ -237,11 +237,10 @@ def explain_pair(model: nn.Module, inputs: dict[str, torch.Tensor], label: int, 
     framing = torch.tensor(framing, dtype=input_ids.dtype, device=input_ids.device)
     words = inputs["attention_mask"][0].bool() & ~torch.isin(input_ids, framing)
     silence = embedding.weight[tokenizer.pad_token_id].detach()
-    if (
-        not silence.any() and tokenizer.mask_token_id is not None
-    ):  # from zero the way through a norm begins with a jump
-        silence = embedding.weight[tokenizer.mask_token_id].detach()
-    photo = model.cnn if hasattr(model, "cnn") else model.region_normalizer
+    is_student = hasattr(model, "cnn")
+    if not (is_student or silence.any() or tokenizer.mask_token_id is None):
+        silence = embedding.weight[tokenizer.mask_token_id].detach()  # from zero, norms make the way begin with a jump
+    photo = model.cnn if is_student else model.region_normalizer
     weights, logit, baseline_logit = integrated_gradients(
         model,
         inputs,
