@@ -235,8 +235,9 @@ class EmocapTrainingArguments(TrainingArguments):
     )
     remove_unused_columns: bool = option("Kept off: batches come ready-made.", False)
     cache_frozen_outputs: bool = option(
-        "Where the head alone trains, compute what it reads once and keep it in the output folder until "
-        "the end (float32: 3 kB a pair at width 768), instead of running the frozen body in every epoch.",
+        "Compute once what frozen parts give, and keep it in the output folder until the end, instead of running them "
+        "in every epoch: where the head alone trains what it reads (float32: 3 kB a pair at width 768); where a "
+        "text encoder's first layers are frozen what they make of the words (3 kB a token).",
         True,
     )
     license: str | None = option("Licence that the card names. By default that of the training data, if known.")

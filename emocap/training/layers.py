@@ -8,19 +8,21 @@ __all__ = ["layers_of", "parts_beside"]
 
 
 def layers_of(body: nn.Module) -> nn.ModuleList:
-    """The encoder's layers, first to last: its list of `num_hidden_layers` modules, the largest if there are several.
+    """The encoder's layers, first to last: its one list of `num_hidden_layers` modules.
 
     Raises:
-        ValueError: it has no such list, as where layers share their weights.
+        ValueError: it has none, as where layers share their weights, or several, each of a part of the layers.
     """
     number = body.config.num_hidden_layers
     lists = [module for module in body.modules() if isinstance(module, nn.ModuleList) and len(module) == number]
-    if not lists:
+    inner = {id(module) for own in lists for layer in own for module in layer.modules()}
+    lists = [own for own in lists if id(own) not in inner and any(True for _ in own.parameters())]
+    if len(lists) != 1:
         raise ValueError(
-            f"A '{body.config.model_type}' has no list of its {number} layers, so none can be counted, frozen or "
+            f"A '{body.config.model_type}' has no one list of its {number} layers, so none can be counted, frozen or "
             "passed by itself."
         )
-    return max(lists, key=lambda own: sum(values.numel() for values in own.parameters()))
+    return lists[0]
 
 
 def parts_beside(body: nn.Module) -> Iterator[nn.Module]:

@@ -1,26 +1,18 @@
 """Teachers whose words pass a text encoder of any kind, beside transformers' own class of it and a loop by hand."""
 
-import copy
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import processors
 from torch.nn import functional as F
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoTokenizer,
-    BertConfig,
-    DebertaV2Config,
     FNetConfig,
-    ModernBertConfig,
-    MPNetConfig,
-    PreTrainedConfig,
-    PreTrainedTokenizerFast,
-    RobertaConfig,
 )
 
 from emocap.cli import main
@@ -32,99 +24,10 @@ from emocap.training.frozen import PooledPairs, only_head_trains
 from emocap.training.heads import head_of
 from emocap.training.layers import layers_of
 from emocap.training.surgery import blocks_of, check_transfer, transfer_model
-from tests.conftest import FILLERS, REGION_DIM, WORDS, emotion_fields
+from tests.conftest import REGION_DIM
+from tests.text_encoders import ENCODERS, FIELDS, KINDS, LAYERS, make_own_tokenizer, make_teacher, random_inputs
 
-SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-SENTENCES = [" ".join([*FILLERS[:9], *own]) for own in WORDS.values()] * 3
-LAYERS = 3
-FIELDS = {
-    "vocab_size": 320,
-    "hidden_size": 32,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": 2,
-    "intermediate_size": 48,
-    "max_position_embeddings": 40,
-    "pad_token_id": 1,
-    "bos_token_id": 0,
-    "eos_token_id": 2,
-    "initializer_range": 0.2,  # attention far from uniform
-}
-ENCODERS: dict[str, PreTrainedConfig] = {
-    "mpnet": MPNetConfig(**FIELDS),
-    "roberta": RobertaConfig(**FIELDS, type_vocab_size=1),
-    "deberta-v2": DebertaV2Config(
-        **FIELDS, relative_attention=True, position_buckets=8, norm_rel_ebd="layer_norm", share_att_key=True,
-        pos_att_type=["p2c", "c2p"], type_vocab_size=0, position_biased_input=False, conv_kernel_size=3,
-        conv_act="gelu",
-    ),
-    "modernbert": ModernBertConfig(
-        **FIELDS, global_attn_every_n_layers=2, local_attention=8, cls_token_id=0, sep_token_id=2
-    ),
-    "bert": BertConfig(**FIELDS),
-}  # fmt: skip
-TOKENIZERS = {
-    "mpnet": "wordpiece",
-    "roberta": "bpe",
-    "deberta-v2": "unigram",
-    "modernbert": "bpe",
-    "bert": "wordpiece",
-}
-KINDS = list(ENCODERS)
 HUB_KINDS = [kind for kind in KINDS if kind != "bert"]  # from a BERT's checkpoint comes a VisualBERT body
-INFERENCE_KEYS = ("input_ids", "attention_mask", "visual_embeds", "visual_attention_mask")
-
-
-def make_own_tokenizer(kind: str) -> PreTrainedTokenizerFast:
-    """A tokenizer of one of three kinds, trained on the tiny table's words, which frames as RoBERTa's does."""
-    if kind == "bpe":
-        tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-        tokenizer.decoder = decoders.ByteLevel()
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=SPECIAL, initial_alphabet=alphabet)
-    elif kind == "unigram":
-        tokenizer = Tokenizer(models.Unigram())
-        tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-        trainer = trainers.UnigramTrainer(vocab_size=100, special_tokens=SPECIAL, unk_token="<unk>")
-    else:
-        words = [*SPECIAL, *FILLERS, *(word for own in WORDS.values() for word in own)]
-        tokenizer = Tokenizer(models.WordPiece({word: id for id, word in enumerate(words)}, unk_token="<unk>"))
-        tokenizer.normalizer = normalizers.BertNormalizer()
-        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    if kind != "wordpiece":
-        tokenizer.train_from_iterator(SENTENCES, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
-    names = dict(zip(("cls_token", "pad_token", "sep_token", "unk_token", "mask_token"), SPECIAL, strict=True))
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", **names)
-
-
-@pytest.fixture(scope="module")
-def encoders(tmp_path_factory) -> dict[str, str]:
-    """A folder for each kind of encoder: random weights and a tokenizer."""
-    folder = tmp_path_factory.mktemp("encoders")
-    for seed, (kind, config) in enumerate(ENCODERS.items()):
-        torch.manual_seed(seed)
-        AutoModel.from_config(copy.deepcopy(config)).save_pretrained(folder / kind)
-        make_own_tokenizer(TOKENIZERS[kind]).save_pretrained(folder / kind)
-    return {kind: str(folder / kind) for kind in ENCODERS}
-
-
-def make_teacher(folder: str, **fields) -> EmocapTeacherForMultiLabelClassification:
-    """A teacher over an encoder's folder; a BERT's too stays what it is."""
-    fields = {"visual_embedding_dim": REGION_DIM, **emotion_fields(), **fields}
-    if AutoConfig.from_pretrained(folder).model_type == "bert":
-        config = EmocapTeacherConfig(
-            text_config=AutoConfig.from_pretrained(folder), fusion="late", **{"pooling": "mean", **fields}
-        )
-        model = EmocapTeacherForMultiLabelClassification(config)
-        model.text_encoder.load_state_dict(AutoModel.from_pretrained(folder).state_dict(), strict=False)
-    else:
-        model = EmocapTeacherForMultiLabelClassification.from_body(folder, **fields)
-    torch.nn.init.normal_(model.classifier.weight)
-    torch.nn.init.normal_(model.classifier.bias)
-    return model.eval()
 
 
 @pytest.fixture(scope="module")
@@ -138,21 +41,7 @@ def teachers(tmp_path_factory, encoders) -> dict[str, str]:
     return {kind: str(folder / kind) for kind in encoders}
 
 
-def random_inputs(batch: int = 6, words: int = 9, regions: int = 5) -> dict[str, torch.Tensor]:
-    """Pairs of differing lengths, padded on the right; row 1 has no regions, row 2 no words."""
-    lengths = torch.randint(3, words + 1, (batch, 1))
-    lengths[0] = words
-    inside = torch.arange(words) < lengths
-    ids = torch.where(inside, torch.randint(5, 90, (batch, words)), 1)
-    ids[:, 0] = 0
-    region_mask = torch.arange(regions) < torch.randint(1, regions + 1, (batch, 1))
-    region_mask[1], inside[2] = False, False
-    return {
-        "input_ids": ids,
-        "attention_mask": inside.long(),
-        "visual_embeds": torch.randn(batch, regions, REGION_DIM),
-        "visual_attention_mask": region_mask.long(),
-    }
+INFERENCE_KEYS = ("input_ids", "attention_mask", "visual_embeds", "visual_attention_mask")
 
 
 def by_hand(model, encoder: str, inputs: dict[str, torch.Tensor], layers: list[int] | None = None) -> torch.Tensor:
@@ -505,12 +394,12 @@ def test_captions_beyond_the_positions_are_refused_before_the_load(
         train(tmp_path, encoders[kind], tiny_table_dir, "--max_length", str(positions))
 
 
-def test_layers_that_share_their_weights_cannot_be_counted():
-    body = AutoModel.from_config(
-        AutoConfig.for_model("albert", **FIELDS, embedding_size=16), add_pooling_layer=False
-    )  # fmt: skip
-    with pytest.raises(ValueError, match="'albert' has no list of its 3 layers"):
-        layers_of(body)
+@pytest.mark.parametrize(("kind", "fields"), [("albert", FIELDS), ("xlm", {"n_words": 30, "emb_dim": 8, "n_layers": 3,
+                                                                          "n_heads": 2})])  # fmt: skip
+def test_layers_that_are_not_one_list_cannot_be_counted(kind, fields):
+    """ALBERT's share their weights, XLM's parts lie in lists of their own."""
+    with pytest.raises(ValueError, match=f"'{kind}' has no one list of its 3 layers"):
+        layers_of(AutoModel.from_config(AutoConfig.for_model(kind, **fields)))
 
 
 @torch.no_grad()
