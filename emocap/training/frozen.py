@@ -249,15 +249,23 @@ def pool(model: nn.Module, pairs: PairDataset, chosen: np.ndarray, precision) ->
 @torch.inference_mode()
 def raw_output_of(layer: nn.Module, model: nn.Module, words: dict[str, torch.Tensor]):
     """What one of the body's layers gives for some words, in evaluation mode."""
-    found, was_training = [], model.training
-    hook = layer.register_forward_hook(lambda module, args, output: found.append(output))
+
+    class ReachedError(Exception):
+        """What lies above need not run."""
+
+    def stop(module: nn.Module, args: tuple, output: object) -> None:
+        raise ReachedError(output)
+
+    was_training, hook = model.training, layer.register_forward_hook(stop)
     model.eval()
     try:
         model(**{name: values.to(model.device) for name, values in words.items()})
+    except ReachedError as reached:
+        return reached.args[0]
     finally:
         hook.remove()
         model.train(was_training)
-    return found[0]
+    raise AssertionError("The layer did not run.")
 
 
 def output_of(layer: nn.Module, model: nn.Module, words: dict[str, torch.Tensor], precision) -> torch.Tensor:
