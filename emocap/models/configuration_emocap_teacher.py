@@ -84,10 +84,15 @@ class EmocapTeacherConfig(CodeCarryingConfig, VisualBertConfig):
 
     def __post_init__(self, **kwargs):
         if self.text_config is not None:
-            self.text_config = text_encoder_config(self.text_config)
+            encoder = self.text_config = text_encoder_config(self.text_config)
+            if self.fusion != "late":
+                raise ValueError(
+                    f"fusion is '{self.fusion}' with a text encoder '{encoder.model_type}'; it must be 'late': only a "
+                    "VisualBERT's or BERT's layers read words and regions together."
+                )
             for name in OF_THE_ENCODER:
-                if getattr(self.text_config, name, None) is not None:
-                    setattr(self, name, getattr(self.text_config, name))
+                if getattr(encoder, name, None) is not None:
+                    setattr(self, name, getattr(encoder, name))
         super().__post_init__(**kwargs)
         check_loss(self.loss, self.pos_weight, self.label_smoothing)
         if self.pooling not in ("pooler", "mean"):
@@ -102,11 +107,6 @@ class EmocapTeacherConfig(CodeCarryingConfig, VisualBertConfig):
             )
         if self.fusion not in ("early", "late"):
             raise ValueError(f"fusion is '{self.fusion}'; it must be 'early' or 'late'.")
-        if self.text_config is not None and self.fusion != "late":
-            raise ValueError(
-                f"fusion is '{self.fusion}' with a text encoder '{self.text_config.model_type}'; it must be 'late': "
-                "only a VisualBERT's or BERT's layers read words and regions together."
-            )
 
 
 def text_encoder_config(given: dict | PreTrainedConfig) -> PreTrainedConfig:

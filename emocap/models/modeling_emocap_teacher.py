@@ -352,7 +352,8 @@ def make_text_encoder(config: EmocapTeacherConfig) -> PreTrainedModel:
     Raises:
         ValueError: an encoder without attention mask, or without the pooler that the head shall read.
     """
-    encoder, kind = AutoModel.from_config(config.text_config), config.text_config.model_type
+    encoder = AutoModel.from_config(config.text_config)
+    kind = encoder.config.model_type
     if not takes(encoder, "attention_mask"):
         raise ValueError(f"A '{kind}' takes no attention_mask, so padding would count as words; take another encoder.")
     if config.pooling == "mean":

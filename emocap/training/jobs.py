@@ -77,7 +77,8 @@ def train(
     best = (training_args.metric_for_best_model or "loss").removeprefix("eval_")
     if best != "loss":
         check_metric(best, "--metric_for_best_model", has_votes=rows.truths["validation"].votes is not None)
-    check_lengths(data_args.max_length, model_args)
+    if data_args.max_length is not None and (reader := reader_of(model_args)):
+        check_max_length(reader, data_args.max_length)
     start = STARTS[kind](model_args, rows, training_args.seed)
     if start.surgery is None:
         return run(start, rows, kind, (data_args, model_args, training_args))
@@ -94,12 +95,11 @@ def train(
     return result
 
 
-def check_lengths(max_length: int | None, model_args: TeacherArguments | StudentArguments | FinetuneArguments) -> None:
-    """Refuses captions longer than what reads them, see `check_max_length`."""
-    names = ("model_name_or_path", "text_encoder", "student", "teacher")
-    for start in filter(None, (getattr(model_args, name, None) for name in names)):
-        if max_length is not None:
-            check_max_length(start, max_length)
+def reader_of(model_args: TeacherArguments | StudentArguments | FinetuneArguments) -> str | None:
+    """The checkpoint whose body will read the captions, None where a new GRU does."""
+    if isinstance(model_args, FinetuneArguments):
+        return model_args.teacher or model_args.student
+    return model_args.model_name_or_path or getattr(model_args, "text_encoder", None)
 
 
 def start_teacher(model_args: TeacherArguments, rows: TrainingRows, seed: int) -> Start:

@@ -284,6 +284,17 @@ def test_a_head_on_pooled_outputs_is_the_whole_model(teachers, tiny_table, tmp_p
     torch.testing.assert_close(results[1].loss, results[0].loss, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("head_init", ["collapse", "ridge"])
+def test_a_student_gives_its_head_to_a_teacher_over_an_encoder(teachers, tiny_student, tiny_table, head_init):
+    plan = check_transfer(tiny_student, teachers["mpnet"], "anb", head_init=head_init)
+    model, _, surgery = transfer_model(plan, np.full(5, 0.3), tiny_table["train"] if head_init == "ridge" else None)
+    for name, values in AutoModel.from_pretrained(teachers["mpnet"]).state_dict().items():
+        assert torch.equal(model.state_dict()[name], values) != name.startswith("classifier."), name
+        assert surgery["tensors"][name]["origin"].endswith(tiny_student) == name.startswith("classifier."), name
+    with pytest.raises(ValueError, match="different vocabularies"):
+        check_transfer(tiny_student, teachers["mpnet"], "anb", copy_word_embeddings=True)
+
+
 def test_the_encoder_control_reads_any_encoder(encoders, teachers, tiny_table):
     table = tiny_table["test"]
     for kind in KINDS:
