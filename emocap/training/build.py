@@ -28,7 +28,9 @@ def build_teacher(
 ) -> tuple[EmocapTeacherForMultiLabelClassification, EmocapProcessor, set[str]]:
     """The teacher of a table's emotions and region features, its processor and the names of its new parameters."""
     start = model_args.model_name_or_path
+    source = AutoConfig.from_pretrained(start)
     extractor = model_args.region_extractor and find_extractor(model_args.region_extractor)
+    processor = build_processor(start, extractor or getattr(source, "region_extractor", None))
     overrides: dict[str, Any] = label_fields(label_names(table))
     if model_args.pooling:
         overrides["pooling"] = model_args.pooling
@@ -44,8 +46,7 @@ def build_teacher(
         start, reinit_visual_projection=model_args.reinit_visual_projection, **overrides
     )
     fresh = {f"classifier.{name}" for name, _ in model.classifier.named_parameters()}
-    family = AutoConfig.from_pretrained(start).model_type
-    saw_no_photos = family not in ("visual_bert", "emocap_teacher") or model.config.modalities == "text"
+    saw_no_photos = source.model_type not in ("visual_bert", "emocap_teacher") or model.config.modalities == "text"
     if saw_no_photos or model_args.reinit_visual_projection:
         own = {id(values) for values in model.region_part.parameters()}
         fresh |= {name for name, values in model.named_parameters() if id(values) in own}
@@ -56,7 +57,7 @@ def build_teacher(
         model.classifier.requires_grad_(True)
     if model_args.freeze_layers is not None:
         freeze_layers(model, model_args.freeze_layers)
-    return model, build_processor(start, model.config.region_extractor), fresh
+    return model, processor, fresh
 
 
 def freeze_layers(model: EmocapTeacherForMultiLabelClassification, number: int) -> None:

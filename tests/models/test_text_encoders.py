@@ -405,6 +405,19 @@ def test_captions_beyond_the_positions_are_refused_before_the_load(
         train(tmp_path, encoders[kind], tiny_table_dir, "--max_length", str(positions))
 
 
+def test_a_tokenizer_that_does_not_pad_is_refused_before_the_load(
+    encoders, tiny_table_dir, tmp_path, monkeypatch, capsys
+):
+    AutoConfig.from_pretrained(encoders["roberta"]).save_pretrained(tmp_path)
+    tokenizer = make_own_tokenizer("bpe")
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path)
+    monkeypatch.setattr(EmocapTeacherForMultiLabelClassification, "from_body", lambda *a, **k: pytest.fail("loaded"))
+    with pytest.raises(SystemExit):
+        train(tmp_path / "run", str(tmp_path), tiny_table_dir)
+    assert f"The tokenizer of '{tmp_path}' has no padding token" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("kind", "fields"), [("albert", FIELDS), ("xlm", {"n_words": 30, "emb_dim": 8, "n_layers": 3,
                                                                           "n_heads": 2})])  # fmt: skip
 def test_layers_that_are_not_one_list_cannot_be_counted(kind, fields):
