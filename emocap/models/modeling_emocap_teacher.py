@@ -251,8 +251,9 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
         if self.config.pooled_layers is not None:
             wanted["output_hidden_states"] = True
         if self.config.text_config is None:
-            wanted |= {"visual_embeds": visual_embeds, "visual_attention_mask": visual_attention_mask}
-        if self.config.text_config is None or takes(self.text_encoder, "token_type_ids"):
+            regions = {"visual_embeds": visual_embeds, "visual_attention_mask": visual_attention_mask}
+            wanted |= regions | {"token_type_ids": token_type_ids}
+        elif token_type_ids is not None and takes(self.text_encoder, "token_type_ids"):
             wanted["token_type_ids"] = token_type_ids
         attention_mask = torch.cat((first, attention_mask[:, 1:]), dim=1)
         return self.body(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **wanted)
