@@ -82,8 +82,8 @@ class TeacherArguments(Options, kw_only=False):
     """The teacher to build."""
 
     model_name_or_path: str = required(
-        "Body to start from: folder or Hub id of a VisualBERT, BERT or emocap teacher checkpoint; that of "
-        "a teacher of other emotions gets a new head."
+        "Body to start from: folder or Hub id of a VisualBERT, BERT, emocap teacher or, with late fusion, any text "
+        "encoder's checkpoint (MPNet, RoBERTa, DeBERTa, ModernBERT, ...); a teacher of other emotions gets a new head."
     )
     pooling: Literal["pooler", "mean"] | None = option(
         "pooler: the body's trained pooler (published VisualBERTs); mean: mean over words and mean over "
@@ -92,7 +92,7 @@ class TeacherArguments(Options, kw_only=False):
     fusion: Literal["early", "late"] | None = option(
         "early: words and regions attend to each other, as in VisualBERT; late: regions pass the body's "
         "embeddings alone and the logits of both are averaged, for few photos. By default what the checkpoint "
-        "says, or early."
+        "says; early for a VisualBERT or BERT, late for any other encoder."
     )
     pooled_layers: list[Annotated[int, "[-1, inf)"]] | None = option(
         "With mean pooling: the head reads the means of these layers, each of unit length, side by side "
@@ -108,7 +108,7 @@ class TeacherArguments(Options, kw_only=False):
     )
     freeze_body: bool = option("Train the linear head alone.", False)
     freeze_layers: Whole | None = option(
-        "Leave the words' embeddings and the body's first N layers as they are, for few rows."
+        "Leave the words' embeddings, what all layers share and the body's first N layers as they are, for few rows."
     )
 
 
@@ -233,8 +233,9 @@ class EmocapTrainingArguments(TrainingArguments):
     )
     remove_unused_columns: bool = option("Kept off: batches come ready-made.", False)
     cache_frozen_outputs: bool = option(
-        "Where the head alone trains, compute what it reads once and keep it in the output folder until "
-        "the end (float32: 3 kB a pair at width 768), instead of running the frozen body in every epoch.",
+        "Compute once what frozen parts give, and keep it in the output folder until the end, instead of running them "
+        "in every epoch: where the head alone trains what it reads (float32: 3 kB a pair at width 768); where a "
+        "text encoder's first layers are frozen what they make of the words (3 kB a token).",
         True,
     )
     license: str | None = option("Licence that the card names. By default that of the training data, if known.")

@@ -226,6 +226,17 @@ def tiny_student(tmp_path_factory) -> str:
     return folder
 
 
+@pytest.fixture(scope="session")
+def encoders(tmp_path_factory) -> dict[str, str]:
+    """A folder for each kind of tiny text encoder, with its tokenizer."""
+    from tests.text_encoders import KINDS, save_encoder
+
+    folder = tmp_path_factory.mktemp("encoders")
+    for kind in KINDS:
+        save_encoder(kind, str(folder / kind))
+    return {kind: str(folder / kind) for kind in KINDS}
+
+
 WITHOUT_EMOCAP = """
 import sys
 

@@ -167,7 +167,9 @@ def model_card(
 
 def architecture_of(config: dict) -> str:
     if config["model_type"] == "emocap_teacher":
-        return "a VisualBERT body with a linear head"
+        encoder = config.get("text_config")
+        body = f"a text encoder ({encoder['model_type']})" if encoder else "a VisualBERT body"
+        return f"{body} with a linear head"
     words = "a BERT" if config.get("text_config") else "word embeddings, a GRU"
     return f"{words} and {config.get('image_backbone') or 'a few convolutions'}"
 

@@ -130,6 +130,7 @@ class PairDataset(torch.utils.data.Dataset):
             )
         self.row_of_pair = np.repeat(np.arange(len(table)), [max(len(own), 1) for own in captions])
         self.token_ids, self.token_starts, self.num_truncated = tokenise(processor, captions)
+        self.framing = processor.tokenizer.num_special_tokens_to_add()
         self.num_captions = sum(map(len, captions))
         labels = label_matrix(table, labels) if isinstance(labels, str) else labels
         self.labels = None if labels is None else torch.from_numpy(labels)
@@ -141,9 +142,8 @@ class PairDataset(torch.utils.data.Dataset):
         pairs = np.asarray(pairs)
         rows = self.row_of_pair[pairs]
         starts = self.token_starts[pairs]
-        words = pad_tokens(
-            self.token_ids, starts, self.token_starts[pairs + 1] - starts, self.processor.tokenizer.pad_token_id
-        )
+        lengths = self.token_starts[pairs + 1] - starts
+        words = pad_tokens(self.token_ids, starts, lengths, self.processor.tokenizer.pad_token_id, self.framing)
         batch = {name: torch.from_numpy(values) for name, values in words.items()}
         if self.regions is not None:
             features = torch.from_numpy(self.regions[rows])

@@ -232,10 +232,10 @@ def caption_embeddings(encoder: str, tables: Sequence[Dataset]) -> list[np.ndarr
     tokenizer = AutoTokenizer.from_pretrained(encoder)
     if AutoConfig.from_pretrained(encoder).model_type == "emocap_student":
         raise ValueError(
-            f"'{encoder}' is an emocap student; --encoder takes a BERT, VisualBERT or teacher checkpoint."
+            f"'{encoder}' is an emocap student; --encoder takes a text encoder, VisualBERT or teacher checkpoint."
         )
     model = AutoModel.from_pretrained(encoder).eval()
-    model = getattr(model, "visual_bert", model)
+    model = getattr(model, "body", model)
     found = []
     for table in tables:
         captions = table["captions"][:]
@@ -247,7 +247,9 @@ def caption_embeddings(encoder: str, tables: Sequence[Dataset]) -> list[np.ndarr
         for start in range(0, len(texts), BATCH):
             chosen = order[start : start + BATCH]
             words = [texts[index] for index in chosen]
-            inputs = tokenizer(words, truncation=True, max_length=MAX_LENGTH, padding=True, return_tensors="pt")
+            inputs = tokenizer(
+                words, truncation=True, max_length=MAX_LENGTH, padding=True, padding_side="right", return_tensors="pt"
+            )
             attention = inputs["attention_mask"]
             output = model(input_ids=inputs["input_ids"], attention_mask=attention, output_hidden_states=True)
             mask = attention[:, None, :, None]

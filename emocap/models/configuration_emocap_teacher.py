@@ -1,13 +1,23 @@
-"""Configuration of the teacher: VisualBERT's, and what lies above the body."""
+"""Configuration of the teacher: VisualBERT's, or any text encoder's beside it, and what lies above the body."""
 
 from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
-from transformers import VisualBertConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, VisualBertConfig
 
 from .common_emocap import EMOTION_RECOGNITION, CodeCarryingConfig, check_loss
 
 __all__ = ["EmocapTeacherConfig"]
+
+OF_THE_ENCODER = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+    "pad_token_id",
+)
+"""Fields that follow `text_config`, where it has them."""
 
 
 @strict
@@ -28,6 +38,10 @@ class EmocapTeacherConfig(CodeCarryingConfig, VisualBertConfig):
             mean is taken; the head's logits of both are averaged, and in training each modality alone bears the loss
             too. Early fusion learns what words and picture mean together; late fusion is for few photos and for bodies
             whose layers never read a region.
+        text_config: of the text encoder that reads the words in place of VisualBERT, such as MPNet, RoBERTa, DeBERTa
+            or ModernBERT: any whose `AutoModel` gives hidden states. Goes with late fusion: regions pass a linear
+            layer, a norm and the activation. Its size and vocabulary are this configuration's too; `hidden_act`,
+            `hidden_dropout_prob` and `layer_norm_eps` are then of the regions alone. None: a VisualBERT body.
         classifier_dropout: dropout before the linear head; None takes `hidden_dropout_prob`.
         region_extractor: folder or Hub id of the extractor whose features the body was trained on, or None.
         modalities: what the weights were trained to read: "both", "text", "image", or None before any training.
@@ -49,12 +63,14 @@ class EmocapTeacherConfig(CodeCarryingConfig, VisualBertConfig):
         "AutoProcessor": "processing_emocap.EmocapProcessor",
     }
     pipelines = EMOTION_RECOGNITION
+    sub_configs: ClassVar[dict[str, type]] = {"text_config": AutoConfig}
 
     visual_embedding_dim: int = 2048
     pad_token_id: int | None = 0
     pooling: str = "pooler"
     pooled_layers: list[int] | None = None
     fusion: str = "early"
+    text_config: dict | PreTrainedConfig | None = None
     classifier_dropout: float | None = None
     region_extractor: str | None = None
     modalities: str | None = None
@@ -67,6 +83,16 @@ class EmocapTeacherConfig(CodeCarryingConfig, VisualBertConfig):
     problem_type: str | None = "multi_label_classification"
 
     def __post_init__(self, **kwargs):
+        if self.text_config is not None:
+            encoder = self.text_config = text_encoder_config(self.text_config)
+            if self.fusion != "late":
+                raise ValueError(
+                    f"fusion is '{self.fusion}' with a text encoder '{encoder.model_type}'; it must be 'late': only a "
+                    "VisualBERT's or BERT's layers read words and regions together."
+                )
+            for name in OF_THE_ENCODER:
+                if getattr(encoder, name, None) is not None:
+                    setattr(self, name, getattr(encoder, name))
         super().__post_init__(**kwargs)
         check_loss(self.loss, self.pos_weight, self.label_smoothing)
         if self.pooling not in ("pooler", "mean"):
@@ -81,3 +107,25 @@ class EmocapTeacherConfig(CodeCarryingConfig, VisualBertConfig):
             )
         if self.fusion not in ("early", "late"):
             raise ValueError(f"fusion is '{self.fusion}'; it must be 'early' or 'late'.")
+
+
+def text_encoder_config(given: dict | PreTrainedConfig) -> PreTrainedConfig:
+    """The configuration of a text encoder.
+
+    Raises:
+        ValueError: one that transformers does not know, or of another kind of model.
+    """
+    if isinstance(given, dict):
+        if given.get("model_type") not in CONFIG_MAPPING:
+            raise ValueError(
+                f"text_config has model_type {given.get('model_type')!r}, which transformers does not know."
+            )
+        given = AutoConfig.for_model(**given)
+    sizes = (getattr(given, name, None) for name in ("vocab_size", "hidden_size", "num_hidden_layers"))
+    if given.is_encoder_decoder or not all(isinstance(size, int) for size in sizes):
+        where = f" ('{given.name_or_path}')" if given.name_or_path else ""
+        raise ValueError(
+            f"A '{given.model_type}'{where} cannot read the words of a teacher, which takes an encoder of text alone "
+            "with a vocab_size, hidden_size and num_hidden_layers, such as 'mpnet', 'roberta' or 'modernbert'."
+        )
+    return given

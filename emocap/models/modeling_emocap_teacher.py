@@ -1,8 +1,10 @@
-"""The teacher: a VisualBERT body (Li et al. 2019) and one linear layer over its pooled output."""
+"""The teacher: a VisualBERT body (Li et al. 2019) or a text encoder, and one linear layer over its pooled output."""
+
+import inspect
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, VisualBertModel, VisualBertPreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel, VisualBertModel, VisualBertPreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
@@ -59,8 +61,25 @@ class RegionNormalizer(nn.Module):
         return (features.to(self.scale.dtype) - self.shift) * self.scale
 
 
+class RegionEmbeddings(nn.Module):
+    """Regions beside a text encoder, as VisualBERT's embeddings have them; its vectors of position and kind, the same
+    for every region, are one."""
+
+    def __init__(self, config: EmocapTeacherConfig):
+        super().__init__()
+        self.visual_projection = nn.Linear(config.visual_embedding_dim, config.hidden_size)
+        self.visual_kind = nn.Parameter(torch.zeros(config.hidden_size))
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Float `(batch, regions, visual_embedding_dim)` to `(batch, regions, hidden_size)`."""
+        return self.dropout(self.LayerNorm(self.visual_projection(features) + self.visual_kind))
+
+
 class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
-    """VisualBERT body with a linear multi-label head; `sigmoid(logits)` are the emotions' probabilities."""
+    """VisualBERT body, or with `config.text_config` a text encoder, with a linear multi-label head; `sigmoid(logits)`
+    are the emotions' probabilities."""
 
     config: EmocapTeacherConfig
     config_class = EmocapTeacherConfig
@@ -71,7 +90,11 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
 
     def __init__(self, config: EmocapTeacherConfig):
         super().__init__(config)
-        self.visual_bert = EmocapTeacherBody(config, add_pooling_layer=config.pooling == "pooler")
+        if config.text_config is None:
+            self.visual_bert = EmocapTeacherBody(config, add_pooling_layer=config.pooling == "pooler")
+        else:
+            self.text_encoder = make_text_encoder(config)
+            self.region_embeddings = RegionEmbeddings(config)
         self.region_normalizer = RegionNormalizer(config.visual_embedding_dim)
         dropout = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
         self.dropout = nn.Dropout(dropout)
@@ -84,6 +107,27 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
         if isinstance(module, RegionNormalizer):
             init.zeros_(module.shift)
             init.ones_(module.scale)
+        elif isinstance(module, RegionEmbeddings):
+            init.normal_(module.visual_kind, std=2**0.5 * self.config.initializer_range)  # of a sum of two
+
+    @property
+    def body(self) -> PreTrainedModel:
+        """What reads the words: the VisualBERT, or the text encoder."""
+        return self.visual_bert if self.config.text_config is None else self.text_encoder
+
+    @property
+    def region_part(self) -> nn.Module:
+        """What reads the regions' features first, which only training on photos makes: VisualBERT's projection, or all
+        that stands beside a text encoder."""
+        if self.config.text_config is None:
+            return self.visual_bert.embeddings.visual_projection
+        return self.region_embeddings
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.body.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.body.set_input_embeddings(value)
 
     def train(self, mode: bool = True) -> "EmocapTeacherForMultiLabelClassification":
         """Training mode, but for parts whose parameters are all frozen: their dropout stays off."""
@@ -111,12 +155,13 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
         Args:
             input_ids: int64 `(batch, words)`.
             attention_mask: int64 `(batch, words)`, 1 for words; all 0 in rows without a caption.
-            token_type_ids: int64 `(batch, words)`, 0 by default.
+            token_type_ids: int64 `(batch, words)`, 0 by default; a text encoder that knows none leaves them out.
             visual_embeds: float16 or float32 `(batch, regions, visual_embedding_dim)`; None for text alone.
             visual_attention_mask: int64 `(batch, regions)`, 1 for regions; all 0 in rows without a photo.
             labels: float `(batch, num_labels)`, multi-hot or shares in 0..1.
             pooled_output, pooled_mask: what `pooled_outputs` gave for the batch, instead of the inputs above.
             output_attentions: return attention probabilities; attention is then eager, whatever `attn_implementation`.
+                A text encoder gives those that its own implementation of attention has.
             output_hidden_states, return_dict: as everywhere in transformers.
 
         Returns:
@@ -125,6 +170,8 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
             fusion hidden states and attentions are those of the words.
         """
         hidden_states = attentions = None
+        wanted = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        wanted = {name: getattr(self.config, name) if own is None else own for name, own in wanted.items()}
         if pooled_output is None:
             pooled_output, pooled_mask, body = self.encode_pairs(
                 input_ids,
@@ -132,11 +179,10 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
                 token_type_ids,
                 visual_embeds,
                 visual_attention_mask,
-                output_attentions=output_attentions,
-                output_hidden_states=output_hidden_states,
+                **wanted,
             )
-            wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-            hidden_states, attentions = body.hidden_states if wanted else None, body.attentions
+            hidden_states = body.hidden_states if wanted["output_hidden_states"] else None
+            attentions = body.attentions
         logits = apart = self.classifier(self.dropout(pooled_output))
         if pooled_mask is not None:
             present = pooled_mask.to(apart.dtype).unsqueeze(-1)
@@ -180,13 +226,18 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
             body = self.encode(*words, visual_embeds, visual_attention_mask, **wanted)
             return self.pool(body, attention_mask, visual_attention_mask), None, body
         body = self.encode(*words, None, None, **wanted)
-        no_words = visual_embeds.new_zeros(len(visual_embeds), 0, self.config.hidden_size)
-        regions = self.visual_bert.embeddings(inputs_embeds=no_words, visual_embeds=visual_embeds)
-        regions = ACT2FN[self.config.hidden_act](regions)
+        regions = ACT2FN[self.config.hidden_act](self.embed_regions(visual_embeds))
         pictures = self.side_by_side([regions] * len(self.config.pooled_layers or [-1]), visual_attention_mask)
         pooled = [self.pool(body, attention_mask, None), pictures]
         present = torch.stack([attention_mask.amax(1), visual_attention_mask.amax(1)], dim=1)
         return torch.stack(pooled, dim=1), present, body
+
+    def embed_regions(self, visual_embeds: torch.Tensor) -> torch.Tensor:
+        """Normalised features of regions that pass no layer, `(batch, regions, hidden_size)`."""
+        if self.config.text_config is not None:
+            return self.region_embeddings(visual_embeds)
+        no_words = visual_embeds.new_zeros(len(visual_embeds), 0, self.config.hidden_size)
+        return self.visual_bert.embeddings(inputs_embeds=no_words, visual_embeds=visual_embeds)
 
     def encode(
         self, input_ids, attention_mask, token_type_ids, visual_embeds, visual_attention_mask, **wanted
@@ -199,15 +250,13 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
         first = attention_mask[:, :1].masked_fill(~seen[:, None], 1)
         if self.config.pooled_layers is not None:
             wanted["output_hidden_states"] = True
-        return self.visual_bert(
-            input_ids=input_ids,
-            attention_mask=torch.cat((first, attention_mask[:, 1:]), dim=1),
-            token_type_ids=token_type_ids,
-            visual_embeds=visual_embeds,
-            visual_attention_mask=visual_attention_mask,
-            return_dict=True,
-            **wanted,
-        )
+        if self.config.text_config is None:
+            regions = {"visual_embeds": visual_embeds, "visual_attention_mask": visual_attention_mask}
+            wanted |= regions | {"token_type_ids": token_type_ids}
+        elif token_type_ids is not None and takes(self.text_encoder, "token_type_ids"):
+            wanted["token_type_ids"] = token_type_ids
+        attention_mask = torch.cat((first, attention_mask[:, 1:]), dim=1)
+        return self.body(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **wanted)
 
     def pool(self, body: BaseModelOutputWithPooling, attention_mask, visual_attention_mask) -> torch.Tensor:
         """What the head reads of one pass, `(batch, width)`."""
@@ -228,11 +277,12 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
     def from_body(
         cls, model_name_or_path: str, *, reinit_visual_projection: bool = False, **overrides
     ) -> "EmocapTeacherForMultiLabelClassification":
-        """A teacher whose body starts from a VisualBERT, a BERT or an emocap teacher checkpoint.
+        """A teacher whose body starts from a VisualBERT, a BERT, an emocap teacher or a text encoder's checkpoint.
 
         Args:
             model_name_or_path: folder or Hub id. From a BERT checkpoint every tensor of the body passes but the
-                `visual_*` ones, which are new.
+                `visual_*` ones, which are new. Any other text encoder stays what it is, see `text_config` in
+                [`EmocapTeacherConfig`], with late fusion.
             reinit_visual_projection: draw a new visual projection, for features of another detector.
             **overrides: fields of [`EmocapTeacherConfig`], such as `id2label`, `label2id`, `visual_embedding_dim`,
                 `pooling` ("mean" by default where the checkpoint brings no pooler). Of a teacher of other emotions, or
@@ -245,21 +295,20 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
         source = AutoConfig.from_pretrained(model_name_or_path)
         if source.model_type in ("visual_bert", "emocap_teacher"):
             return cls._from_visual_bert(model_name_or_path, source, reinit_visual_projection, overrides)
-        if source.model_type != "bert":
-            raise ValueError(
-                f"'{model_name_or_path}' is a '{source.model_type}' checkpoint; the teacher's body starts from "
-                "'visual_bert', 'bert' or 'emocap_teacher'."
-            )
-        body = AutoModel.from_pretrained(model_name_or_path, dtype=torch.float32)
         fields = {name: getattr(source, name) for name in BERT_FIELDS if getattr(source, name, None) is not None}
-        config = EmocapTeacherConfig(**{"pooling": "mean", **fields, **overrides})
-        model = cls(config)
-        new, unused = model.visual_bert.load_state_dict(body.state_dict(), strict=False)
-        embeddings = model.visual_bert.embeddings
-        with torch.no_grad():  # as VisualBERT's own special_visual_initialize
-            embeddings.visual_token_type_embeddings.weight.copy_(embeddings.token_type_embeddings.weight)
-            embeddings.visual_position_embeddings.weight.copy_(embeddings.position_embeddings.weight)
-        new = [f"visual_bert.{name}" for name in new] + ["classifier.weight", "classifier.bias"]
+        if source.model_type != "bert":
+            source.dtype = torch.float32  # as the teacher's own
+            fields |= {"text_config": source, "fusion": "late"}
+        model = cls(EmocapTeacherConfig(**{"pooling": "mean", **fields, **overrides}))
+        giver = AutoModel.from_pretrained(model_name_or_path, dtype=torch.float32)
+        new, unused = model.body.load_state_dict(giver.state_dict(), strict=False)
+        if model.config.text_config is None:
+            embeddings = model.visual_bert.embeddings
+            with torch.no_grad():  # as VisualBERT's own special_visual_initialize
+                embeddings.visual_token_type_embeddings.weight.copy_(embeddings.token_type_embeddings.weight)
+                embeddings.visual_position_embeddings.weight.copy_(embeddings.position_embeddings.weight)
+        given = {id(values) for name, values in model.body.named_parameters() if name not in new}
+        new = [name for name, values in model.named_parameters() if id(values) not in given]
         logger.warning(f"Body from {model_name_or_path}: new tensors {sorted(new)}, unused tensors {sorted(unused)}.")
         return model
 
@@ -287,7 +336,8 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
             model_name_or_path, config=config, dtype=torch.float32, ignore_mismatched_sizes=True
         )
         if reinit_visual_projection:
-            projection = model.visual_bert.embeddings.visual_projection
+            part = model.region_part
+            projection = part if isinstance(part, nn.Linear) else part.visual_projection
             nn.init.normal_(projection.weight, std=config.initializer_range)
             nn.init.zeros_(projection.bias)
         if before != (config.id2label, config.pooled_layers):
@@ -295,6 +345,28 @@ class EmocapTeacherForMultiLabelClassification(VisualBertPreTrainedModel):
             nn.init.normal_(model.classifier.weight, std=config.initializer_range)
             nn.init.zeros_(model.classifier.bias)
         return model
+
+
+def make_text_encoder(config: EmocapTeacherConfig) -> PreTrainedModel:
+    """The text encoder of `config.text_config`, with a pooler where the head reads one.
+
+    Raises:
+        ValueError: an encoder without attention mask, or without the pooler that the head shall read.
+    """
+    encoder = AutoModel.from_config(config.text_config)
+    kind = encoder.config.model_type
+    if not takes(encoder, "attention_mask"):
+        raise ValueError(f"A '{kind}' takes no attention_mask, so padding would count as words; take another encoder.")
+    if config.pooling == "mean":
+        encoder.pooler = None
+    elif getattr(encoder, "pooler", None) is None:
+        raise ValueError(f"pooling is 'pooler', but a '{kind}' has none; use 'mean'.")
+    return encoder
+
+
+def takes(model: nn.Module, name: str) -> bool:
+    """Whether a model's forward has such an argument."""
+    return name in inspect.signature(model.forward).parameters
 
 
 def mean_over_modalities(

@@ -353,11 +353,11 @@ def explain_pair(model: nn.Module, inputs: dict[str, torch.Tensor], label: int, 
     """Weights of the words and of the parts of the photo for one emotion and one pair.
 
     Integrated gradients (Sundararajan et al. 2017) along the straight line from a pair that says nothing to this one.
-    Words start from the embedding of `[PAD]`. A teacher's regions start from the mean region that it was trained with,
-    which its body reads as zeros. A student's photo starts from the zeros that it reads where there is no photo, in
-    the last map of the CNN: group norm makes as much of the faintest trace of a picture as of the picture itself, so
-    that there is no way from an empty picture to be integrated over. The weights of words and boxes together sum to
-    `logit - baseline_logit`.
+    Words start from the embedding of `[PAD]`, a teacher's from that of `[MASK]` where that of `[PAD]` is zero. Its
+    regions start from the mean region that it was trained with, which its body reads as zeros. A student's photo
+    starts from the zeros that it reads where there is no photo, in the last map of the CNN: group norm makes as much
+    of the faintest trace of a picture as of the picture itself, so that there is no way from an empty picture to be
+    integrated over. The weights of words and boxes together sum to `logit - baseline_logit`.
 
     Args:
         model: a teacher or student in evaluation mode.
@@ -367,17 +367,21 @@ def explain_pair(model: nn.Module, inputs: dict[str, torch.Tensor], label: int, 
         tokenizer: the processor's.
 
     Returns:
-        `logit` and `baseline_logit`; `tokens` and `token_weights`, without `[CLS]` and `[SEP]`; `boxes`, relative
-        x1 y1 x2 y2, and `box_weights`: the teacher's regions, or for a student the cells of the CNN's last map, row
-        by row, whose weights are `saliency`, too: float32 `(rows, columns)`.
+        `logit` and `baseline_logit`; `tokens`, the tokenizer's pieces, and `token_weights`, without `[CLS]` and
+        `[SEP]`; `boxes`, relative x1 y1 x2 y2, and `box_weights`: the teacher's regions, or for a student the cells of
+        the CNN's last map, row by row, whose weights are `saliency`, too: float32 `(rows, columns)`.
     """
     inputs = dict(inputs)
     boxes = inputs.pop("region_boxes", None)
     input_ids, embedding = inputs["input_ids"][0], model.get_input_embeddings()
-    framing = torch.tensor([tokenizer.cls_token_id, tokenizer.sep_token_id], device=input_ids.device)
+    framing = [own for own in (tokenizer.cls_token_id, tokenizer.sep_token_id) if own is not None]
+    framing = torch.tensor(framing, dtype=input_ids.dtype, device=input_ids.device)
     words = inputs["attention_mask"][0].bool() & ~torch.isin(input_ids, framing)
     silence = embedding.weight[tokenizer.pad_token_id].detach()
-    photo = model.cnn if hasattr(model, "cnn") else model.region_normalizer
+    is_student = hasattr(model, "cnn")
+    if not (is_student or silence.any() or tokenizer.mask_token_id is None):
+        silence = embedding.weight[tokenizer.mask_token_id].detach()  # from zero, norms make the way begin with a jump
+    photo = model.cnn if is_student else model.region_normalizer
     weights, logit, baseline_logit = integrated_gradients(
         model,
         inputs,

@@ -27,13 +27,13 @@ before and after its first photo."""
 
 
 class EmocapProcessor(ProcessorMixin):
-    """Turns captions into WordPiece tokens and photos into pixels (student) or region features (teacher).
+    """Turns captions into tokens and photos into pixels (student) or region features (teacher).
 
     A student's photos go through its `image_processor`. No detector's code is needed here: a teacher's extractor
     brings its own, which is loaded as the checkpoint's was, with or without `trust_remote_code`.
 
     Args:
-        tokenizer: a fast BERT tokenizer.
+        tokenizer: the body's or student's own: WordPiece, BPE or sentencepiece, with a padding token.
         image_size: side in pixels of the student's photos, or None.
         region_extractor: the teacher's region extractor, loaded when the first photo comes, or None. In this order:
             a folder inside the checkpoint that the processor was loaded from, which on the Hub has to start with
@@ -86,7 +86,13 @@ class EmocapProcessor(ProcessorMixin):
     def text_kwargs(self) -> dict[str, object]:
         """How captions are read where a call does not say otherwise. What a tokenizer was once set to does not count:
         a model reads captions as it was trained to."""
-        return {"padding": True, "truncation": True, "max_length": self.max_length, "return_tensors": "pt"}
+        return {
+            "padding": True,
+            "truncation": True,
+            "max_length": self.max_length,
+            "padding_side": "right",
+            "return_tensors": "pt",
+        }
 
     def __call__(
         self,
@@ -152,7 +158,7 @@ class EmocapProcessor(ProcessorMixin):
         return {name: np.array(rows) for name, rows in encoded.items()}
 
     def encode_captions(self, captions: Sequence[str], max_length: int | None = None) -> list[list[int]]:
-        """Token ids of each caption, unpadded; an empty caption gives `[CLS] [SEP]`."""
+        """Token ids of each caption, unpadded; an empty caption gives what frames one, such as `[CLS] [SEP]`."""
         return self.tokenizer(
             list(captions), truncation=True, max_length=max_length or self.max_length, return_attention_mask=False
         )["input_ids"]
@@ -308,13 +314,15 @@ def class_of(model_type: str, name_or_path: str) -> type[PreTrainedModel]:
         ) from error
 
 
-def pad_tokens(flat: np.ndarray, starts: np.ndarray, lengths: np.ndarray, pad_token_id: int) -> dict[str, np.ndarray]:
+def pad_tokens(
+    flat: np.ndarray, starts: np.ndarray, lengths: np.ndarray, pad_token_id: int, framing: int = 2
+) -> dict[str, np.ndarray]:
     """Rows `flat[start : start + length]` as `input_ids` and `attention_mask`, int64, padded to the longest row.
 
-    An empty caption (`[CLS] [SEP]`) is masked whole.
+    An empty caption, which has the `framing` tokens alone (`[CLS] [SEP]`), is masked whole.
     """
     columns = np.arange(lengths.max(initial=0))
     inside = columns < lengths[:, None]
     input_ids = np.where(inside, flat[np.where(inside, starts[:, None] + columns, 0)], pad_token_id)
-    mask = inside & (lengths > 2)[:, None]
+    mask = inside & (lengths > framing)[:, None]
     return {"input_ids": input_ids.astype(np.int64), "attention_mask": mask.astype(np.int64)}

@@ -5,7 +5,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from emocap.arguments import StudentArguments, TeacherArguments
 from emocap.data.pairs import FixedSizeColumn
@@ -18,8 +18,9 @@ from emocap.models import (
     EmocapTeacherForMultiLabelClassification,
 )
 from emocap.regions.bundling import find_extractor
+from emocap.training.layers import layers_of, parts_beside
 
-__all__ = ["build_student", "build_teacher"]
+__all__ = ["build_student", "build_teacher", "check_max_length"]
 
 
 def build_teacher(
@@ -27,7 +28,9 @@ def build_teacher(
 ) -> tuple[EmocapTeacherForMultiLabelClassification, EmocapProcessor, set[str]]:
     """The teacher of a table's emotions and region features, its processor and the names of its new parameters."""
     start = model_args.model_name_or_path
+    source = AutoConfig.from_pretrained(start)
     extractor = model_args.region_extractor and find_extractor(model_args.region_extractor)
+    processor = build_processor(start, extractor or getattr(source, "region_extractor", None))
     overrides: dict[str, Any] = label_fields(label_names(table))
     if model_args.pooling:
         overrides["pooling"] = model_args.pooling
@@ -43,35 +46,62 @@ def build_teacher(
         start, reinit_visual_projection=model_args.reinit_visual_projection, **overrides
     )
     fresh = {f"classifier.{name}" for name, _ in model.classifier.named_parameters()}
-    saw_no_photos = AutoConfig.from_pretrained(start).model_type == "bert" or model.config.modalities == "text"
+    saw_no_photos = source.model_type not in ("visual_bert", "emocap_teacher") or model.config.modalities == "text"
     if saw_no_photos or model_args.reinit_visual_projection:
-        projection = "visual_bert.embeddings.visual_projection"
-        fresh |= {f"{projection}.{name}" for name, _ in model.get_submodule(projection).named_parameters()}
+        own = {id(values) for values in model.region_part.parameters()}
+        fresh |= {name for name, values in model.named_parameters() if id(values) in own}
         if "region_features" in table.features:
             model.region_normalizer.fit(sample_regions(table))
     if model_args.freeze_body:
-        model.visual_bert.requires_grad_(False)
+        model.requires_grad_(False)
+        model.classifier.requires_grad_(True)
     if model_args.freeze_layers is not None:
         freeze_layers(model, model_args.freeze_layers)
-    return model, build_processor(start, model.config.region_extractor), fresh
+    return model, processor, fresh
 
 
 def freeze_layers(model: EmocapTeacherForMultiLabelClassification, number: int) -> None:
-    """Freezes what the words pass first: their embeddings and so many layers. The visual embeddings train."""
-    body = model.visual_bert
-    if number > len(body.encoder.layer):
-        raise ValueError(f"--freeze_layers is {number}, but the body has {len(body.encoder.layer)} layers.")
-    embeddings = body.embeddings
-    own = (embeddings.word_embeddings, embeddings.position_embeddings, embeddings.token_type_embeddings)
-    for part in (*own, embeddings.LayerNorm, *body.encoder.layer[:number]):
+    """Freezes what the words pass first: their embeddings, with what all layers share, and so many layers. The visual
+    embeddings train."""
+    layers = layers_of(model.body)
+    if number > len(layers):
+        raise ValueError(f"--freeze_layers is {number}, but the body has {len(layers)} layers.")
+    for part in (*parts_beside(model.body), *layers[:number]):
         part.requires_grad_(False)
+    for name, values in model.named_parameters():
+        if name.startswith("visual_bert.embeddings.visual_"):
+            values.requires_grad_(True)
+
+
+def check_max_length(start: str, max_length: int) -> None:
+    """Refuses captions of more tokens than a checkpoint's body has positions.
+
+    Raises:
+        ValueError: names both numbers.
+    """
+    config = AutoConfig.from_pretrained(start)
+    with torch.device("meta"):
+        body = AutoModel.from_config(config)
+    tables = [module for name, module in body.named_modules() if name.split(".")[-1] == "position_embeddings"]
+    limit = getattr(config, "max_position_embeddings", None)
+    if tables:  # those of RoBERTa and its kin begin after the padding's
+        limit = tables[0].num_embeddings - (0 if tables[0].padding_idx is None else tables[0].padding_idx + 1)
+    if limit is not None and 0 < limit < max_length:
+        raise ValueError(f"--max_length is {max_length}, but '{start}' has positions for {limit} tokens.")
 
 
 def build_processor(start: str, region_extractor: str | None) -> EmocapProcessor:
-    """The teacher's processor: an emocap checkpoint's own knows the extractor that lies inside it."""
+    """The teacher's processor: an emocap checkpoint's own knows the extractor that lies inside it.
+
+    Raises:
+        ValueError: a tokenizer that does not pad.
+    """
     if AutoConfig.from_pretrained(start).model_type == "emocap_teacher":
         return EmocapProcessor.from_pretrained(start, region_extractor=region_extractor)
-    return EmocapProcessor(AutoTokenizer.from_pretrained(start), region_extractor=region_extractor)
+    tokenizer = AutoTokenizer.from_pretrained(start)
+    if tokenizer.pad_token_id is None:
+        raise ValueError(f"The tokenizer of '{start}' has no padding token, which captions of differing length need.")
+    return EmocapProcessor(tokenizer, region_extractor=region_extractor)
 
 
 def build_student(

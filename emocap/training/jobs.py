@@ -33,7 +33,7 @@ from emocap.models import EmocapProcessor
 from emocap.records import PATH_KEYS, Result, write_metrics
 from emocap.regions.bundling import bundle_extractor
 from emocap.training.augmentation import CroppedPhotos
-from emocap.training.build import build_student, build_teacher
+from emocap.training.build import build_student, build_teacher, check_max_length
 from emocap.training.heads import start_at_prior
 from emocap.training.rows import TrainingRows, read_rows
 from emocap.training.sampling import MixedPairs, PairSampler, rows_of_labels
@@ -70,6 +70,8 @@ def train(
     best = (training_args.metric_for_best_model or "loss").removeprefix("eval_")
     if best != "loss":
         check_metric(best, "--metric_for_best_model", has_votes=rows.truths["validation"].votes is not None)
+    if data_args.max_length is not None and (reader := reader_of(model_args)):
+        check_max_length(reader, data_args.max_length)
     start = STARTS[kind](model_args, rows, training_args.seed)
     if start.surgery is None:
         return run(start, rows, kind, (data_args, model_args, training_args))
@@ -84,6 +86,13 @@ def train(
     if after["moved"]:
         raise RuntimeError(f"Training moved frozen tensors: {', '.join(after['moved'][:5])}.")
     return result
+
+
+def reader_of(model_args: TeacherArguments | StudentArguments | FinetuneArguments) -> str | None:
+    """The checkpoint whose body will read the captions, None where a new GRU does."""
+    if isinstance(model_args, FinetuneArguments):
+        return model_args.teacher or model_args.student
+    return model_args.model_name_or_path or getattr(model_args, "text_encoder", None)
 
 
 def start_teacher(model_args: TeacherArguments, rows: TrainingRows, seed: int) -> Start:

@@ -17,6 +17,7 @@ from emocap.models import EmocapProcessor, EmocapStudentForMultiLabelClassificat
 from emocap.models.modeling_emocap_teacher import EmocapTeacherForMultiLabelClassification
 from emocap.records import recorded_arguments
 from emocap.training.heads import collapsed_head, head_of, ridge_head, start_at_prior
+from emocap.training.layers import layers_of, parts_beside
 
 __all__ = ["STRATEGIES", "blocks_of", "check_frozen", "check_transfer", "load_source", "transfer_model"]
 
@@ -206,14 +207,15 @@ def check_frozen(model: nn.Module, surgery: dict[str, Any]) -> dict[str, Any]:
 def blocks_of(model: nn.Module) -> Iterator[list[nn.Module]]:
     """The blocks below the head, from the input: what `num_layers` counts, beside the head itself.
 
-    Teacher: embeddings, each encoder layer, the pooler (where it has one). Student: word embeddings, GRU, each
-    convolution stage, fc1; with a BERT its embeddings and each of its layers, with a ResNet its stem and each of its
-    four groups of blocks.
+    Teacher: embeddings (with what all layers share), each encoder layer, the pooler (where it has one). Student: word
+    embeddings, GRU, each convolution stage, fc1; with a BERT its embeddings and each of its layers, with a ResNet its
+    stem and each of its four groups of blocks.
     """
     if isinstance(model, EmocapTeacherForMultiLabelClassification):
-        body = model.visual_bert
-        yield [body.embeddings, model.region_normalizer]
-        for layer in body.encoder.layer:
+        body = model.body
+        beside = [] if model.config.text_config is None else [model.region_embeddings]
+        yield [*parts_beside(body), *beside, model.region_normalizer]
+        for layer in layers_of(body):
             yield [layer]
         if body.pooler is not None:
             yield [body.pooler]

@@ -2,8 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
-from emocap.training.frozen import PooledPairs, only_head_trains
+from emocap.training.frozen import PairsWithStates, PooledPairs, frozen_layers, only_head_trains, skipped_layers
 from emocap.training.sampling import PairSampler
 from emocap.training.weight_decay import parameter_groups
 
@@ -68,15 +69,21 @@ class EpochOfSampler(TrainerCallback):
 
 @contextmanager
 def frozen_outputs(trainer: EmocapTrainer) -> Iterator[None]:
-    """Inside, training and evaluation read a frozen body's outputs, computed once, where the head alone learns."""
-    args, scratch = trainer.args, Path(trainer.args.output_dir) / ".pooled_outputs"
+    """Inside, training and evaluation read what frozen parts give, computed once: where the head alone learns what the
+    body gives, else, where the first layers are frozen, what these give."""
+    args, model, scratch = trainer.args, trainer.model, Path(trainer.args.output_dir) / ".frozen_outputs"
+    is_head_alone = only_head_trains(model)
+    number = 0 if is_head_alone or args.n_gpu > 1 else frozen_layers(model)
+    if not (args.cache_frozen_outputs and (is_head_alone or number)):
+        yield
+        return
+    store: Callable = PooledPairs if is_head_alone else partial(PairsWithStates, number=number)
     try:
-        if args.cache_frozen_outputs and only_head_trains(trainer.model):
+        with skipped_layers(model, number) if number else nullcontext():
             for name in ("train_dataset", "eval_dataset"):
                 pairs, autocast = getattr(trainer, name), trainer.accelerator.autocast
-                pooled = PooledPairs(trainer.model, pairs, scratch / name, args.eval_batch_size, autocast)
-                setattr(trainer, name, pooled)
-        yield
+                setattr(trainer, name, store(model, pairs, scratch / name, args.eval_batch_size, autocast))
+            yield
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
-from transformers import AutoModel, BertModel, DistilBertConfig, DistilBertModel, VisualBertModel
+from transformers import AutoModel, BertModel, CLIPConfig, T5Config, VisualBertModel, ViTConfig
 
-from emocap.models import EmocapTeacherConfig, EmocapTeacherForMultiLabelClassification
+from emocap.models import EmocapStudentConfig, EmocapTeacherConfig, EmocapTeacherForMultiLabelClassification
 from emocap.models.modeling_emocap_teacher import RegionNormalizer
 
 NAMES = ["joy", "anger", "awe"]
@@ -218,11 +218,12 @@ def test_wrong_width_names_both_and_the_flag(tiny_body):
         from_body(tiny_body, visual_embedding_dim=24)
 
 
-def test_another_family_is_refused(tmp_path):
-    DistilBertModel(DistilBertConfig(dim=16, n_layers=1, n_heads=2, hidden_dim=16, vocab_size=30)).save_pretrained(
-        tmp_path
-    )
-    with pytest.raises(ValueError, match=f"{re.escape(str(tmp_path))}.*'distilbert'.*'visual_bert', 'bert'"):
+@pytest.mark.parametrize("config", [T5Config(), ViTConfig(), CLIPConfig(), EmocapStudentConfig()])
+def test_another_family_is_refused_before_any_weight_is_looked_for(tmp_path, config):
+    config.save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=f"'{config.model_type}' .*{re.escape(str(tmp_path))}.* encoder of text alone"
+    ):
         from_body(str(tmp_path))
 
 

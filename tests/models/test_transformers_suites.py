@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from transformers import BertTokenizerFast
+from transformers import BertTokenizerFast, RobertaConfig
 
 from emocap.models import (
     BottomUpConfig,
@@ -109,6 +109,19 @@ class TeacherTester(Tester):
         }
 
 
+class TextTeacherTester(TeacherTester):
+    key_length = encoder_seq_length = Tester.seq_length  # regions pass no layer
+
+    def get_config(self) -> EmocapTeacherConfig:
+        words = RobertaConfig(
+            vocab_size=VOCAB_SIZE, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=37,
+            max_position_embeddings=40, type_vocab_size=1,
+        )  # fmt: skip
+        return EmocapTeacherConfig(
+            text_config=words, fusion="late", pooling="mean", visual_embedding_dim=16, num_labels=5
+        )
+
+
 class StudentTester(Tester):
     hidden_size = 16
     expected_num_hidden_layers, encoder_seq_length = 3, Tester.batch_size  # GRU, CNN and fc1: a vector a pair each
@@ -190,6 +203,12 @@ class ModelSuite(modeling.ModelTesterMixin):
 class TeacherSuite(ModelSuite, unittest.TestCase):
     all_model_classes = (EmocapTeacherForMultiLabelClassification,)
     model_tester_class = TeacherTester
+    test_resize_embeddings = False
+
+
+class TextTeacherSuite(ModelSuite, unittest.TestCase):
+    all_model_classes = (EmocapTeacherForMultiLabelClassification,)
+    model_tester_class = TextTeacherTester
     test_resize_embeddings = False
 
 

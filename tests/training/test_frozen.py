@@ -131,7 +131,7 @@ def test_training_from_cached_outputs_ends_like_the_plain_way(start, tmp_path, t
     first, head = load_file(Path(start(name)) / "model.safetensors"), "fc2" if kind == "student" else "classifier"
     for tensor in first:
         assert torch.equal(other[tensor], first[tensor]) != tensor.startswith(head), tensor
-    assert not (tmp_path / "cached" / ".pooled_outputs").exists()
+    assert not (tmp_path / "cached" / ".frozen_outputs").exists()
     files = [{path.name for path in (tmp_path / way).iterdir()} for way in ("plain", "cached")]
     assert files[0] == files[1]
     captions = {split: sum(max(len(own), 1) for own in table["captions"][:])
