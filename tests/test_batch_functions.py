@@ -28,6 +28,7 @@ from emocap.models import EmocapProcessor, EmocapRegionExtractor
 from emocap.pseudo_labels.labelling import label_tables, score_columns
 from emocap.regions.extraction import SCENES_DETECTOR, extract_regions
 from tests.conftest import fresh_rng
+from tests.test_readme import FUNCTIONS
 
 KINDS = ("regions", "teacher", "student")
 SCORES = ["emotion_scores", "caption_disagreement", "caption_scores"]
@@ -382,3 +383,19 @@ def test_a_forked_worker_does_not_wait_for_threads_that_it_has_not(tiny_teacher)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
+
+
+def test_the_readmes_maps_run(tmp_path, table, tiny_teacher):
+    table.to_parquet(tmp_path / "pairs.parquet")
+    code = FUNCTIONS.partition("import ray")[0]
+    for written, own in (
+        ('"me/extractor"', '"scenes"'),
+        ('"me/teacher"', repr(tiny_teacher)),
+        ('"me/pairs"', f'"parquet", data_files={str(tmp_path / "pairs.parquet")!r}'),
+    ):
+        assert written in code
+        code = code.replace(written, own)
+    names = {"table": table}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["table"]["num_regions"][:] == [row["num_regions"] for row in names["stream"]]
+    assert sum(names["table"]["num_regions"]) > 0

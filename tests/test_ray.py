@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from datasets import DatasetDict
+from datasets import DatasetDict, Features, load_dataset
 
 from emocap import PseudoLabels, RegionFeatures
 from emocap.pseudo_labels.labelling import label_tables
 from emocap.regions.extraction import extract_regions
+from tests.test_readme import FUNCTIONS
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install emocap[ray]")
 pytest.importorskip("ray.data", reason="Ray Data does not go with what is installed here", exc_type=ImportError)
@@ -99,3 +100,21 @@ def test_scores_are_the_jobs_bytes(tmp_path, halves, tiny_teacher):
     found = rows_of(arrow, [*columns, "image_id"]).combine_chunks()
     assert found.equals(written(job, [*columns, "image_id"]))
     same_values(blocks_of(halves).map_batches(labels, batch_format="numpy", batch_size=None), written(job, columns))
+
+
+def test_the_readmes_lines_run(tmp_path, halves, tiny_teacher):
+    code = "import ray" + FUNCTIONS.partition("import ray")[2]
+    for written, own in (
+        ("repartition(200)", "repartition(2)"),
+        ("size=8", "size=1"),
+        ('"num_gpus": 1, ', ""),
+        ('"me/teacher"', repr(tiny_teacher)),
+        ("/shared/scored", str(tmp_path / "scored")),
+    ):
+        assert written in code
+        code = code.replace(written, own)
+    names = {"table": halves["train"], "labels": PseudoLabels(tiny_teacher), "Features": Features}
+    names["load_dataset"] = load_dataset
+    exec(compile(code, "README.md", "exec"), names)
+    assert sorted(names["scored"]["image_id"]) == sorted(halves["train"]["image_id"])
+    assert names["scored"].features == names["features"]

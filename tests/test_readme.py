@@ -10,6 +10,8 @@ from PIL import Image
 
 README = Path(__file__).parents[1] / "README.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+FUNCTIONS = BLOCKS.pop(next(place for place, block in enumerate(BLOCKS) if "PseudoLabels(" in block))
+"""The block on functions of a batch, see tests/test_batch_functions.py and tests/test_ray.py."""
 JOB = BLOCKS.pop(next(place for place, block in enumerate(BLOCKS) if "emocap.train_teacher(" in block))
 TINY = {
     r"num_target=\d+": "num_target=60",

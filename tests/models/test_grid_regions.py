@@ -59,8 +59,8 @@ from transformers import (
 from emocap.cards.components import extractor_card
 from emocap.cards.public_names import PublicNames
 from emocap.cli import main
+from emocap.data.batches import weights_hash
 from emocap.data.schema import pair_features
-from emocap.data.shards import weights_hash
 from emocap.data.storage import load_table
 from emocap.hub.publishing import publish
 from emocap.models import EmocapGridConfig, EmocapGridExtractor
