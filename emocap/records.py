@@ -61,6 +61,7 @@ CONTROLS = {
     "tfidf": "TF-IDF of words and pairs of words, logistic regression",
     "lexicon": "NRC's and VADER's word lists, logistic regression",
     "encoder": "the body that training starts from, frozen, its best layers side by side, logistic regression",
+    "committee": "all seeds' models together, by the mean of their logits",
     "merged": "the model, near-synonyms as one emotion",
     "merged_prior": "the prior, near-synonyms as one emotion",
 }

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 import yaml
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
@@ -68,7 +69,8 @@ def cross_validate(own: CrossValidationArguments, flags: list[str]) -> Result:
         What `OUTPUT_DIR/metrics.json` holds: means over the folds, 95 % bootstrap intervals (images, or groups, drawn
         anew within each fold), the controls' under `prior/`, `tfidf/`, `lexicon/`, `encoder/`, each with by how much
         the teacher is ahead (`map_macro_gain`, `lrap_gain`, `bce_gain`) and the paired intervals, and
-        `chance/map_macro`. `settings.json` has every setting's validation scores, `preset.yaml` the setting chosen
+        `chance/map_macro`; under `committee/` those of all seeds' models, and of `--together`'s, by the mean of their
+        logits. `settings.json` has every setting's validation scores, `preset.yaml` the setting chosen
         most often.
     """
     check_scikit_learn()
@@ -79,12 +81,14 @@ def cross_validate(own: CrossValidationArguments, flags: list[str]) -> Result:
     output, table = Path(options[0]["output_dir"]), labelled_rows(load_table(options[0]["dataset"]))
     check_metric(own.choose_by, "--choose_by", has_votes=known_votes(table) is not None)
     folds = make_folds(table, own.num_folds)
-    remember_plan(output, own.but() | {"flags": flags})
+    others = [check_finished(Path(folder), own.num_folds) for folder in own.together]
+    remember_plan(output, own.but("together") | {"flags": flags})
     finished = []
     for fold in range(own.num_folds):
         tables = fold_tables(table, folds, fold)
         finished.append(run_fold(output / f"fold{fold}", tables, settings, options, own))
         print(f"fold {fold}: {json.dumps(finished[-1].chosen)}", flush=True)
+    finished = [with_committee(fold, number, others) for number, fold in enumerate(finished)]
     metrics = summarise(finished, truth_column(table))
     write_json(output / "metrics.json", metrics)
     write_choice(output, finished, settings, flags)
@@ -177,6 +181,36 @@ def run_fold(
         for run in itertools.chain.from_iterable(runs[:best] + runs[best + 1 :]):
             Path(run, "model.safetensors").unlink(missing_ok=True)
     return Fold(json.loads((folder / "chosen.json").read_text("utf-8")), test, read_scores(folder / "scores.npz"))
+
+
+def check_finished(folder: Path, num_folds: int) -> Path:
+    """A folder of another cross-validation, of as many folds.
+
+    Raises:
+        ValueError: it is none, or is not finished.
+    """
+    plan = folder / "plan.json"
+    if not plan.is_file() or not (folder / "metrics.json").is_file():
+        raise ValueError(f"--together '{folder}' holds no finished cross-validation.")
+    if (found := json.loads(plan.read_text("utf-8"))["num_folds"]) != num_folds:
+        raise ValueError(f"--together '{folder}' has {found} folds, this run {num_folds}: its models saw other rows.")
+    return folder
+
+
+def with_committee(fold: Fold, number: int, others: list[Path]) -> Fold:
+    """The fold with `committee` among its scores, where it has more than one model: the mean of the logits of all
+    seeds' models, and of those of the other cross-validations."""
+    members = [own for name, own in fold.scores.items() if name.startswith("seed")]
+    for folder in others:
+        scores = read_scores(folder / f"fold{number}" / "scores.npz")
+        if not np.array_equal(scores["prior"][0], fold.scores["prior"][0]):
+            raise ValueError(f"--together '{folder}' was trained on other rows or labels than this run.")
+        members += [own for name, own in scores.items() if name.startswith("seed")]
+    if len(members) < 2:
+        return fold
+    logits = np.mean([torch.logit(torch.from_numpy(own).double(), eps=1e-12).numpy() for own, _ in members], axis=0)
+    together = np.exp(-np.logaddexp(0.0, -logits)), np.mean([thresholds for _, thresholds in members], axis=0)
+    return fold._replace(scores=fold.scores | {"committee": together})
 
 
 def best_of(values: list[float], metric: str) -> int:

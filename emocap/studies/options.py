@@ -96,3 +96,9 @@ class CrossValidationArguments(Options):
     )
     num_seeds: Count = option("Models a fold and setting.", 1)
     choose_by: str = option("Metric on validation rows.", "map_macro")
+    together: list[str] = option(
+        "Output folders of finished cross-validations of the same rows: their models of a fold answer together with "
+        "this one's, in the figures called committee.",
+        [],
+        metavar="DIR",
+    )

@@ -101,6 +101,37 @@ def test_figures_are_means_over_folds_of_scores_written_once(done, tiny_table_di
     assert metrics["num_examples"] == 101 and metrics["split"] == "3 folds"
 
 
+def test_models_of_two_runs_answer_together_by_the_mean_of_their_logits(done, tiny_table_dir, tmp_path):
+    out, flags, _ = done
+    plain = [flag for flag in flags if flag not in ("--vary", "learning_rate=1e-9,5e-3")]
+    again = [*plain[:-1], str(tmp_path / "again"), "--num_seeds", "2", "--together", str(out)]
+    main(again)
+    metrics = json.loads((tmp_path / "again" / "metrics.json").read_text())
+    table = cross_validation.labelled_rows(load_table(tiny_table_dir))
+    folds, labels = np.array([fold_of(image, 3) for image in table["image_id"][:]]), label_matrix(table, "labels")
+    measured = []
+    for fold in range(3):
+        answers = []
+        for folder, seeds in ((out, ("seed0",)), (tmp_path / "again", ("seed0", "seed1"))):
+            with np.load(folder / f"fold{fold}" / "scores.npz") as scores:
+                answers += [scores[f"{seed}/probabilities"].astype(np.float64) for seed in seeds]
+        logits = sum(np.log(own / (1 - own)) for own in answers) / 3
+        measured.append(compute_metrics(1 / (1 + np.exp(-logits)), labels[folds == fold]))
+    for key in ("map_macro", "lrap", "bce"):
+        assert metrics[f"committee/{key}"] == pytest.approx(np.mean([own[key] for own in measured])), key
+    assert "committee/map_macro" not in json.loads((out / "metrics.json").read_text()), "one model is no committee"
+
+
+@pytest.mark.parametrize("folds, message", [("3", "holds no finished"), ("2", "has 3 folds, this run 2")])
+def test_another_run_has_to_be_finished_and_of_the_same_folds(done, tmp_path, capsys, folds, message):
+    out, flags, _ = done
+    (tmp_path / "begun").mkdir()
+    other = str(tmp_path / "begun" if folds == "3" else out)
+    with pytest.raises(SystemExit):
+        main([*flags[:-1], str(tmp_path / "new"), "--num_folds", folds, "--together", other])
+    assert message in capsys.readouterr().err and not (tmp_path / "new").exists()
+
+
 def test_a_finished_fold_is_not_trained_again_and_other_settings_are_refused(done, monkeypatch, capsys):
     out, flags, _ = done
     before = (out / "metrics.json").read_text()
