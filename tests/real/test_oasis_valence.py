@@ -19,6 +19,8 @@ pytestmark = [pytest.mark.real_data, pytest.mark.timeout(5400)]  # training take
 FOLDS = 5
 SEEDS = int(os.environ.get("EMOCAP_TEST_SEEDS", "1"))
 """Trainings a fold; README's figures are the means of three."""
+ENCODER = os.environ.get("EMOCAP_TEST_ENCODER")
+"""Another text encoder than MiniLM, by its folder or Hub id."""
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +37,8 @@ def caption_teacher(real_data, minilm, quick, tmp_path_factory) -> str:
     """A teacher of Socratis captions: what it read in them, it brings to OASIS."""
     folder = tmp_path_factory.mktemp("socratis")
     main(["data", "socratis", f"{real_data}/socratis/cleaned.csv", "--output_dir", f"{folder}/table"])
-    flags = ["--dataset", f"{folder}/table", "--model_name_or_path", minilm, "--output_dir", f"{folder}/teacher"]
-    main(["train-teacher", "socratis_text_teacher", *flags, *quick])
+    flags = ["--dataset", f"{folder}/table", "--model_name_or_path", ENCODER or minilm]
+    main(["train-teacher", "socratis_text_teacher", *flags, "--output_dir", f"{folder}/teacher", *quick])
     return f"{folder}/teacher"
 
 
