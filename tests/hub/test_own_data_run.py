@@ -89,4 +89,4 @@ def test_own_emotions_become_a_published_teacher(tmp_path, monkeypatch, new_name
     with torch.inference_mode():
         logits = model(**processor(images="album/photos/01.jpg", text="a dog at the house")).logits[0]
     probabilities = (logits / (model.config.temperature or 1)).sigmoid().sort(descending=True).values
-    assert [row["score"] for row in rows] == pytest.approx(probabilities.tolist(), abs=1e-4), "printed with four digits"
+    assert [row["score"] for row in rows] == pytest.approx(probabilities.tolist(), abs=1e-4), "four digits are printed"
