@@ -12,7 +12,15 @@ from transformers.dynamic_module_utils import get_relative_imports
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import cached_file, logging
 
-__all__ = ["LOSSES", "CodeCarryingConfig", "ShippedPipelines", "check_loss", "keep_frozen_in_eval", "multi_label_loss"]
+__all__ = [
+    "LOSSES",
+    "CodeCarryingConfig",
+    "RegionNormalizer",
+    "ShippedPipelines",
+    "check_loss",
+    "keep_frozen_in_eval",
+    "multi_label_loss",
+]
 
 logger = logging.get_logger(__name__)
 
@@ -108,6 +116,29 @@ def keep_frozen_in_eval(module: nn.Module) -> None:
             child.eval()
         else:
             keep_frozen_in_eval(child)
+
+
+class RegionNormalizer(nn.Module):
+    """Shifts and scales region features: `(x - shift) * scale`. The identity until `fit` is called."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.shift = nn.Buffer(torch.zeros(dim))
+        self.scale = nn.Buffer(torch.ones(dim))
+
+    @torch.no_grad()
+    def fit(self, features: torch.Tensor, target_std: float = 0.1) -> None:
+        """Sets shift and scale so that `features` (n, dim) come out with mean 0 and standard deviation `target_std`.
+
+        A fresh visual projection learns from features of any detector, whatever their range. Columns that do not vary
+        come out as 0.
+        """
+        mean, std = features.double().mean(0), features.double().std(0)
+        self.shift.copy_(mean)
+        self.scale.copy_(torch.where(std > 1e-6, target_std / std.clamp_min(1e-6), 0.0))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return (features.to(self.scale.dtype) - self.shift) * self.scale
 
 
 LOSSES = ("bce", "asl", "db")
