@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from emocap.pseudo_labels.selection import select_pseudo_labels
     from emocap.records import Result
     from emocap.scenes.corpus import load_scenes
-    from emocap.steps import evaluate, finetune, label, train_student, train_teacher
+    from emocap.steps import evaluate, finetune, label, train_captioner, train_student, train_teacher
 
 __version__ = "0.1.0"
 
@@ -63,6 +63,7 @@ __all__ = [
     "load_scenes",
     "load_socratis",
     "select_pseudo_labels",
+    "train_captioner",
     "train_student",
     "train_teacher",
 ]
@@ -77,6 +78,7 @@ HOMES = {
     "load_scenes": "emocap.scenes.corpus",
     "load_socratis": "emocap.data.socratis",
     "select_pseudo_labels": "emocap.pseudo_labels.selection",
+    "train_captioner": "emocap.steps",
     "train_student": "emocap.steps",
     "train_teacher": "emocap.steps",
 }

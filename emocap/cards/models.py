@@ -11,10 +11,13 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData, constants
 from safetensors import safe_open
 
 from emocap.arguments import (
+    CaptionArguments,
+    CaptionerArguments,
     DataArguments,
     FinetuneArguments,
     StudentArguments,
     TeacherArguments,
+    captioner_parser,
     finetune_parser,
     student_parser,
     teacher_parser,
@@ -110,6 +113,10 @@ def model_card(
         license: what the card names; by default what the run was told, or that of its training data, or none.
     """
     names = names or PublicNames()
+    if read_json(folder / ARGUMENTS_FILE)["kind"] == "captioner":
+        from emocap.cards.captioner import captioner_card
+
+        return captioner_card(folder, repo_id, names, license)
     result, config, arguments = Result.read(folder), *map(read_json, (folder / "config.json", folder / ARGUMENTS_FILE))
     processor = read_json(folder / "processor_config.json") if (folder / "processor_config.json").is_file() else {}
     repo_id, modalities = repo_id or folder.name, config.get("modalities")
@@ -321,13 +328,14 @@ def training_table(arguments: dict) -> Markdown:
 
 def run_command(arguments: dict, names: PublicNames) -> Markdown:
     """The command of the run: every option that says what is trained on what, and is not at its default."""
-    command, parser, job = {
-        "teacher": ("train-teacher", teacher_parser, TeacherArguments),
-        "student": ("train-student", student_parser, StudentArguments),
-        "finetuned": ("finetune", finetune_parser, FinetuneArguments),
+    command, parser, *groups = {
+        "captioner": ("train-captioner", captioner_parser, CaptionArguments, CaptionerArguments),
+        "teacher": ("train-teacher", teacher_parser, DataArguments, TeacherArguments),
+        "student": ("train-student", student_parser, DataArguments, StudentArguments),
+        "finetuned": ("finetune", finetune_parser, DataArguments, FinetuneArguments),
     }[arguments["kind"]]
     defaults, words = parser(), ["emocap", command]
-    own = [field.name for group in (DataArguments, job) for field in fields(group)]
+    own = [field.name for group in groups for field in fields(group)]
     for key in (*own, *TRAINING_KEYS, "output_dir"):
         value = arguments.get(key)
         if value is not None and value != defaults.get_default(key):

@@ -34,7 +34,7 @@ class EmocapCaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
     main_input_name = "input_ids"
     base_model_prefix = ""
     supports_gradient_checkpointing = True
-    accepts_loss_kwargs = False  # the loss is a mean: Trainer has to divide by the accumulation steps itself
+    accepts_loss_kwargs = True  # num_items_in_batch: accumulated batches have one mean over all their words
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -98,7 +98,7 @@ class EmocapCaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 **fields,
             )
         )
-        model.language_model.load_state_dict(language_model.state_dict())
+        model.language_model = language_model
         nn.init.constant_(model.soft_projection[-1].weight, model.get_input_embeddings().weight.std().item())
         generation = model.generation_config
         generation.bos_token_id, generation.eos_token_id = tokenizer.bos_token_id, processor.end_token_id
@@ -138,6 +138,7 @@ class EmocapCaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         guidance_scale: float | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs,
     ) -> CausalLMOutputWithPast:
@@ -157,6 +158,7 @@ class EmocapCaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 mask and the positions.
             labels: int64 `(batch, tokens)`, -100 where nothing is learned.
             guidance_scale: see the class; None: 1. Hidden states and attentions then have twice the rows.
+            num_items_in_batch: words that the loss is a mean over; None: those of the batch.
             logits_to_keep, **kwargs: what language models take.
 
         Returns:
@@ -185,11 +187,15 @@ class EmocapCaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds, attention_mask=attention_mask, logits_to_keep=logits_to_keep, **kwargs
         )
         if labels is not None:
-            smoothing = self.config.label_smoothing if self.training else 0.0
-            output["loss"] = F.cross_entropy(
-                output.logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), label_smoothing=smoothing
-            )
+            output["loss"] = self.loss(output.logits, labels, num_items_in_batch)
         return output
+
+    def loss(self, logits, labels, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
+        smoothing = self.config.label_smoothing if self.training else 0.0
+        reduction = "mean" if num_items_in_batch is None else "sum"
+        told, words = logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten()
+        loss = F.cross_entropy(told, words, reduction=reduction, label_smoothing=smoothing)
+        return loss if num_items_in_batch is None else loss / num_items_in_batch
 
     def guided(self, scale: float, *inputs: torch.Tensor | None, **kwargs) -> CausalLMOutputWithPast:
         """Output whose logits are guided log-probabilities, from rows with their wish and, below them, without."""

@@ -19,7 +19,7 @@ from emocap.models import (
 )
 from emocap.regions.bundling import find_extractor
 
-__all__ = ["build_student", "build_teacher"]
+__all__ = ["build_student", "build_teacher", "label_fields", "sample_regions"]
 
 
 def build_teacher(

@@ -32,14 +32,16 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", bos_token="<|endoftext|>")
 
 
-def save_language_model(folder: Path, family: str) -> str:
+def save_language_model(folder: Path, family: str, initializer_range: float = 0.3) -> str:
     """Folder of a tiny random language model of a family, with its tokenizer."""
     from transformers import AutoModelForCausalLM
 
     tokenizer = byte_tokenizer() if family == "gpt2" else make_tokenizer()
     end = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
     ids = {"vocab_size": len(tokenizer), "bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
-    AutoModelForCausalLM.from_config(FAMILIES[family](initializer_range=0.3, **ids)).save_pretrained(folder)
+    AutoModelForCausalLM.from_config(FAMILIES[family](initializer_range=initializer_range, **ids)).save_pretrained(
+        folder
+    )
     tokenizer.save_pretrained(folder)
     return str(folder)
 
