@@ -181,9 +181,9 @@ class Result(Mapping[str, Any]):
 
     def processor(self) -> "EmocapProcessor":
         """What prepares pairs for the model."""
-        from emocap.models import EmocapProcessor
+        from transformers import AutoProcessor
 
-        return EmocapProcessor.from_pretrained(os.fspath(self))
+        return AutoProcessor.from_pretrained(os.fspath(self))
 
 
 def finite(value: object) -> float | None:

@@ -14,7 +14,7 @@ class Caption(Options):
     model: str = positional("MODEL", "folder or Hub id of a captioner")
     image: str = required("a photo, or a folder of photos", metavar="FILE_OR_DIR")
     emotion: list[str] | None = option(
-        "what the captions shall raise; a weight of 1 is as much as 2 % of the training captions exceed (without: no "
+        "what the captions shall raise; a weight of 1 is as much as 2 %% of the training captions exceed (without: no "
         "wish)",
         action="extend",
         metavar="NAME[=WEIGHT]",

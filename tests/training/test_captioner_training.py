@@ -16,6 +16,7 @@ from emocap.data.captions import CaptionDataset, caption_scores
 from emocap.data.schema import pair_features, region_columns
 from emocap.data.storage import load_table
 from emocap.models import EmocapCaptionerForConditionalGeneration, EmocapCaptionerProcessor
+from emocap.steps import evaluate
 from emocap.training.wishes import DrawnWishes, draw_wishes, wish_statistics
 from tests.conftest import EMOTIONS, NUM_REGIONS, REGION_DIM, WORDS
 from tests.models.captioner import save_language_model
@@ -267,7 +268,7 @@ def test_bad_options_are_told(job, tmp_path, capsys, flags, told):
     assert stop.value.code == 2 and told in capsys.readouterr().err
 
 
-def test_bad_tables_are_told(job, tmp_path, capsys, captioned, tiny_table_dir, tiny_teacher):
+def test_bad_tables_are_told(job, tmp_path, capsys, captioned, tiny_table_dir, tiny_teacher, tiny_bert):
     def refused(tables: DatasetDict | str, *flags: str) -> str:
         if not isinstance(tables, str):
             folder = str(tmp_path / f"table{len(list(tmp_path.iterdir()))}")
@@ -286,8 +287,11 @@ def test_bad_tables_are_told(job, tmp_path, capsys, captioned, tiny_table_dir, t
     mute = tables["train"].map(lambda row: {"captions": [], "caption_scores": []}, features=tables["train"].features)
     assert "no caption to learn from" in refused(DatasetDict({**tables, "train": mute}))
     assert "'emocap_teacher' checkpoint; expected a causal" in refused(captioned, "--model_name_or_path", tiny_teacher)
+    assert "'bert' checkpoint; expected a causal" in refused(captioned, "--model_name_or_path", tiny_bert)
     main([*job, "--output_dir", str(tmp_path / "captioner"), "--num_train_epochs", "1"])
     capsys.readouterr()
+    with pytest.raises(ValueError, match="'emocap_captioner' checkpoint; expected an emocap teacher or student"):
+        evaluate(str(tmp_path / "captioner"), captioned)
     renamed = DatasetDict()
     for name, table in tables.items():
         own = table.features.copy()
