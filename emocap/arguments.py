@@ -195,7 +195,8 @@ class CaptionerArguments(Options):
     )
     language_model: Literal["trained", "lora", "frozen"] = option(
         "trained: the whole language model trains; lora: adapters of low rank (Hu et al. 2021), merged into its "
-        "weights at the end, for which the extra 'lora' is needed; frozen: only what reads regions and wishes.",
+        "weights at the end, for which the extra 'lora' is needed (a checkpoint on the way holds them apart: a run "
+        "goes on from it, and nothing else reads it); frozen: only what reads regions and wishes.",
         "trained",
     )
     lora_rank: Count = option("Rank of the adapters.", 16)

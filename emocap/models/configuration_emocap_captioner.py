@@ -25,7 +25,7 @@ class EmocapCaptionerConfig(CodeCarryingConfig, PreTrainedConfig):
             `(logit - mean) / std`. None before any training.
         wish_high: the level that a weight of 1 means, an entry an emotion: the 98th percentile over those captions.
         region_extractor: folder or Hub id of the extractor whose features it reads, or None.
-        max_length: tokens of a caption that it learned to write, its end included.
+        caption_length: tokens of a caption that it learned to write, its end included.
         label_smoothing: share of each target that training spreads over the vocabulary, from 0 to below 1.
         initializer_range: standard deviation of new linear layers.
     """
@@ -49,7 +49,7 @@ class EmocapCaptionerConfig(CodeCarryingConfig, PreTrainedConfig):
     wish_std: list[float] | None = None
     wish_high: list[float] | None = None
     region_extractor: str | None = None
-    max_length: int = 32
+    caption_length: int = 32
     label_smoothing: float | int = 0.0
     initializer_range: float = 0.02
 

@@ -103,7 +103,7 @@ class EmocapCaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
         generation = model.generation_config
         generation.bos_token_id, generation.eos_token_id = tokenizer.bos_token_id, processor.end_token_id
         generation.pad_token_id, generation.suppress_tokens = tokenizer.pad_token_id, [processor.image_token_id]
-        generation.max_new_tokens = model.config.max_length
+        generation.max_new_tokens = model.config.caption_length
         return model
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -128,7 +128,7 @@ class EmocapCaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
-        attention_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | dict[str, torch.Tensor] | None = None,
         position_ids: torch.LongTensor | None = None,
         visual_embeds: torch.Tensor | None = None,
         visual_attention_mask: torch.LongTensor | None = None,
@@ -179,7 +179,7 @@ class EmocapCaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
             inputs_embeds = self.embed(
                 input_ids, visual_embeds, visual_attention_mask, region_boxes, wish_levels, wish_mask
             )
-        if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
+        if position_ids is None and isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2:
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp_min(0)[:, -inputs_embeds.shape[1] :]
         if position_ids is not None and "position_ids" in inspect.signature(self.language_model.forward).parameters:
             kwargs["position_ids"] = position_ids
@@ -203,8 +203,7 @@ class EmocapCaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if wish_mask is not None:
             wish_levels = torch.cat([wish_levels, wish_levels])
             wish_mask = torch.cat([wish_mask, torch.zeros_like(wish_mask)])
-        twice = [None if own is None else torch.cat([own, own]) for own in inputs]
-        output = self(*twice, wish_levels, wish_mask, **kwargs)
+        output = self(*map(twice, inputs), wish_levels, wish_mask, **kwargs)
         wished, unwished = output.logits.float().log_softmax(-1).chunk(2)
         output["logits"] = unwished + scale * (wished - unwished)
         return output
@@ -300,6 +299,13 @@ class EmocapCaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
         halves = range(0, rows, len(beam_idx))
         cache.reorder_cache(torch.cat([beam_idx + first for first in halves]))
         return cache
+
+
+def twice(batch):
+    """The rows of a batch and, below them, the same once more; of masks a kind of layer each."""
+    if isinstance(batch, dict):
+        return {kind: twice(mask) for kind, mask in batch.items()}
+    return None if batch is None else torch.cat([batch, batch])
 
 
 class WishEncoder(nn.Module):

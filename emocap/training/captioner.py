@@ -115,7 +115,7 @@ def check_start(
             raise ValueError("--random_weights takes a language model's configuration, but a captioner was given.")
     elif type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or not getattr(config, "is_decoder", True):
         raise ValueError(f"'{start}' is a '{config.model_type}' checkpoint; expected a causal language model.")
-    words = data_args.max_length or (config.max_length if is_captioner else DEFAULT_LENGTH)
+    words = data_args.max_length or (config.caption_length if is_captioner else DEFAULT_LENGTH)
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     if positions is not None and 1 + NUM_REGIONS + words > positions:
         raise ValueError(
@@ -144,7 +144,7 @@ def new_captioner(model_args: CaptionerArguments, data_args: CaptionArguments, s
         soft_hidden_size=model_args.soft_hidden_size,
         num_region_layers=model_args.num_region_layers,
         region_extractor=extractor,
-        max_length=max_length,
+        caption_length=max_length,
     )
     if np.asarray(train.with_format("numpy")["num_regions"][:]).any():
         model.region_normalizer.fit(sample_regions(train), target_std=1.0)
@@ -159,7 +159,7 @@ def continue_captioner(model_args: CaptionerArguments, data_args: CaptionArgumen
         given["region_extractor"] = find_extractor(model_args.region_extractor)
     model = EmocapCaptionerForConditionalGeneration.from_pretrained(start, dtype=torch.float32, **given)
     processor = EmocapCaptionerProcessor.from_pretrained(start, **given)
-    processor.max_length = model.config.max_length = data_args.max_length or processor.max_length
+    processor.max_length = model.config.caption_length = data_args.max_length or processor.max_length
     model.generation_config.max_new_tokens = processor.max_length
     return Start(model, processor, prepare_language_model(model, model_args, set()))
 

@@ -61,7 +61,7 @@ def make_captioner(
         **processing,
     )
     model = EmocapCaptionerForConditionalGeneration.from_language_model(
-        folder, processor, visual_embedding_dim=REGION_DIM, soft_hidden_size=16, num_region_heads=2, max_length=12
+        folder, processor, visual_embedding_dim=REGION_DIM, soft_hidden_size=16, num_region_heads=2, caption_length=12
     ).eval()
     with torch.no_grad():
         model.soft_projection[-1].weight.fill_(1.0)

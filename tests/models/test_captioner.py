@@ -117,6 +117,7 @@ def test_captions_are_the_same_with_cache_and_without_alone_and_in_a_batch(capti
     cached = write(inputs)
     assert (cached != processor.image_token_id).all() and len(cached.unique(dim=0)) > 2
     assert_same_captions(cached, write(inputs, use_cache=False), processor)
+    assert_same_captions(cached, write(inputs, cache_implementation="static"), processor)
     if not how.get("do_sample"):
         times = how.get("num_return_sequences", 1)
         for row in range(4):
@@ -310,6 +311,10 @@ def test_the_pipeline_reads_photos(language_models, tmp_path):
     assert inputs["visual_attention_mask"].sum() > 1
     written = model.generate(**inputs, guidance_scale=2.0)[0]
     assert found["generated_text"] == processor.decode(written, skip_special_tokens=True)
+    both = pipe([photo, photo], text=["", ""], emotions=["sad", ("happy", "angry")])
+    for wish, own in zip(["sad", ("happy", "angry")], both, strict=True):
+        written = model.generate(**processor(images=photo, text="", emotions=wish))[0]
+        assert own["generated_text"] == processor.decode(written, skip_special_tokens=True)
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ def test_what_stands_still_and_what_the_adapters_become(job, tmp_path, language_
     again = tmp_path / "again"
     main([*job, "--model_name_or_path", str(tmp_path / "run"), "--output_dir", str(again), "--max_length", "9"])
     first, second = (json.loads((folder / "config.json").read_text()) for folder in (tmp_path / "run", again))
-    assert first["wish_mean"] == second["wish_mean"] and second["max_length"] == 9
+    assert first["wish_mean"] == second["wish_mean"] and second["caption_length"] == 9
 
 
 @pytest.fixture
