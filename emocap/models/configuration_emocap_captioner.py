@@ -21,8 +21,8 @@ class EmocapCaptionerConfig(CodeCarryingConfig, PreTrainedConfig):
         soft_hidden_size: width in which regions and wishes are read before they are laid among the words.
         num_region_layers: layers in which the regions of a photo attend to each other.
         num_region_heads: attention heads of each.
-        wish_mean, wish_std: of the teacher's logits over the training captions, an entry an emotion: a wish's level is
-            `(logit - mean) / std`. None before any training.
+        wish_mean, wish_spread: mean and standard deviation of the teacher's logits over the training captions, an
+            entry an emotion: the level of an emotion is `(logit - mean) / spread`. None before any training.
         wish_high: the level that a weight of 1 means, an entry an emotion: the 98th percentile over those captions.
         region_extractor: folder or Hub id of the extractor whose features it reads, or None.
         caption_length: tokens of a caption that it learned to write, its end included.
@@ -46,7 +46,7 @@ class EmocapCaptionerConfig(CodeCarryingConfig, PreTrainedConfig):
     num_region_layers: int = 1
     num_region_heads: int = 4
     wish_mean: list[float] | None = None
-    wish_std: list[float] | None = None
+    wish_spread: list[float] | None = None
     wish_high: list[float] | None = None
     region_extractor: str | None = None
     caption_length: int = 32
@@ -65,7 +65,7 @@ class EmocapCaptionerConfig(CodeCarryingConfig, PreTrainedConfig):
                 f"soft_hidden_size is {self.soft_hidden_size}; it must be a multiple of num_region_heads, "
                 f"{self.num_region_heads}."
             )
-        for name in ("wish_mean", "wish_std", "wish_high"):
+        for name in ("wish_mean", "wish_spread", "wish_high"):
             values = getattr(self, name)
             if values is not None and len(values) != self.num_labels:
                 raise ValueError(f"{name} has {len(values)} entries, but there are {self.num_labels} emotions.")

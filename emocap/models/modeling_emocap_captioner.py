@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import can_return_tuple
 
 from .common_emocap import RegionNormalizer, keep_frozen_in_eval
 from .configuration_emocap_captioner import EmocapCaptionerConfig
@@ -125,6 +126,7 @@ class EmocapCaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
             keep_frozen_in_eval(self)
         return self
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -171,9 +173,7 @@ class EmocapCaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         if guidance_scale is not None:
             inputs = (input_ids, attention_mask, position_ids, visual_embeds, visual_attention_mask, region_boxes)
-            return self.guided(
-                guidance_scale, *inputs, wish_levels, wish_mask, logits_to_keep=logits_to_keep, **kwargs
-            )
+            return self.guided(guidance_scale, inputs, wish_levels, wish_mask, logits_to_keep=logits_to_keep, **kwargs)
         if inputs_embeds is None:
             self.check_positions(input_ids)
             inputs_embeds = self.embed(
@@ -197,13 +197,12 @@ class EmocapCaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
         loss = F.cross_entropy(told, words, reduction=reduction, label_smoothing=smoothing)
         return loss if num_items_in_batch is None else loss / num_items_in_batch
 
-    def guided(self, scale: float, *inputs: torch.Tensor | None, **kwargs) -> CausalLMOutputWithPast:
+    def guided(self, scale: float, inputs: tuple, wish_levels, wish_mask, **kwargs) -> CausalLMOutputWithPast:
         """Output whose logits are guided log-probabilities, from rows with their wish and, below them, without."""
-        *inputs, wish_levels, wish_mask = inputs
         if wish_mask is not None:
             wish_levels = torch.cat([wish_levels, wish_levels])
             wish_mask = torch.cat([wish_mask, torch.zeros_like(wish_mask)])
-        output = self(*map(twice, inputs), wish_levels, wish_mask, **kwargs)
+        output = self(*map(twice, inputs), wish_levels, wish_mask, return_dict=True, **kwargs)
         wished, unwished = output.logits.float().log_softmax(-1).chunk(2)
         output["logits"] = unwished + scale * (wished - unwished)
         return output
@@ -277,7 +276,7 @@ class EmocapCaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
             kwargs = {name: own for name, own in kwargs.items() if name not in SOFT_INPUTS}
         return super().prepare_inputs_for_generation(input_ids, *args, is_first_iteration=is_first_iteration, **kwargs)
 
-    def _get_logits_processor(self, generation_config, *args, model_kwargs: dict | None = None, **kwargs):
+    def _get_logits_processor(self, generation_config, *args, model_kwargs: dict, **kwargs):
         """transformers' processors without its guidance, which leaves the photo out and loses its way under beams:
         `forward` guides here.
 

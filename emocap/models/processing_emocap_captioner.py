@@ -34,7 +34,7 @@ class EmocapCaptionerProcessor(EmocapProcessor):
         tokenizer: the language model's. It pads on the left, and gets the entry `<image>` where it has none.
         region_extractor: as in `EmocapProcessor`.
         emotions: names of the emotions, in the order of the captioner's `id2label`.
-        wish_mean, wish_std, wish_high: as in `EmocapCaptionerConfig`.
+        wish_mean, wish_spread, wish_high: as in `EmocapCaptionerConfig`.
         max_length: tokens kept of a caption, its end included.
 
     Raises:
@@ -47,12 +47,12 @@ class EmocapCaptionerProcessor(EmocapProcessor):
         region_extractor: str | None = None,
         emotions: Sequence[str] = (),
         wish_mean: Sequence[float] | None = None,
-        wish_std: Sequence[float] | None = None,
+        wish_spread: Sequence[float] | None = None,
         wish_high: Sequence[float] | None = None,
         **defaults: Any,
     ):
         self.emotions = list(emotions)
-        self.wish_mean, self.wish_std, self.wish_high = wish_mean, wish_std, wish_high
+        self.wish_mean, self.wish_spread, self.wish_high = wish_mean, wish_spread, wish_high
         self.end_token_id = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
         if self.end_token_id is None:
             raise ValueError("The tokenizer has no eos_token, so no caption would end: set one.")
@@ -67,7 +67,7 @@ class EmocapCaptionerProcessor(EmocapProcessor):
     @property
     def wishes(self) -> dict[str, Any]:
         """What the captioner's configuration holds of emotions and wishes."""
-        numbers = {name: getattr(self, name) for name in ("wish_mean", "wish_std", "wish_high")}
+        numbers = {name: getattr(self, name) for name in ("wish_mean", "wish_spread", "wish_high")}
         labels = {
             "id2label": dict(enumerate(self.emotions)),
             "label2id": {own: i for i, own in enumerate(self.emotions)},
@@ -239,7 +239,7 @@ class EmocapCaptionerProcessor(EmocapProcessor):
             raise ValueError(
                 f"emotion_scores must be probabilities from 0 to 1, one for each of the {len(self.emotions)} emotions."
             )
-        return (logits_of(probabilities) - np.array(self.wish_mean)) / np.array(self.wish_std)
+        return (logits_of(probabilities) - np.array(self.wish_mean)) / np.array(self.wish_spread)
 
     def encode_captions(self, captions: Sequence[str], max_length: int | None = None) -> list[list[int]]:
         """Token ids of each caption and of its end, unpadded."""
@@ -248,7 +248,7 @@ class EmocapCaptionerProcessor(EmocapProcessor):
 
     def to_dict(self) -> dict[str, Any]:
         """What `processor_config.json` holds."""
-        own = {name: getattr(self, name) for name in ("emotions", "wish_mean", "wish_std", "wish_high")}
+        own = {name: getattr(self, name) for name in ("emotions", "wish_mean", "wish_spread", "wish_high")}
         return {**super().to_dict(), **own}
 
     @property

@@ -68,7 +68,7 @@ def draw_wishes(rng: np.random.Generator, shape: tuple[int, int], no_wish_share:
 
 
 def wish_statistics(scores: np.ndarray, emotions: Sequence[str]) -> dict[str, list[float]]:
-    """`wish_mean`, `wish_std` and `wish_high` of `EmocapCaptionerConfig`, from probabilities `(captions, L)`."""
+    """`wish_mean`, `wish_spread` and `wish_high` of `EmocapCaptionerConfig`, from probabilities `(captions, L)`."""
     logits = logits_of(scores)
     mean, std = logits.mean(0), logits.std(0)
     constant = std < 1e-6
@@ -77,5 +77,5 @@ def wish_statistics(scores: np.ndarray, emotions: Sequence[str]) -> dict[str, li
         logger.warning(f"The teacher gives every training caption the same {names}: such a wish cannot be learned.")
     std = np.where(constant, 1.0, std)
     high = np.percentile((logits - mean) / std, HIGH, axis=0)
-    named = {"wish_mean": mean, "wish_std": std, "wish_high": high}
+    named = {"wish_mean": mean, "wish_spread": std, "wish_high": high}
     return {name: [round(own, 6) for own in values.tolist()] for name, values in named.items()}

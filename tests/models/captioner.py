@@ -52,7 +52,7 @@ def make_captioner(
     """A captioner of random weights over a language model, far from flat in what it says, and its processor."""
     from transformers import AutoTokenizer
 
-    numbers = {"wish_mean": [-2.0, -1.0, -3.0, -2.0, -2.5], "wish_std": [1.0, 2.0, 0.5, 1.5, 1.0]}
+    numbers = {"wish_mean": [-2.0, -1.0, -3.0, -2.0, -2.5], "wish_spread": [1.0, 2.0, 0.5, 1.5, 1.0]}
     processor = EmocapCaptionerProcessor(
         AutoTokenizer.from_pretrained(folder),
         emotions=EMOTIONS,

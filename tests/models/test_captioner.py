@@ -370,7 +370,7 @@ def test_the_model_tells_what_does_not_fit(language_models):
 
 def test_wishes_in_numbers(language_models, rng):
     _, processor = make_captioner(language_models["qwen2"])
-    high, mean, std = (np.array(getattr(processor, f"wish_{name}")) for name in ("high", "mean", "std"))
+    high, mean, std = (np.array(getattr(processor, f"wish_{name}")) for name in ("high", "mean", "spread"))
 
     def levels(**given):
         inputs = processor(text=[""] * 2, **given)

@@ -217,7 +217,7 @@ def test_statistics_of_the_wishes(rng):
     found = wish_statistics(scores, EMOTIONS)
     logits = np.log(scores) - np.log1p(-scores)
     np.testing.assert_allclose(found["wish_mean"], logits.mean(0), atol=1e-5)
-    np.testing.assert_allclose(found["wish_std"], logits.std(0), atol=1e-5)
+    np.testing.assert_allclose(found["wish_spread"], logits.std(0), atol=1e-5)
     levels = (logits - logits.mean(0)) / logits.std(0)
     assert ((levels > np.array(found["wish_high"])).mean(0) == 0.02).all()
 
