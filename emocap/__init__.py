@@ -20,6 +20,9 @@ if TYPE_CHECKING:
         BottomUpConfig,
         BottomUpDetector,
         BottomUpImageProcessor,
+        EmocapCaptionerConfig,
+        EmocapCaptionerForConditionalGeneration,
+        EmocapCaptionerProcessor,
         EmocapGridConfig,
         EmocapGridExtractor,
         EmocapImageProcessor,
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
     from emocap.records import Result
     from emocap.regions.extraction import RegionFeatures
     from emocap.scenes.corpus import load_scenes
-    from emocap.steps import evaluate, finetune, label, train_student, train_teacher
+    from emocap.steps import evaluate, finetune, label, train_captioner, train_student, train_teacher
 
 __version__ = "0.1.0"
 
@@ -45,6 +48,9 @@ __all__ = [
     "BottomUpConfig",
     "BottomUpDetector",
     "BottomUpImageProcessor",
+    "EmocapCaptionerConfig",
+    "EmocapCaptionerForConditionalGeneration",
+    "EmocapCaptionerProcessor",
     "EmocapGridConfig",
     "EmocapGridExtractor",
     "EmocapImageProcessor",
@@ -69,6 +75,7 @@ __all__ = [
     "load_scenes",
     "load_socratis",
     "select_pseudo_labels",
+    "train_captioner",
     "train_student",
     "train_teacher",
 ]
@@ -87,6 +94,7 @@ HOMES = {
     "load_scenes": "emocap.scenes.corpus",
     "load_socratis": "emocap.data.socratis",
     "select_pseudo_labels": "emocap.pseudo_labels.selection",
+    "train_captioner": "emocap.steps",
     "train_student": "emocap.steps",
     "train_teacher": "emocap.steps",
 }

@@ -14,6 +14,7 @@ from emocap.options import (
     Count,
     Options,
     OptionsParser,
+    Share,
     Whole,
     check_names,
     check_options,
@@ -23,12 +24,18 @@ from emocap.options import (
 )
 
 __all__ = [
+    "CaptionArguments",
+    "CaptionerArguments",
+    "CaptionerTrainingArguments",
     "DataArguments",
     "EmocapTrainingArguments",
     "FinetuneArguments",
+    "RunArguments",
     "StudentArguments",
+    "TableArguments",
     "TeacherArguments",
     "arguments_to_dict",
+    "captioner_parser",
     "finetune_parser",
     "make_arguments",
     "student_parser",
@@ -36,8 +43,8 @@ __all__ = [
 ]
 
 
-class DataArguments(Options, kw_only=False):
-    """Which rows, which labels. `dataset` is None where the tables came from memory."""
+class TableArguments(Options, kw_only=False):
+    """Which rows. `dataset` is None where the tables came from memory."""
 
     dataset: str | None = required("Folder of a table of pairs, or a Hub data set id.")
     train_split: str = option("Split to train on.", "train")
@@ -47,6 +54,19 @@ class DataArguments(Options, kw_only=False):
     test_split: str = option(
         "Split that metrics.json reports. Where the data set lacks it, the evaluation split.", "test"
     )
+    selected_only: bool = option(
+        "Train on the rows that `emocap label` selected among the best images of some emotion.", False
+    )
+    train_fraction: Annotated[float, "(0, 1]"] = option(
+        "Train on this share of the training rows, drawn at random by the seed.", 1.0
+    )
+    max_train_samples: Count | None = option("Keep the first N training rows.")
+    max_eval_samples: Count | None = option("Keep the first N rows to evaluate on.")
+
+
+class DataArguments(TableArguments, kw_only=False):
+    """Which rows, which labels."""
+
     label_column: str | None = option(
         "Targets of training: labels, soft_labels; of pseudo-labels emotions (hard), emotion_scores "
         "(soft), ranked_emotions (1, 1/2, 1/3, ... by rank) or selected_for. By default labels, or emotions where "
@@ -55,9 +75,6 @@ class DataArguments(Options, kw_only=False):
     modalities: Literal["both", "text", "image"] = option("What the model sees of each pair.", "both")
     max_length: Annotated[int, "[3, inf)"] | None = option(
         "Tokens kept of a caption: the starting checkpoint's own, or 32 as in the study."
-    )
-    selected_only: bool = option(
-        "Train on the rows that `emocap label` selected among the best images of some emotion.", False
     )
     captions: Literal["all", "random"] = option(
         "all: an epoch sees every pair; random: every image once, with one of its captions, drawn anew.", "all"
@@ -71,11 +88,22 @@ class DataArguments(Options, kw_only=False):
         "Folder or Hub id of a human-labelled table whose training rows train beside the others."
     )
     mix_share: Annotated[float, "(0, 1)"] = option("Share of mix_dataset's pairs in an epoch.", 0.2)
-    train_fraction: Annotated[float, "(0, 1]"] = option(
-        "Train on this share of the training rows, drawn at random by the seed.", 1.0
+
+
+class CaptionArguments(TableArguments, kw_only=False):
+    """Which rows, which captions of theirs, which wishes."""
+
+    captions: Literal["all", "random"] = option(
+        "random: an epoch sees every image once, with one of its captions, drawn anew; all: every caption.", "random"
     )
-    max_train_samples: Count | None = option("Keep the first N training rows.")
-    max_eval_samples: Count | None = option("Keep the first N rows to evaluate on.")
+    max_length: Annotated[int, "[2, inf)"] | None = option(
+        "Tokens kept of a caption, its end included: the starting captioner's own, or 32."
+    )
+    no_wish_share: Share = option(
+        "Share of the captions that training shows without a wish; the others come with the levels of some of their "
+        "emotions, drawn anew in each epoch.",
+        0.2,
+    )
 
 
 class TeacherArguments(Options, kw_only=False):
@@ -152,6 +180,32 @@ class StudentArguments(Options):
     fc_hidden_size: Count = option("Width of fc1.", 256)
 
 
+class CaptionerArguments(Options):
+    """The captioner to build."""
+
+    model_name_or_path: str = required(
+        "What to start from: folder or Hub id of a causal language model (GPT-2, Llama, Qwen, SmolLM2, ...), or of an "
+        "emocap captioner of the table's emotions."
+    )
+    random_weights: bool = option(
+        "Of the language model take configuration and tokenizer alone, for one so small that it learns to write here.",
+        False,
+    )
+    language_model: Literal["trained", "lora", "frozen"] = option(
+        "trained: the whole language model trains; lora: adapters of low rank (Hu et al. 2021), merged into its "
+        "weights at the end, for which the extra 'lora' is needed (a checkpoint on the way holds them apart: a run "
+        "goes on from it, and nothing else reads it); frozen: only what reads regions and wishes.",
+        "trained",
+    )
+    lora_rank: Count = option("Rank of the adapters.", 16)
+    soft_hidden_size: Count = option("Width in which regions and wishes are read.", 256)
+    num_region_layers: Whole = option("Layers in which the regions of a photo attend to each other.", 1)
+    region_extractor: str | None = option(
+        "Folder or Hub id of the extractor that made the data set's region features, 'scenes' or "
+        "torchvision:NAME: the captioner then reads photos by itself. A folder is copied into the checkpoint."
+    )
+
+
 class FinetuneArguments(Options):
     """What passes from the student to the target model."""
 
@@ -193,25 +247,10 @@ class FinetuneArguments(Options):
 
 
 @dataclass
-class EmocapTrainingArguments(TrainingArguments):
-    """`TrainingArguments` with defaults that train well here, and what a new head needs."""
+class RunArguments(TrainingArguments):
+    """`TrainingArguments` with defaults that train well here, and what new layers need."""
 
     output_dir: str = option("Folder for the checkpoint and its metrics.", required=True)
-    loss: Literal["bce", "asl", "db"] = option(
-        "bce: binary cross-entropy; asl: asymmetric loss, which counts easy negatives less; db: "
-        "distribution-balanced loss with its focal term, which counts frequent emotions and easy entries less; it "
-        "implies --sampling class_balanced. The probabilities of asl and db are not calibrated to how frequent "
-        "an emotion is; temperature and thresholds, fitted on validation rows, mend their scale only.",
-        "bce",
-    )
-    pos_weight: Annotated[float, "(0, inf)"] | None = option(
-        "bce: positives of each emotion weigh as much as its negatives, but at most this. By default 1."
-    )
-    label_smoothing: Annotated[float, "[0, 1)"] = option(
-        "How far targets move toward each emotion's share of the training rows, from 0 to below 1. (Not "
-        "label_smoothing_factor, which knows single-label classes alone.)",
-        0.0,
-    )
     learning_rate: Amount = option("Peak learning rate of AdamW.", 1e-4)
     head_learning_rate: Amount | None = option(
         "Learning rate of new layers (head, new visual projection), if another."
@@ -226,18 +265,12 @@ class EmocapTrainingArguments(TrainingArguments):
     logging_strategy: str = option("When to log: no, steps or epoch.", "epoch")
     save_total_limit: Count | None = option("Checkpoints kept beside the best.", 1)
     load_best_model_at_end: bool = option("End with the best checkpoint.", True)
-    metric_for_best_model: str | None = option("What best means.", "map_macro")
+    metric_for_best_model: str | None = option("What best means.", "loss")
     early_stopping_patience: Whole = option("Stop after so many evaluations without a better one; 0: never.", 3)
     train_sampling_strategy: Literal["random", "group_by_length"] = option(
         "random, or group_by_length: captions of like length in a step, so that little is padding.", "random"
     )
     remove_unused_columns: bool = option("Kept off: batches come ready-made.", False)
-    cache_frozen_outputs: bool = option(
-        "Compute once what frozen parts give, and keep it in the output folder until the end, instead of running them "
-        "in every epoch: where the head alone trains what it reads (float32: 3 kB a pair at width 768); where a "
-        "text encoder's first layers are frozen what they make of the words (3 kB a token).",
-        True,
-    )
     license: str | None = option("Licence that the card names. By default that of the training data, if known.")
     bf16: bool = option(
         "bfloat16 autocast; on by default on GPUs that have it.",
@@ -261,10 +294,41 @@ class EmocapTrainingArguments(TrainingArguments):
     """What the numbers among transformers' own options may be."""
 
     def __post_init__(self):
+        check_options(self)  # before transformers works with them
+        super().__post_init__()
+
+
+@dataclass
+class EmocapTrainingArguments(RunArguments):
+    """Of models that tell emotions: their losses, and metrics."""
+
+    loss: Literal["bce", "asl", "db"] = option(
+        "bce: binary cross-entropy; asl: asymmetric loss, which counts easy negatives less; db: "
+        "distribution-balanced loss with its focal term, which counts frequent emotions and easy entries less; it "
+        "implies --sampling class_balanced. The probabilities of asl and db are not calibrated to how frequent "
+        "an emotion is; temperature and thresholds, fitted on validation rows, mend their scale only.",
+        "bce",
+    )
+    pos_weight: Annotated[float, "(0, inf)"] | None = option(
+        "bce: positives of each emotion weigh as much as its negatives, but at most this. By default 1."
+    )
+    label_smoothing: Annotated[float, "[0, 1)"] = option(
+        "How far targets move toward each emotion's share of the training rows, from 0 to below 1. (Not "
+        "label_smoothing_factor, which knows single-label classes alone.)",
+        0.0,
+    )
+    metric_for_best_model: str | None = option("What best means.", "map_macro")
+    cache_frozen_outputs: bool = option(
+        "Compute once what frozen parts give, and keep it in the output folder until the end, instead of running them "
+        "in every epoch: where the head alone trains what it reads (float32: 3 kB a pair at width 768); where a "
+        "text encoder's first layers are frozen what they make of the words (3 kB a token).",
+        True,
+    )
+
+    def __post_init__(self):
         from emocap.metrics import GREATER_IS_BETTER, check_metric
         from emocap.models.common_emocap import check_loss
 
-        check_options(self)  # before transformers works with them
         if self.metric_for_best_model is not None:
             best = self.metric_for_best_model.removeprefix("eval_")
             if best != "loss":
@@ -274,6 +338,32 @@ class EmocapTrainingArguments(TrainingArguments):
         check_loss(self.loss, self.pos_weight, self.label_smoothing)
         if self.label_smoothing_factor:
             raise ValueError("--label_smoothing_factor knows single-label classes alone; use --label_smoothing.")
+
+
+@dataclass
+class CaptionerTrainingArguments(RunArguments):
+    """Of the captioner."""
+
+    label_smoothing: Annotated[float, "[0, 1)"] = option(
+        "Share of each word's target that is spread over the vocabulary, in training alone. (Not "
+        "label_smoothing_factor, which would smooth the loss of validation rows too.)",
+        0.0,
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if (self.metric_for_best_model or "loss").removeprefix("eval_") != "loss":
+            raise ValueError(f"--metric_for_best_model is {self.metric_for_best_model}; a captioner has 'loss' alone.")
+        if self.label_smoothing_factor:
+            raise ValueError(
+                "--label_smoothing_factor smooths the loss of validation rows too; use --label_smoothing."
+            )
+
+
+def captioner_parser() -> OptionsParser:
+    defaults = {"head_learning_rate": 1e-3}
+    parts = (CaptionArguments, CaptionerArguments, CaptionerTrainingArguments)
+    return OptionsParser(*parts, prog="emocap train-captioner", defaults=defaults)
 
 
 def teacher_parser() -> OptionsParser:
@@ -302,7 +392,8 @@ def make_arguments(parser: OptionsParser, options: Mapping[str, Any]) -> tuple:
     check_names(options, [own.name for part in parser.parts for own in option_fields(part)], f"`{parser.prog}`")
     values = {name: os.fspath(own) if isinstance(own, os.PathLike) else own for name, own in options.items()}
     data_args, job_args, training_args = parser.make(values)
-    settle_sampling(data_args, training_args.loss)
+    if isinstance(data_args, DataArguments):
+        settle_sampling(data_args, training_args.loss)
     return data_args, job_args, training_args
 
 

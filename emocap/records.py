@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ARGUMENTS_FILE",
+    "CAPTION_LOSSES",
     "CONTROLS",
     "GAIN_KEYS",
     "PATH_KEYS",
@@ -66,6 +67,13 @@ CONTROLS = {
     "merged_prior": "the prior, near-synonyms as one emotion",
 }
 """Prefixes of the controls' keys, and what each is."""
+
+CAPTION_LOSSES = {
+    "loss": "wishes as in training",
+    "loss_without_wish": "no wish",
+    "loss_with_all_emotions": "the levels of all emotions",
+}
+"""A captioner's figures, nats a token, and what it was shown."""
 
 GAIN_KEYS = ("map_macro", "lrap", "bce")
 """Metrics of which a control tells by how much the model is ahead, `KEY_gain`, see `Gain`."""
@@ -173,9 +181,9 @@ class Result(Mapping[str, Any]):
 
     def processor(self) -> "EmocapProcessor":
         """What prepares pairs for the model."""
-        from emocap.models import EmocapProcessor
+        from transformers import AutoProcessor
 
-        return EmocapProcessor.from_pretrained(os.fspath(self))
+        return AutoProcessor.from_pretrained(os.fspath(self))
 
 
 def finite(value: object) -> float | None:

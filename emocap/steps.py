@@ -5,12 +5,13 @@ Tables are a `DatasetDict`, or the folder or Hub id of one; a model is a folder,
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from datasets import DatasetDict
 
-from emocap.arguments import finetune_parser, make_arguments, student_parser, teacher_parser
+from emocap.arguments import captioner_parser, finetune_parser, make_arguments, student_parser, teacher_parser
 from emocap.cards.models import write_model_card
 from emocap.data.ranks import launched_ranks
 from emocap.data.storage import load_table
@@ -20,9 +21,10 @@ from emocap.options import OptionsParser
 from emocap.pseudo_labels.labelling import label_tables
 from emocap.records import Result
 from emocap.report.labels_page import write_label_page
+from emocap.training.captioner import train_captioner as train_captioner_of
 from emocap.training.jobs import train
 
-__all__ = ["evaluate", "finetune", "label", "train_student", "train_teacher"]
+__all__ = ["evaluate", "finetune", "label", "train_captioner", "train_student", "train_teacher"]
 
 Tables: TypeAlias = DatasetDict | str | os.PathLike
 
@@ -42,19 +44,37 @@ def train_teacher(
         TypeError: there is no such option; the error names the nearest.
         ValueError: rows or options that do not fit, before anything is loaded.
     """
-    return run_step("teacher", teacher_parser, tables, output_dir, model_name_or_path=model_name_or_path, **options)
+    return run_step(
+        partial(train, "teacher"), teacher_parser, tables, output_dir, model_name_or_path=model_name_or_path, **options
+    )
 
 
 def train_student(tables: Tables, output_dir: str | os.PathLike, **options: Any) -> Result:
     """Trains a student, by default on the pseudo-labels of a table that has no human ones, as `emocap train-student`
     does; see `train_teacher`. A new one needs `word_embeddings`, the BERT whose vocabulary it reads."""
-    return run_step("student", student_parser, tables, output_dir, **options)
+    return run_step(partial(train, "student"), student_parser, tables, output_dir, **options)
 
 
 def finetune(tables: Tables, output_dir: str | os.PathLike, **options: Any) -> Result:
     """Fine-tunes a `student`, or a `teacher`, onto human labels by a `strategy`, as `emocap finetune` does; see
     `train_teacher`."""
-    return run_step("finetuned", finetune_parser, tables, output_dir, **options)
+    return run_step(partial(train, "finetuned"), finetune_parser, tables, output_dir, **options)
+
+
+def train_captioner(
+    tables: Tables, model_name_or_path: str | os.PathLike, output_dir: str | os.PathLike, **options: Any
+) -> Result:
+    """Trains a captioner on a table with region features and a teacher's scores of each caption, as `emocap
+    train-captioner` does; see `train_teacher`.
+
+    Args:
+        tables: what `emocap label` leaves of a table with region features.
+        model_name_or_path: what to start from: a causal language model or a captioner.
+        output_dir: folder of the run.
+        options: by the names of the command's flags, which its `--help` explains.
+    """
+    options |= {"model_name_or_path": model_name_or_path}
+    return run_step(train_captioner_of, captioner_parser, tables, output_dir, **options)
 
 
 def label(
@@ -99,7 +119,11 @@ def load_tables(tables: Tables) -> DatasetDict:
 
 
 def run_step(
-    kind: str, parser: Callable[[], OptionsParser], tables: Tables, output_dir: str | os.PathLike, **options: Any
+    job: Callable[..., Result],
+    parser: Callable[[], OptionsParser],
+    tables: Tables,
+    output_dir: str | os.PathLike,
+    **options: Any,
 ) -> Result:
     """A training with its card and, with `push_to_hub`, its publication as `emocap publish` would do it; `Trainer`
     itself pushes nothing. Whether the Hub takes the token is asked before the training, not after hours."""
@@ -110,7 +134,7 @@ def run_step(
     repo_id = training_args.hub_model_id or folder.name
     if is_asked:
         check_login(repo_id, training_args.hub_token)
-    result = train(kind, load_tables(tables), data_args, model_args, training_args)
+    result = job(load_tables(tables), data_args, model_args, training_args)
     if training_args.should_save:
         write_model_card(folder)
     if is_asked:

@@ -20,7 +20,7 @@ def run(code: str, *arguments: str) -> str:
     return done.stdout
 
 
-SLOW = {"train-teacher", "train-student", "finetune", "cross-validate"}
+SLOW = {"train-captioner", "train-teacher", "train-student", "finetune", "cross-validate"}
 """Commands whose options are transformers' too."""
 
 

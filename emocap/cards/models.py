@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, constants
 from safetensors import safe_open
 
-from emocap.arguments import finetune_parser, student_parser, teacher_parser
+from emocap.arguments import captioner_parser, finetune_parser, student_parser, teacher_parser
 from emocap.cards.public_names import PublicNames
 from emocap.cards.surgery import WITHOUT_WEIGHTS, told_surgery
 from emocap.cards.text import Markdown, escape, in_code, one_line, render, shell_command, table
@@ -103,6 +103,10 @@ def model_card(
         license: what the card names; by default what the run was told, or that of its training data, or none.
     """
     names = names or PublicNames()
+    if read_json(folder / ARGUMENTS_FILE)["kind"] == "captioner":
+        from emocap.cards.captioner import captioner_card
+
+        return captioner_card(folder, repo_id, names, license)
     result, config, arguments = Result.read(folder), *map(read_json, (folder / "config.json", folder / ARGUMENTS_FILE))
     processor = read_json(folder / "processor_config.json") if (folder / "processor_config.json").is_file() else {}
     repo_id, modalities = repo_id or folder.name, config.get("modalities")
@@ -159,7 +163,7 @@ def model_card(
         command=run_command(arguments, names),
         names_folders=any(arguments.get(key) and not names.hub_id(arguments[key]) for key in RELATIONS),
         training=training_table(arguments),
-        state=read_json(log) if (log := folder / "trainer_state.json").is_file() else {"log_history": []},
+        state=trainer_state(folder),
         carbon=carbon,
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n{text}")
@@ -309,7 +313,13 @@ def training_table(arguments: dict) -> Markdown:
 
 def run_command(arguments: dict, names: PublicNames) -> Markdown:
     """The command of the run: every option that says what is trained on what, and is not at its default."""
-    parser = {"teacher": teacher_parser, "student": student_parser, "finetuned": finetune_parser}[arguments["kind"]]()
+    parsers = {
+        "captioner": captioner_parser,
+        "teacher": teacher_parser,
+        "student": student_parser,
+        "finetuned": finetune_parser,
+    }
+    parser = parsers[arguments["kind"]]()
     words, (data, job, _) = parser.prog.split(), parser.parts
     own = [field.name for group in (data, job) for field in fields(group)]
     for key in (*own, *TRAINING_KEYS, "output_dir"):
@@ -319,6 +329,12 @@ def run_command(arguments: dict, names: PublicNames) -> Markdown:
             shown = PublicNames().shown if key == "output_dir" else names.shown
             words += [f"--{key}", *(shown(each) if key in PATH_KEYS else each for each in values)]
     return shell_command(words)
+
+
+def trainer_state(folder: Path) -> dict:
+    """What `Trainer` logged, if it was one that trained."""
+    path = folder / "trainer_state.json"
+    return read_json(path) if path.is_file() else {"log_history": []}
 
 
 def carbon_of(folder: Path) -> dict[str, Any] | None:

@@ -3,12 +3,13 @@ does it. Nothing heavy is imported until a command runs; those that train load t
 
 from typing import Any
 
+from emocap.commands.caption import Caption
 from emocap.commands.data import Coco, Oasis, Pairs, Photos, Scenes, Socratis
 from emocap.commands.evaluate import Calibrate, Evaluate, Predict
 from emocap.commands.label import Label, Regions
 from emocap.commands.publish import Export, Publish, PublishFamily, Report
 from emocap.commands.studies import CrossValidate, LabelStudy, Quickstart, TransferStudy
-from emocap.commands.train import Finetune, TrainStudent, TrainTeacher
+from emocap.commands.train import Finetune, TrainCaptioner, TrainStudent, TrainTeacher
 
 __all__ = ["COMMANDS"]
 
@@ -25,6 +26,7 @@ COMMANDS: dict[str, Any] = {
     "evaluate": Evaluate,
     "calibrate": Calibrate,
     "predict": Predict,
+    "caption": Caption,
     "report": Report,
     "export": Export,
     "publish": Publish,
@@ -32,6 +34,7 @@ COMMANDS: dict[str, Any] = {
     "train-teacher": TrainTeacher,
     "train-student": TrainStudent,
     "finetune": Finetune,
+    "train-captioner": TrainCaptioner,
     "cross-validate": CrossValidate,
     "transfer-study": TransferStudy,
     "label-study": LabelStudy,

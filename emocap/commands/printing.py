@@ -1,9 +1,9 @@
 """What commands print of a measurement."""
 
 from emocap.metrics import FEW_UNITS, METRIC_KEYS
-from emocap.records import CONTROLS, GAIN_KEYS, Gain, Result
+from emocap.records import CAPTION_LOSSES, CONTROLS, GAIN_KEYS, Gain, Result
 
-__all__ = ["print_result", "print_valence"]
+__all__ = ["print_losses", "print_result", "print_valence"]
 
 REFERENCES = ("prior", "chance", "tfidf", "lexicon", "encoder", "ceiling", "human", "as_human")
 
@@ -31,6 +31,14 @@ def print_result(result: Result) -> None:
             "human: one annotator against the others; as_human: the model on the same answers, naming as many emotions"
         )
     print_controls(result)
+
+
+def print_losses(result: Result) -> None:
+    """One line for each way to be given a wish: what a captioner's words cost."""
+    for key, what in CAPTION_LOSSES.items():
+        print(f"{what:40}{result[key]:9.4f}")
+    images = f"{result['num_examples']} images, split '{result['split']}'"
+    print(f"nats a token; {result['num_captions']} captions of {images}")
 
 
 def print_valence(result: Result) -> None:

@@ -1,10 +1,13 @@
 """Commands that train one model. Their options are transformers' too, which are loaded when they are asked for."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emocap.options import OptionsParser
 
-__all__ = ["Finetune", "TrainStudent", "TrainTeacher"]
+if TYPE_CHECKING:
+    from emocap.records import Result
+
+__all__ = ["Finetune", "TrainCaptioner", "TrainStudent", "TrainTeacher"]
 
 
 class StepParser(OptionsParser):
@@ -29,11 +32,16 @@ class Training:
         from accelerate import PartialState
 
         from emocap import steps
-        from emocap.commands.printing import print_result
 
         result = getattr(steps, cls.step)(options.pop("dataset"), **options)
         if PartialState().is_main_process:
-            print_result(result)
+            cls.show(result)
+
+    @classmethod
+    def show(cls, result: "Result") -> None:
+        from emocap.commands.printing import print_result
+
+        print_result(result)
 
 
 class TrainTeacher(Training):
@@ -52,3 +60,15 @@ class Finetune(Training):
     """fine-tune onto the target: AnB, AnB+ and controls"""
 
     step = "finetune"
+
+
+class TrainCaptioner(Training):
+    """train a captioner that is given wished emotions"""
+
+    step = "train_captioner"
+
+    @classmethod
+    def show(cls, result: "Result") -> None:
+        from emocap.commands.printing import print_losses
+
+        print_losses(result)

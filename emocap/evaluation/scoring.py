@@ -37,7 +37,7 @@ def load_config(model: str) -> PreTrainedConfig:
         ValueError: the checkpoint is of another family.
     """
     config = AutoConfig.from_pretrained(model)
-    if not config.model_type.startswith("emocap_"):
+    if not config.model_type.startswith("emocap_") or config.model_type == "emocap_captioner":
         raise ValueError(f"'{model}' is a '{config.model_type}' checkpoint; expected an emocap teacher or student.")
     return config
 

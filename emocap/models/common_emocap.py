@@ -18,6 +18,7 @@ __all__ = [
     "LOSSES",
     "CodeCarryingConfig",
     "CommitteeConfig",
+    "RegionNormalizer",
     "ShippedPipelines",
     "check_loss",
     "keep_frozen_in_eval",
@@ -191,6 +192,29 @@ class CommitteeConfig:
     def mean(scaled: Sequence[Any]) -> Any:
         """The committee's logits `(..., L)` from what `scaled` gives."""
         return sum(scaled[1:], scaled[0]) / len(scaled)
+
+
+class RegionNormalizer(nn.Module):
+    """Shifts and scales region features: `(x - shift) * scale`. The identity until `fit` is called."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.shift = nn.Buffer(torch.zeros(dim))
+        self.scale = nn.Buffer(torch.ones(dim))
+
+    @torch.no_grad()
+    def fit(self, features: torch.Tensor, target_std: float = 0.1) -> None:
+        """Sets shift and scale so that `features` (n, dim) come out with mean 0 and standard deviation `target_std`.
+
+        A fresh visual projection learns from features of any detector, whatever their range. Columns that do not vary
+        come out as 0.
+        """
+        mean, std = features.double().mean(0), features.double().std(0)
+        self.shift.copy_(mean)
+        self.scale.copy_(torch.where(std > 1e-6, target_std / std.clamp_min(1e-6), 0.0))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return (features.to(self.scale.dtype) - self.shift) * self.scale
 
 
 LOSSES = ("bce", "asl", "db")

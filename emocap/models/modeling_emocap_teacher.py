@@ -12,10 +12,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.visual_bert.modeling_visual_bert import VisualBertAttention, VisualBertSelfAttention
 from transformers.utils import logging
 
-from .common_emocap import keep_frozen_in_eval, multi_label_loss
+from .common_emocap import RegionNormalizer, keep_frozen_in_eval, multi_label_loss
 from .configuration_emocap_teacher import EmocapTeacherConfig
 
-__all__ = ["EmocapTeacherBody", "EmocapTeacherForMultiLabelClassification", "RegionNormalizer"]
+__all__ = ["EmocapTeacherBody", "EmocapTeacherForMultiLabelClassification"]
 
 logger = logging.get_logger(__name__)
 
@@ -36,29 +36,6 @@ BERT_FIELDS = [
     "bos_token_id",
     "eos_token_id",
 ]
-
-
-class RegionNormalizer(nn.Module):
-    """Shifts and scales region features: `(x - shift) * scale`. The identity until `fit` is called."""
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.shift = nn.Buffer(torch.zeros(dim))
-        self.scale = nn.Buffer(torch.ones(dim))
-
-    @torch.no_grad()
-    def fit(self, features: torch.Tensor, target_std: float = 0.1) -> None:
-        """Sets shift and scale so that `features` (n, dim) come out with mean 0 and standard deviation `target_std`.
-
-        A fresh visual projection learns from features of any detector, whatever their range. Columns that do not vary
-        come out as 0.
-        """
-        mean, std = features.double().mean(0), features.double().std(0)
-        self.shift.copy_(mean)
-        self.scale.copy_(torch.where(std > 1e-6, target_std / std.clamp_min(1e-6), 0.0))
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return (features.to(self.scale.dtype) - self.shift) * self.scale
 
 
 class RegionEmbeddings(nn.Module):

@@ -20,7 +20,7 @@ from emocap.models import (
 from emocap.regions.bundling import find_extractor
 from emocap.training.layers import layers_of, parts_beside
 
-__all__ = ["build_student", "build_teacher", "check_max_length"]
+__all__ = ["build_student", "build_teacher", "check_max_length", "label_fields", "sample_regions"]
 
 
 def build_teacher(

@@ -7,14 +7,14 @@ import datasets
 import numpy as np
 from datasets import DatasetDict
 
-from emocap.arguments import DataArguments
+from emocap.arguments import DataArguments, TableArguments
 from emocap.data.pairs import label_matrix
 from emocap.data.schema import group_keys, label_names, split_of
 from emocap.data.storage import load_table
 from emocap.data.truth import Truth, read_truth, truth_column
 from emocap.metrics import prior_probabilities
 
-__all__ = ["TrainingRows", "read_rows"]
+__all__ = ["TrainingRows", "choose_splits", "read_rows"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def read_rows(tables: DatasetDict, data_args: DataArguments, seed: int = 0) -> T
     return TrainingRows(DatasetDict(splits), columns, truths, targets)
 
 
-def choose_splits(tables: DatasetDict, data_args: DataArguments, seed: int) -> dict[str, datasets.Dataset]:
+def choose_splits(tables: DatasetDict, data_args: TableArguments, seed: int) -> dict[str, datasets.Dataset]:
     """The splits under the names train, validation and, where there is one, test, as many rows as are asked for."""
     name_of_table = f"'{data_args.dataset}'" if data_args.dataset else "The data set"
     if data_args.train_split not in tables:

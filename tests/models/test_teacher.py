@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from transformers import AutoModel, BertModel, CLIPConfig, T5Config, VisualBertModel, ViTConfig
 
 from emocap.models import EmocapStudentConfig, EmocapTeacherConfig, EmocapTeacherForMultiLabelClassification
-from emocap.models.modeling_emocap_teacher import RegionNormalizer
+from emocap.models.common_emocap import RegionNormalizer
 
 NAMES = ["joy", "anger", "awe"]
 LABELS = {"id2label": dict(enumerate(NAMES)), "label2id": {name: index for index, name in enumerate(NAMES)}}

@@ -1,0 +1,61 @@
+"""The card of a captioner, filled from its run's own files."""
+
+from pathlib import Path
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from emocap.cards import models
+from emocap.cards.public_names import PublicNames
+from emocap.cards.text import Markdown, escape, in_code, one_line, render, table
+from emocap.data.licenses import license_fields, license_note
+from emocap.records import ARGUMENTS_FILE, CAPTION_LOSSES, Result
+
+__all__ = ["captioner_card"]
+
+
+def captioner_card(folder: Path, repo_id: str | None, names: PublicNames, license: str | None) -> ModelCard:
+    """As `model_card`."""
+    result = Result.read(folder)
+    config, processor, arguments = (
+        models.read_json(folder / name) for name in ("config.json", "processor_config.json", ARGUMENTS_FILE)
+    )
+    repo_id, dataset = repo_id or folder.name, names.shown(arguments["dataset"] or models.IN_MEMORY)
+    title, carbon, chosen = repo_id.rpartition("/")[2], models.carbon_of(folder), license or arguments.get("license")
+    licenses, emotions = [chosen] if chosen else arguments.get("licenses"), list(config["id2label"].values())
+    data = ModelCardData(
+        language="en",
+        **license_fields(licenses),
+        library_name="transformers",
+        pipeline_tag="image-text-to-text",
+        tags=["emotion", "image-captioning", "emocap", config["model_type"]],
+        base_model=models.hub_ids(arguments, names, ("model_name_or_path",)),
+        datasets=models.hub_ids(arguments, names, ("dataset",)),
+        co2_eq_emissions=carbon,
+        model_name=one_line(title),
+    )
+    text = render(
+        "captioner",
+        title=title,
+        parameters=f"{models.num_parameters(folder):,}",
+        language_model=in_code(config["text_config"]["model_type"]),
+        dataset=in_code(dataset),
+        num_labels=len(emotions),
+        labels=Markdown(", ".join(map(escape, emotions))),
+        repo_id=repo_id,
+        sees_photos=bool(processor.get("region_extractor")),
+        wish={emotions[0]: 1.0},
+        family=Markdown(models.relations(arguments, names) + models.family_table(names, repo_id)),
+        result=result,
+        results=table(
+            ("the captioner is shown", "nats a token"),
+            [(what, f"{result[key]:.3f}") for key, what in CAPTION_LOSSES.items()],
+        ),
+        data=models.data_table(arguments, names, result, processor),
+        license_note=license_note(licenses),
+        command=models.run_command(arguments, names),
+        names_folders=any(arguments.get(key) and not names.hub_id(arguments[key]) for key in models.RELATIONS),
+        training=models.training_table(arguments),
+        state=models.trainer_state(folder),
+        carbon=carbon,
+    )
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n{text}")
