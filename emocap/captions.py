@@ -11,25 +11,21 @@ from transformers import AutoConfig, set_seed
 
 from emocap.data.storage import photo_problem
 from emocap.models import EmocapCaptionerForConditionalGeneration, EmocapCaptionerProcessor
+from emocap.models.photo_emocap import photos_in_folder
 
 __all__ = ["find_photos", "read_wishes", "write_captions"]
 
-PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
-
 
 def find_photos(path: str | os.PathLike) -> list[Path]:
-    """A photo, or those of a folder in the order of their names.
+    """A photo, or those of a folder, see `photos_in_folder`.
 
     Raises:
-        FileNotFoundError: there is nothing at the path.
-        ValueError: a folder without photos, or a file that is none.
+        FileNotFoundError: there is nothing at the path, or no photo in the folder.
+        ValueError: a file that is no photo.
     """
     own = Path(path)
     if own.is_dir():
-        found = sorted(file for file in own.iterdir() if file.suffix.lower() in PHOTOS)
-        if not found:
-            raise ValueError(f"The folder '{own}' holds no photo ({', '.join(PHOTOS)}).")
-        return found
+        return [Path(str(photo["image"])) for photo in photos_in_folder(own)]
     if not own.is_file():
         raise FileNotFoundError(f"There is no photo or folder at '{own}'.")
     if problem := photo_problem(own):

@@ -9,7 +9,7 @@ from typing import Any
 from datasets import ClassLabel, Image, List
 
 from emocap.data.sources import Source
-from emocap.data.storage import PHOTO_SUFFIXES
+from emocap.models.photo_emocap import PHOTO_ENDINGS
 
 __all__ = ["NO_COLUMN", "Columns", "choose_columns", "numbers_of"]
 
@@ -140,7 +140,7 @@ def guess(source: Source, role: str, free: Sequence[str]) -> list[str]:
 def guess_paths(source: Source, free: Sequence[str]) -> list[str]:
     """The one column whose values, looked at in `NUM_LOOKED_AT` rows, all end as photos do."""
     looked_at = [row for _, row in itertools.islice(source.rows(free), NUM_LOOKED_AT)]
-    found = [name for name in free if all(str(row[name]).lower().endswith(PHOTO_SUFFIXES) for row in looked_at)]
+    found = [name for name in free if all(str(row[name]).lower().endswith(PHOTO_ENDINGS) for row in looked_at)]
     if len(found) > 1:
         refuse(source, f"has {len(found)} columns that may be the image ({', '.join(found)})", "image")
     return found

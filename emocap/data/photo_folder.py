@@ -9,7 +9,8 @@ from datasets import DatasetDict
 from PIL import ExifTags, Image, IptcImagePlugin
 
 from emocap.data.schema import pair_features, to_dataset_dict
-from emocap.data.storage import PHOTO_SUFFIXES, DataReport, attach_photos, read_text
+from emocap.data.storage import DataReport, attach_photos, read_text
+from emocap.models.photo_emocap import PHOTO_ENDINGS
 
 __all__ = ["build_photos", "load_photos"]
 
@@ -61,14 +62,14 @@ def build_photos(folder: str | os.PathLike, *, captions: str = "auto") -> tuple[
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(name for name in files if not name.startswith(".")):
             path, suffix = os.path.relpath(os.path.join(parent, name), folder), os.path.splitext(name)[1].lower()
-            if suffix in PHOTO_SUFFIXES:
+            if suffix in PHOTO_ENDINGS:
                 found.append(path)
             elif suffix == ".txt" and captions in ("auto", "text"):
                 texts.add(path)
             else:
                 report.count("other files")
     if not found:
-        raise FileNotFoundError(f"There is no photo in '{folder}' (looked for {', '.join(PHOTO_SUFFIXES)}).")
+        raise FileNotFoundError(f"There is no photo in '{folder}' (looked for {', '.join(PHOTO_ENDINGS)}).")
     found.sort()
     if captions in ("auto", "text"):
         refuse_one_stem(folder, found)

@@ -25,7 +25,6 @@ from emocap.data.licenses import card_license, set_license
 
 __all__ = [
     "HUB_ID",
-    "PHOTO_SUFFIXES",
     "DataReport",
     "attach_photos",
     "check_output_dir",
@@ -47,9 +46,6 @@ logger = logging.get_logger(__name__)
 
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 """`owner/name`, which a relative path of two parts may look like too: a folder that is there comes first."""
-
-PHOTO_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""Endings of the names of photos, in lower case."""
 
 
 class DataReport:

@@ -337,7 +337,7 @@ def test_emocap_caption_writes_a_line_a_photo(job, tmp_path, capsys, rng):
         (["--num_captions", "3"], "needs --do_sample, or --num_beams 3"),
         (["--image", str(tmp_path / "none.png")], "no photo or folder"),
         (["--image", str(photos / "c.png")], "cannot be read"),
-        (["--image", str(tmp_path / "extractor")], "holds no photo"),
+        (["--image", str(tmp_path / "extractor")], "There is no photo in"),
     ):
         with pytest.raises(SystemExit) as stop:
             main(["caption", str(run), "--image", str(photos / "a.jpg"), *flags])
