@@ -21,7 +21,7 @@ class Caption(Options):
     )
     away_from: list[str] | None = option("what they shall not raise", action="extend", metavar="NAME")
     text: str | None = option("how each caption begins", metavar="TEXT")
-    guidance_scale: Amount = option("how far words go by the wish: 1 as they were learned, above it further", 2.0)
+    guidance_scale: Amount = option("how far words go by the wish: 1 as they were learned, above it further", 1.0)
     num_beams: Count = option("beams; 1: greedy, or sampling", 1)
     do_sample: bool = option("draw the words", False)
     num_captions: Count = option("captions a photo, with --do_sample or as many beams at least", 1)

@@ -53,7 +53,6 @@ class EmocapCaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
         )
         self.wish_encoder = WishEncoder(config.num_labels, width)
         self.soft_projection = nn.Sequential(
-            nn.LayerNorm(width),
             nn.Linear(width, self.language_model.get_input_embeddings().embedding_dim),
             nn.LayerNorm(self.language_model.get_input_embeddings().embedding_dim),
         )
@@ -100,7 +99,8 @@ class EmocapCaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
             )
         )
         model.language_model = language_model
-        nn.init.constant_(model.soft_projection[-1].weight, model.get_input_embeddings().weight.std().item())
+        if not random_weights:  # soft tokens as large as words, which is what the language model knows
+            nn.init.constant_(model.soft_projection[-1].weight, model.get_input_embeddings().weight.std().item())
         generation = model.generation_config
         generation.bos_token_id, generation.eos_token_id = tokenizer.bos_token_id, processor.end_token_id
         generation.pad_token_id, generation.suppress_tokens = tokenizer.pad_token_id, [processor.image_token_id]
@@ -228,9 +228,9 @@ class EmocapCaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def soft_tokens(
         self, batch_size: int, visual_embeds, visual_attention_mask, region_boxes, wish_levels, wish_mask
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Soft tokens `(batch, 1 + regions, width)`, the wish's before the regions', and which of them there are, bool
-        `(batch, 1 + regions)`."""
-        device = self.soft_projection[1].weight.device
+        """Soft tokens `(batch, 1 + regions, width)`, the wish's before the regions', which so are read in its light,
+        and which of them there are, bool `(batch, 1 + regions)`."""
+        device = self.soft_projection[0].weight.device
         if wish_mask is None:
             wish_mask = torch.zeros(batch_size, self.config.num_labels, dtype=torch.long, device=device)
             wish_levels = wish_mask.to(self.dtype)

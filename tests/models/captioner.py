@@ -66,7 +66,7 @@ def make_captioner(
     with torch.no_grad():
         model.soft_projection[-1].weight.fill_(1.0)
         for name, parameter in model.named_parameters():
-            if not name.startswith(("language_model", "soft_projection.2", "soft_projection.0")):
+            if not name.startswith(("language_model", "soft_projection.1")):
                 parameter.normal_(std=0.5)
     return model, processor
 
