@@ -62,12 +62,12 @@ def print_captioner(result: Result) -> None:
     print(f"\n{'lift':28}" + "".join(f"{scale:30}" for scale in scales).rstrip())
     for emotion in ("", *result["wishes"].split(", ")):
         key = f"lift/{emotion}" if emotion else "lift"
-        cells = []
+        line = f"{emotion or 'mean':28}"
         for scale in scales:
             bounds = result.interval(f"{scale}/{key}")
             interval = "" if bounds is None else " ({:+.3f} to {:+.3f})".format(*bounds)
-            cells.append(f"{result[f'{scale}/{key}']:+.3f}{interval}".ljust(30))
-        print(f"{emotion or 'mean':28}{''.join(cells)}".rstrip())
+            line += f"{result[f'{scale}/{key}']:+.3f}{interval}".ljust(30)
+        print(line.rstrip())
     print("\nReference captions, nats a token:", end=" ")
     shown = {"nats": "no wish", "nats_with_all_emotions": "all emotions", "nats_with_shuffled_emotions":
              "another caption's emotions", "nats_with_shuffled_images": "another picture"}  # fmt: skip

@@ -1,5 +1,6 @@
 """What a captioner's wishes do: whether a judge sees them in its captions, and whether these still fit the picture."""
 
+import itertools
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -216,75 +217,94 @@ def measure(
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Figures that are means over pictures, float64 `(pictures,)` with NaN where a picture has none, and those of all
     captions together."""
-    number, emotions = len(pictures), captioner.processor.emotions
-    references = pictures["captions"][:]
-    rng = np.random.default_rng([seed, 1])
-    drawn = rng.integers(len(labels), size=number)
-    partner = np.roll(np.arange(number), 1)  # the pictures are in random order
-    prepared = committee.prepare(pictures)
-
-    def judged(captions: Sequence[Sequence[str]]) -> tuple[np.ndarray, bool]:
-        scores = committee.score([with_captions(own, captions) for own in prepared], captioner.batch_size)
-        return scores.probabilities, scores.pairs.reads_photos
-
-    rows = np.arange(number)
-    unwished = write(captioner, rows, [None] * number, 1.0)
-    grid = np.repeat(rows, len(labels)), [emotions[label] for label in labels] * number
+    rows, emotions = np.arange(len(pictures)), captioner.processor.emotions
+    partner = np.roll(rows, 1)  # the pictures are in random order
+    drawn = np.random.default_rng([seed, 1]).integers(len(labels), size=len(rows))
+    unwished = write(captioner, rows, [None] * len(rows), 1.0)
+    grid = np.repeat(rows, len(labels)), [emotions[label] for label in labels] * len(rows)
     written = {
-        f"guidance_{scale:g}": np.array(write(captioner, *grid, scale), dtype=object).reshape(number, -1)
+        f"guidance_{scale:g}": np.array(write(captioner, *grid, scale), dtype=object).reshape(len(rows), -1)
         for scale in scales
     }
-    every = np.concatenate([np.array(unwished, dtype=object)[:, None], *written.values()], axis=1)
-    scores, judge_reads_photos = judged(every.tolist())
-    scores = scores.reshape(number, every.shape[1], -1)
-    plain = scores[:, 0][:, labels]
-    steering = {"no_wish": raised(scores[:, 0], labels)}
-    for place, (way, captions) in enumerate(written.items()):
-        own = scores[:, 1 + place * len(labels) :][:, : len(labels)]
-        figures = raised(own, labels)  # (pictures, written for, judged for)
-        same = {key: np.diagonal(values, axis1=1, axis2=2) for key, values in figures.items()}
-        steering[way] = same
-        if len(labels) > 1:
-            steering[f"{way}/shuffled_wishes"] = {
-                key: (values.sum(1) - same[key]) / (len(labels) - 1) for key, values in figures.items()
-            }
-        if judge_reads_photos:
-            apart = judged(captions[partner].tolist())[0].reshape(own.shape)
-            steering[f"{way}/shuffled_images"] = {
-                key: np.diagonal(values, axis1=1, axis2=2) for key, values in raised(apart, labels).items()
-            }
-    starts = np.cumsum([0, *map(len, references)])
-    figures = raised(judged(references)[0], labels)
-    told = caption_scores(pictures)[:, labels]
-    best = np.stack([start + told[start:end].argmax(0) for start, end in zip(starts, starts[1:], strict=False)])
-    steering["best_caption"] = {key: values[best, np.arange(len(labels))] for key, values in figures.items()}
-    counts = np.diff(starts)[:, None]
-    steering["references"] = {key: np.add.reduceat(own, starts[:-1]) / counts for key, own in figures.items()}
+    raised_by = steering(committee, pictures, unwished, written, labels, partner, captioner.batch_size)
     by_picture = {}
-    for way, own in steering.items():
-        own = own if way in ("no_wish", "references") else own | {"lift": own["probability"] - plain}
+    for way, own in raised_by.items():
         for key, values in own.items():
             by_picture[f"{way}/{key}"] = values.mean(1)
             by_picture |= {f"{way}/{key}/{emotions[label]}": values[:, i] for i, label in enumerate(labels)}
     single = {way: captions[rows, drawn].tolist() for way, captions in written.items()} | {"no_wish": unwished}
-    corpus = {}
+    likeness, corpus = compare(single, pictures["captions"][:], partner)
+    single["references"] = [own[0] for own in pictures["captions"][:]]
+    for way, captions in single.items():
+        likeness[f"{way}/retrieval@1"] = retrieved(captioner, captions)
+        corpus |= {f"{way}/{key}": value for key, value in language(captions, training).items()}
+    corpus |= {f"references/{key}": value for key, value in reference_nats(captioner, partner).items()}
+    return by_picture | likeness, {key: value for key, value in corpus.items() if not math.isnan(value)}
+
+
+def steering(
+    committee: Committee,
+    pictures: Dataset,
+    unwished: Sequence[str],
+    written: Mapping[str, np.ndarray],
+    labels: Sequence[int],
+    partner: np.ndarray,
+    batch_size: int,
+) -> dict[str, dict[str, np.ndarray]]:
+    """Figures of wishes for each way of getting captions, each float64 `(pictures, wishes)`; `written` holds captions
+    `(pictures, wishes)`."""
+    number, wishes = len(pictures), np.arange(len(labels))
+    prepared = committee.prepare(pictures)
+
+    def judged(captions: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
+        """Of all captions of all pictures, `(captions, wishes)`."""
+        tables = [with_captions(own, captions) for own in prepared]
+        return raised(committee.score(tables, batch_size).probabilities, labels)
+
+    figures = judged([[text] for text in unwished])
+    found, plain = {"no_wish": figures}, figures["probability"]
+    reads_photos = any(config.modalities != "text" for config in committee.configs)
+    for way, captions in written.items():
+        own = {key: values.reshape(number, len(labels), -1) for key, values in judged(captions.tolist()).items()}
+        found[way] = {key: values[:, wishes, wishes] for key, values in own.items()}
+        if len(labels) > 1:
+            found[f"{way}/shuffled_wishes"] = {
+                key: (values.sum(1) - found[way][key]) / (len(labels) - 1) for key, values in own.items()
+            }
+        if reads_photos:
+            apart = judged(captions[partner].tolist())
+            found[f"{way}/shuffled_images"] = {
+                key: values.reshape(number, len(labels), -1)[:, wishes, wishes] for key, values in apart.items()
+            }
+    starts = np.cumsum([0, *map(len, pictures["captions"][:])])
+    figures, told = judged(pictures["captions"][:]), caption_scores(pictures)[:, labels]
+    best = np.stack([start + told[start:end].argmax(0) for start, end in itertools.pairwise(starts)])
+    found["best_caption"] = {key: values[best, wishes] for key, values in figures.items()}
+    for way, own in found.items():
+        if way != "no_wish":
+            own["lift"] = own["probability"] - plain
+    counts = np.diff(starts)[:, None]
+    found["references"] = {key: np.add.reduceat(own, starts[:-1]) / counts for key, own in figures.items()}
+    return found
+
+
+def compare(
+    single: Mapping[str, Sequence[str]], references: Sequence[Sequence[str]], partner: np.ndarray
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """CIDEr-D of each picture and BLEU-4 of all: of a caption a picture, of another picture's, and of people's."""
+    cider, corpus = {}, {}
     for way, captions in single.items():
         beside = [captions[row] for row in partner]
         for name, shown in ((way, captions), (f"{way}/shuffled_images", beside)):
-            by_picture[f"{name}/cider_d"] = cider_d(shown, references)
+            cider[f"{name}/cider_d"] = cider_d(shown, references)
             corpus[f"{name}/bleu_4"] = bleu(shown, references)
-    several = [row for row in rows if len(references[row]) > 1]
+    several = [row for row, own in enumerate(references) if len(own) > 1]
     if several:
         firsts, others = [references[row][0] for row in several], [references[row][1:] for row in several]
-        by_picture["references/cider_d"] = np.full(number, np.nan)
-        by_picture["references/cider_d"][several] = cider_d(firsts, others)
+        cider["references/cider_d"] = np.full(len(references), np.nan)
+        cider["references/cider_d"][several] = cider_d(firsts, others)
         corpus["references/bleu_4"] = bleu(firsts, others)
-    single["references"] = [own[0] for own in references]
-    for way, captions in single.items():
-        by_picture[f"{way}/retrieval@1"] = retrieved(captioner, captions)
-        corpus |= {f"{way}/{key}": value for key, value in language(captions, training).items()}
-    corpus |= {f"references/{key}": value for key, value in reference_nats(captioner, partner).items()}
-    return by_picture, {key: value for key, value in corpus.items() if not math.isnan(value)}
+    return cider, corpus
 
 
 def with_captions(table: Dataset, captions: Sequence[Sequence[str]]) -> Dataset:
@@ -319,7 +339,9 @@ def raised(probabilities: np.ndarray, labels: Sequence[int]) -> dict[str, np.nda
     """What a judge's probabilities `(..., L)` say of each label wished for, float64 `(..., len(labels))`; an emotion
     that ties with another ranks behind it."""
     own = probabilities[..., labels]
-    ranks = sum((probabilities[..., label, None] >= own).astype(np.int64) for label in range(probabilities.shape[-1]))
+    ranks = np.zeros(own.shape, dtype=np.int64)
+    for label in range(probabilities.shape[-1]):
+        ranks += probabilities[..., label, None] >= own
     hits = {f"alignment@{most}": (ranks <= most).astype(np.float64) for most in (1, 3)}
     return hits | {"probability": own}
 
