@@ -73,11 +73,11 @@ def evaluate_captioner(
     its mean over all L emotions is 1 / L or 3 / L.
 
     Figures of one caption a picture, its wish drawn: `cider_d` and `bleu_4` against the picture's own captions (of
-    `references` the first against the others, which is one fewer); `retrieval@1`, among `num_retrieved` pictures the
-    captioner without a wish finds the caption most likely of its own; `distinct_1`, `distinct_2`, `novel` (not among
-    the train split's captions), `unique` and `length` in words. Of the references also `nats` a token without a wish,
-    `perplexity`, `nats_with_all_emotions` (their own levels), `nats_with_shuffled_emotions` (those of another
-    picture's caption) and `nats_with_shuffled_images`.
+    `references` the first against the others, which is one fewer); `retrieval@1`, to the captioner without a wish the
+    caption is likelier of its own picture than of any other among `num_retrieved`; `distinct_1`, `distinct_2`, `novel`
+    (not among the train split's captions), `unique` and `length` in words. Of the references also `nats` a token
+    without a wish, `perplexity`, `nats_with_all_emotions` (their own levels), `nats_with_shuffled_emotions` (those of
+    another picture's caption) and `nats_with_shuffled_images`.
 
     Args:
         model: folder or Hub id of a captioner.
