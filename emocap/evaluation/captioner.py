@@ -80,7 +80,7 @@ def evaluate_captioner(
     another picture's caption) and `nats_with_shuffled_images`.
 
     Args:
-        model: folder or Hub id of a captioner.
+        model: folder or Hub id of a captioner, or the result that it came with.
         tables: a table with regions and a teacher's scores of each caption, or its folder or Hub id.
         judge: folder or Hub id of a teacher or student, or several that judge together; it reads captions, and
             pictures where it was trained to.
@@ -98,24 +98,24 @@ def evaluate_captioner(
             those that the captioner or this table have their levels from, or a table that does not fit.
     """
     judges = [os.fspath(judge)] if isinstance(judge, (str, os.PathLike)) else [os.fspath(own) for own in judge]
-    scales = check_scales(guidance_scale)
+    name, scales = os.fspath(model), check_scales(guidance_scale)
     given, tables = tables, tables if isinstance(tables, DatasetDict) else load_table(tables)
     if split not in tables:
         raise ValueError(f"The data set has no split '{split}' (splits: {', '.join(tables)}).")
     check_captions(split, tables[split])
     pictures = choose_pictures(tables[split], split, num_images, seed)
     committee = Committee(judges)
-    for name, config in zip(committee.names, committee.configs, strict=True):
+    for member, config in zip(committee.names, committee.configs, strict=True):
         if config.modalities == "image":
-            raise ValueError(f"The judge '{name}' reads pictures alone, so no caption moves it; give one that reads.")
+            raise ValueError(f"The judge '{member}' reads pictures alone, so no caption moves it.")
     committee.check(pictures, label_names(tables))
-    labels = check_captioner(os.fspath(model), pictures, wishes)
+    labels = check_captioner(name, pictures, wishes)
     committee = committee.load()
-    check_judge(committee, selections(model, given))
+    check_judge(committee, selections(name, given))
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    processor = EmocapCaptionerProcessor.from_pretrained(model)
+    processor = EmocapCaptionerProcessor.from_pretrained(name)
     captioner = Captioner(
-        EmocapCaptionerForConditionalGeneration.from_pretrained(model).eval().to(device),
+        EmocapCaptionerForConditionalGeneration.from_pretrained(name).eval().to(device),
         processor,
         CaptionDataset(pictures, processor),
         batch_size,
@@ -134,7 +134,7 @@ def evaluate_captioner(
     if output is not None:
         Path(output).parent.mkdir(parents=True, exist_ok=True)
         write_json(output, metrics)
-    return Result(metrics, model)
+    return Result(metrics, name)
 
 
 def check_scales(guidance_scale: Sequence[float]) -> list[float]:
@@ -174,7 +174,7 @@ def check_captioner(model: str, pictures: Dataset, wishes: Sequence[str] | None)
     return [emotions.index(name) for name in named]
 
 
-def selections(model: str | os.PathLike, tables: DatasetDict | str | os.PathLike) -> list[dict[str, Any]]:
+def selections(model: str, tables: DatasetDict | str | os.PathLike) -> list[dict[str, Any]]:
     """What is recorded of the labelling of the table, and of the table that the captioner learned from."""
     taught = (recorded_arguments(model) or {}).get("dataset")
     found = []

@@ -24,8 +24,10 @@ from emocap.models import (
     EmocapTeacherForMultiLabelClassification,
 )
 from emocap.pseudo_labels.labelling import label_tables
+from emocap.steps import train_captioner, train_student
 from tests.conftest import EMOTIONS, SEED, emotion_fields, make_tokenizer
 from tests.models.captioner import make_captioner, save_language_model
+from tests.training.test_captioner_training import grounded_table
 
 
 @pytest.fixture(scope="module")
@@ -290,3 +292,27 @@ def test_what_does_not_fit_is_refused(table, captioner, judges, tiny_teacher, ti
     blind = DatasetDict({"test": load_table(table)["test"].filter(lambda row: row["num_regions"] == 0)})
     with pytest.raises(ValueError, match="0 pictures of the test split with regions and captions are too few"):
         evaluate_captioner(captioner, blind, judges["text"])
+
+
+def test_a_captioner_that_follows_wishes_and_photos_shows_it(tiny_bert, tmp_path, rng):
+    sizes = {"train": 512, "validation": 50, "test": 40}
+    tables = DatasetDict({name: grounded_table(number, rng) for name, number in sizes.items()})
+    start = save_language_model(tmp_path / "lm", "llama", initializer_range=0.05)
+    quick = {"use_cpu": True, "disable_tqdm": True, "early_stopping_patience": 0}
+    captioner = train_captioner(
+        tables, start, tmp_path / "captioner", random_weights=True, soft_hidden_size=16, num_train_epochs=25,
+        head_learning_rate=0.003, **quick,
+    )  # fmt: skip
+    judge = train_student(
+        tables, tmp_path / "judge", word_embeddings=tiny_bert, modalities="text", num_train_epochs=15,
+        learning_rate=0.01, **quick,
+    )  # fmt: skip
+    found = evaluate_captioner(captioner, tables, judge, num_images=40)
+    for way in ("guidance_1", "guidance_2"):
+        assert found[f"{way}/alignment@1"] > 0.8 and found[f"{way}/lift_low"] > 0.3
+        assert found[f"{way}/shuffled_wishes/alignment@1"] < 0.2
+        assert found[f"{way}/cider_d"] > found[f"{way}/shuffled_images/cider_d"] + 0.1
+    assert found["no_wish/alignment@1"] == pytest.approx(1 / 5)
+    costs = ["nats_with_all_emotions", "nats", "nats_with_shuffled_emotions"]
+    assert [found[f"references/{key}"] for key in costs] == sorted(found[f"references/{key}"] for key in costs)
+    assert found["references/nats_with_shuffled_images"] > found["references/nats"] + 0.1
