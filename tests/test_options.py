@@ -14,6 +14,7 @@ from emocap.data.oasis import build_oasis
 from emocap.data.own_pairs import build_pairs
 from emocap.data.photo_folder import build_photos
 from emocap.data.socratis import build_socratis
+from emocap.evaluation.captioner import evaluate_captioner
 from emocap.evaluation.evaluate import calibrate, predict
 from emocap.evaluation.folder import predict_folder
 from emocap.evaluation.valence import evaluate_valence
@@ -36,7 +37,7 @@ FUNCTIONS = {
     "data scenes": [load_scenes],
     "regions": [extract_regions],
     "label": [label, Selection],
-    "evaluate": [evaluate, evaluate_valence],
+    "evaluate": [evaluate, evaluate_captioner, evaluate_valence],
     "calibrate": [calibrate],
     "predict": [predict, predict_folder],
     "export": [export_onnx],

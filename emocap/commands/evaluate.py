@@ -4,18 +4,23 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from emocap.options import Count, Options, Whole, option, positional, required
+from emocap.options import Amount, Count, Options, Whole, option, positional, required
 
 __all__ = ["Calibrate", "Evaluate", "Predict"]
 
 
 class Evaluate(Options):
-    """every metric of a model beside the prior"""
+    """every metric of a model beside the prior; of a captioner, what its wishes do"""
 
     model: list[str] = positional(
-        "MODEL", "folder or Hub id of a teacher or student; several answer together: the mean of their logits"
+        "MODEL",
+        "folder or Hub id of a teacher or student; several answer together: the mean of their logits; or of a "
+        "captioner",
     )
-    dataset: str = required("folder or Hub id of a table with human labels")
+    dataset: str = required(
+        "folder or Hub id of a table with human labels; for a captioner, with regions and a teacher's scores of each "
+        "caption"
+    )
     split: str = option("split to evaluate", "test")
     label_column: str = option("column of the truth", "labels")
     modalities: Literal["both", "text", "image"] | None = option("what the model sees (what it was trained to read)")
@@ -34,17 +39,55 @@ class Evaluate(Options):
         "folder or Hub id of the frozen encoder among the controls (the body that the run started from)",
         metavar="ID_OR_DIR",
     )
+    judge: list[str] | None = option(
+        "of a captioner: folder or Hub id of the teacher or student that looks for the wish in its captions, or of "
+        "several together; not the teacher that scored the captions which it learned from",
+        metavar="ID_OR_DIR",
+    )
+    wishes: list[str] | None = option("of a captioner: emotions to wish for (all)", metavar="NAME")
+    guidance_scale: list[Amount] = option("of a captioner: scales to measure", [1.0, 2.0])
+    num_images: Count = option("of a captioner: pictures at most", 100)
     num_resamples: Whole = option("bootstrap draws behind the intervals; 0: none", 1000)
-    output: str | None = option("write the metrics there as JSON, and FILE_details.json beside it", metavar="FILE")
+    output: str | None = option(
+        "write the metrics there as JSON and, but for a captioner, FILE_details.json beside it", metavar="FILE"
+    )
 
     def run(self) -> None:
         from emocap.commands.printing import print_result
         from emocap.steps import evaluate
 
+        if self.is_captioner():
+            self.run_captioner()
+            return
+        for name in ("judge", "wishes"):
+            if getattr(self, name):
+                raise ValueError(f"--{name} goes with a captioner, and '{self.model[0]}' is none; leave it out.")
         if self.valence_norms:
             self.run_valence(self.valence_norms)
-        else:
-            print_result(evaluate(tables=self.dataset, **self.but("dataset", "valence_norms")))
+            return
+        own = self.but("dataset", "valence_norms", "judge", "wishes", "guidance_scale", "num_images")
+        print_result(evaluate(tables=self.dataset, **own))
+
+    def is_captioner(self) -> bool:
+        from transformers import AutoConfig
+
+        return len(self.model) == 1 and AutoConfig.from_pretrained(self.model[0]).model_type == "emocap_captioner"
+
+    def run_captioner(self) -> None:
+        from emocap.commands.printing import print_captioner
+        from emocap.evaluation.captioner import evaluate_captioner
+
+        for name in ("modalities", "controls", "valence_norms", "encoder"):
+            if getattr(self, name):
+                raise ValueError(f"--{name} goes with a teacher or student, and '{self.model[0]}' is a captioner.")
+        if not self.judge:
+            raise ValueError(
+                f"'{self.model[0]}' is a captioner; name the model that looks for its wishes with --judge."
+            )
+        options = self.but(
+            "model", "dataset", "judge", "label_column", "modalities", "controls", "valence_norms", "encoder"
+        )
+        print_captioner(evaluate_captioner(self.model[0], self.dataset, self.judge, **options))
 
     def run_valence(self, norms: str) -> None:
         from emocap.commands.printing import print_valence

@@ -1,0 +1,425 @@
+"""What a captioner's wishes do: whether a judge sees them in its captions, and whether these still fit the picture."""
+
+import itertools
+import math
+import os
+from collections.abc import Mapping, Sequence
+from copy import copy
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict, Features, concatenate_datasets
+from datasets.utils.logging import tqdm
+from torch.nn import functional as F
+from transformers import AutoConfig
+from transformers.utils import logging
+
+from emocap.data.batches import weights_hash
+from emocap.data.captions import CaptionDataset, caption_scores, check_captions
+from emocap.data.pairs import tokenise
+from emocap.data.schema import NUM_REGIONS, label_names
+from emocap.data.storage import load_table, local_folder, write_json
+from emocap.data.truth import row_groups
+from emocap.evaluation.scoring import Committee, check_labels
+from emocap.metrics import Bootstrap, intervals
+from emocap.metrics.captions import bleu, cider_d, distinct, mean_length, share_novel, share_unique
+from emocap.models import EmocapCaptionerForConditionalGeneration, EmocapCaptionerProcessor
+from emocap.records import STATISTICS_FILE, Result, read_json, recorded_arguments
+
+__all__ = ["evaluate_captioner"]
+
+RETRIEVED = 100
+"""Pictures at most among which a caption's own is looked for."""
+
+logger = logging.get_logger(__name__)
+
+
+class Captioner(NamedTuple):
+    """A captioner, and pictures of which it writes and reads captions."""
+
+    model: EmocapCaptionerForConditionalGeneration
+    processor: EmocapCaptionerProcessor
+    pairs: CaptionDataset
+    batch_size: int
+
+
+def evaluate_captioner(
+    model: str | os.PathLike,
+    tables: DatasetDict | str | os.PathLike,
+    judge: str | os.PathLike | Sequence[str | os.PathLike],
+    split: str = "test",
+    *,
+    guidance_scale: Sequence[float] = (1.0, 2.0),
+    wishes: Sequence[str] | None = None,
+    num_images: int = 100,
+    batch_size: int = 64,
+    num_resamples: int = 1000,
+    seed: int = 0,
+    output: str | Path | None = None,
+) -> Result:
+    """What the wishes of a captioner do on pictures of one split, its captions written greedily.
+
+    Keys are `WAY/FIGURE`. The ways of getting captions: `guidance_S`, one a wished emotion and picture, at scale S;
+    `no_wish`; and as controls `guidance_S/shuffled_wishes`, judged for the wishes that they were not written for (the
+    mean over all of them), `guidance_S/shuffled_images` and `no_wish/shuffled_images`, laid beside another picture;
+    `best_caption`, the picture's own caption to which the labelling teacher gives most of the emotion; `references`,
+    its own captions.
+
+    Figures of wishes, each again as `WAY/FIGURE/EMOTION`: `alignment@1` and `alignment@3`, the wish is among the
+    judge's 1 or 3 most probable emotions; `probability`, the judge's; `lift`, this less that of the caption of the
+    same picture without a wish. Without a wish, alignment says how often the judge would name each emotion anyway:
+    its mean over all L emotions is 1 / L or 3 / L.
+
+    Figures of one caption a picture, its wish drawn: `cider_d` and `bleu_4` against the picture's own captions (of
+    `references` the first against the others, which is one fewer); `retrieval@1`, to the captioner without a wish the
+    caption is likelier of its own picture than of any other among `num_retrieved`; `distinct_1`, `distinct_2`, `novel`
+    (not among the train split's captions), `unique` and `length` in words. Of the references also `nats` a token
+    without a wish, `perplexity`, `nats_with_all_emotions` (their own levels), `nats_with_shuffled_emotions` (those of
+    another picture's caption) and `nats_with_shuffled_images`.
+
+    Args:
+        model: folder or Hub id of a captioner, or the result that it came with.
+        tables: a table with regions and a teacher's scores of each caption, or its folder or Hub id.
+        judge: folder or Hub id of a teacher or student, or several that judge together; it reads captions, and
+            pictures where it was trained to.
+        split: the one measured.
+        guidance_scale: the scales.
+        wishes: the emotions; None: all.
+        num_images: pictures at most, drawn by the seed from those with regions and captions.
+        batch_size: captions a step.
+        num_resamples: bootstrap draws over pictures behind `KEY_low` and `KEY_high`; 0: none.
+        seed: of the pictures, of the wish of the one caption, and of what is shuffled.
+        output: where the figures are written as JSON.
+
+    Raises:
+        ValueError: checkpoints of other families, unlike emotions, a judge that reads no captions or that scored
+            those that the captioner or this table have their levels from, or a table that does not fit.
+    """
+    judges = [os.fspath(judge)] if isinstance(judge, (str, os.PathLike)) else [os.fspath(own) for own in judge]
+    name, scales = os.fspath(model), check_scales(guidance_scale)
+    given, tables = tables, tables if isinstance(tables, DatasetDict) else load_table(tables)
+    if split not in tables:
+        raise ValueError(f"The data set has no split '{split}' (splits: {', '.join(tables)}).")
+    check_captions(split, tables[split])
+    pictures = choose_pictures(tables[split], split, num_images, seed)
+    committee = Committee(judges)
+    for member, config in zip(committee.names, committee.configs, strict=True):
+        if config.modalities == "image":
+            raise ValueError(f"The judge '{member}' reads pictures alone, so no caption moves it.")
+    committee.check(pictures, label_names(tables))
+    labels = check_captioner(name, pictures, wishes)
+    committee = committee.load()
+    check_judge(committee, selections(name, given))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    processor = EmocapCaptionerProcessor.from_pretrained(name)
+    captioner = Captioner(
+        EmocapCaptionerForConditionalGeneration.from_pretrained(name).eval().to(device),
+        processor,
+        CaptionDataset(pictures, processor),
+        batch_size,
+    )
+    training = [text for own in tables["train"]["captions"][:] for text in own or []] if "train" in tables else None
+    by_picture, corpus = measure(captioner, committee, pictures, labels, scales, training, seed)
+    metrics: dict[str, Any] = average(by_picture, Bootstrap(num_resamples, groups=row_groups(pictures))) | corpus
+    metrics |= {
+        "num_examples": len(pictures),
+        "num_retrieved": min(len(pictures), RETRIEVED),
+        "split": split,
+        "judge": ", ".join(judges),
+        "wishes": ", ".join(processor.emotions[label] for label in labels),
+        "guidance_scales": ", ".join(f"{scale:g}" for scale in scales),
+    }
+    if output is not None:
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
+        write_json(output, metrics)
+    return Result(metrics, name)
+
+
+def check_scales(guidance_scale: Sequence[float]) -> list[float]:
+    scales = list(dict.fromkeys(guidance_scale))
+    if not scales or not all(math.isfinite(scale) and scale >= 0 for scale in scales):
+        raise ValueError(f"--guidance_scale is {list(guidance_scale)}; give finite numbers, 0 or more.")
+    return scales
+
+
+def choose_pictures(table: Dataset, split: str, num_images: int, seed: int) -> Dataset:
+    """Rows with regions and captions, in random order, at most `num_images`, in memory."""
+    counts = np.asarray(table.with_format("numpy")["num_regions"][:])
+    able = np.flatnonzero((counts > 0) & [bool(own) for own in table["captions"][:]])
+    if num_images < 2 or len(able) < 2:
+        number = num_images if num_images < 2 else len(able)
+        raise ValueError(f"{number} pictures of the {split} split with regions and captions are too few; 2 is least.")
+    chosen = np.random.default_rng(seed).permutation(able)[:num_images]
+    return table.select(chosen).flatten_indices(keep_in_memory=True)
+
+
+def check_captioner(model: str, pictures: Dataset, wishes: Sequence[str] | None) -> list[int]:
+    """The wishes' labels; refuses, before weights are loaded, what is no captioner of such pictures and wishes."""
+    config = AutoConfig.from_pretrained(model)
+    if config.model_type != "emocap_captioner":
+        raise ValueError(f"'{model}' is a '{config.model_type}' checkpoint; expected an emocap captioner.")
+    emotions = label_names(pictures)
+    check_labels(config, emotions, model)
+    width = pictures.features["region_features"].length // NUM_REGIONS
+    if width != config.visual_embedding_dim:
+        raise ValueError(
+            f"The data set's region features are {width}-d, but '{model}' reads {config.visual_embedding_dim}-d "
+            "ones. Extract features with the captioner's own extractor."
+        )
+    named = emotions if wishes is None else list(dict.fromkeys(wishes))
+    if unknown := [name for name in named if name not in emotions] or ([] if named else ["none"]):
+        raise ValueError(f"There is no emotion '{unknown[0]}' to wish for; there are {', '.join(emotions)}.")
+    return [emotions.index(name) for name in named]
+
+
+def selections(model: str, tables: DatasetDict | str | os.PathLike) -> list[dict[str, Any]]:
+    """What is recorded of the labelling of the table, and of the table that the captioner learned from."""
+    taught = (recorded_arguments(model) or {}).get("dataset")
+    found = []
+    for source in {os.fspath(own) for own in (tables, taught) if own and not isinstance(own, DatasetDict)}:
+        try:
+            path = local_folder(source, "dataset", (STATISTICS_FILE,)) / STATISTICS_FILE
+        except FileNotFoundError:  # a table that the captioner learned from and nobody has any more
+            continue
+        if path.is_file():
+            found.append(read_json(path, "what `emocap label` records of a table")["selection"])
+    if not found:
+        logger.warning("No record tells which teacher scored the captions: the judge may be that very teacher.")
+    return found
+
+
+def check_judge(committee: Committee, recorded: Sequence[Mapping[str, Any]]) -> None:
+    """Refuses a judge that made the levels that the captioner was taught: it would find what it had put there."""
+    for name, config, (model, _) in zip(committee.names, committee.configs, committee.members, strict=True):
+        revisions = {f"sha256:{weights_hash(model)[:16]}", getattr(config, "_commit_hash", None)} - {None}
+        for selection in recorded:
+            teachers, known = (
+                own if isinstance(own, list) else [own] for own in (selection["teacher"], selection["revision"])
+            )
+            is_hub_id = not Path(name).is_dir()
+            if revisions.intersection(known) or (is_hub_id and name in teachers):
+                raise ValueError(
+                    f"The judge '{name}' is the teacher that scored the captions, so it cannot judge what was learned "
+                    "from its scores; give a model of another training."
+                )
+
+
+def measure(
+    captioner: Captioner,
+    committee: Committee,
+    pictures: Dataset,
+    labels: Sequence[int],
+    scales: Sequence[float],
+    training: Sequence[str] | None,
+    seed: int,
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Figures that are means over pictures, float64 `(pictures,)` with NaN where a picture has none, and those of all
+    captions together."""
+    rows, emotions = np.arange(len(pictures)), captioner.processor.emotions
+    partner = np.roll(rows, 1)  # the pictures are in random order
+    drawn = np.random.default_rng([seed, 1]).integers(len(labels), size=len(rows))
+    unwished = write(captioner, rows, [None] * len(rows), 1.0)
+    grid = np.repeat(rows, len(labels)), [emotions[label] for label in labels] * len(rows)
+    written = {
+        f"guidance_{scale:g}": np.array(write(captioner, *grid, scale), dtype=object).reshape(len(rows), -1)
+        for scale in scales
+    }
+    raised_by = steering(committee, pictures, unwished, written, labels, partner, captioner.batch_size)
+    by_picture = {}
+    for way, own in raised_by.items():
+        for key, values in own.items():
+            by_picture[f"{way}/{key}"] = values.mean(1)
+            by_picture |= {f"{way}/{key}/{emotions[label]}": values[:, i] for i, label in enumerate(labels)}
+    single = {way: captions[rows, drawn].tolist() for way, captions in written.items()} | {"no_wish": unwished}
+    likeness, corpus = compare(single, pictures["captions"][:], partner)
+    single["references"] = [own[0] for own in pictures["captions"][:]]
+    for way, captions in single.items():
+        likeness[f"{way}/retrieval@1"] = retrieved(captioner, captions)
+        corpus |= {f"{way}/{key}": value for key, value in language(captions, training).items()}
+    corpus |= {f"references/{key}": value for key, value in reference_nats(captioner, partner).items()}
+    return by_picture | likeness, {key: value for key, value in corpus.items() if not math.isnan(value)}
+
+
+def steering(
+    committee: Committee,
+    pictures: Dataset,
+    unwished: Sequence[str],
+    written: Mapping[str, np.ndarray],
+    labels: Sequence[int],
+    partner: np.ndarray,
+    batch_size: int,
+) -> dict[str, dict[str, np.ndarray]]:
+    """Figures of wishes for each way of getting captions, each float64 `(pictures, wishes)`; `written` holds captions
+    `(pictures, wishes)`."""
+    number, wishes = len(pictures), np.arange(len(labels))
+    prepared = committee.prepare(pictures)
+
+    def judged(captions: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
+        """Of all captions of all pictures, `(captions, wishes)`."""
+        tables = [with_captions(own, captions) for own in prepared]
+        return raised(committee.score(tables, batch_size).probabilities, labels)
+
+    figures = judged([[text] for text in unwished])
+    found, plain = {"no_wish": figures}, figures["probability"]
+    reads_photos = any(config.modalities != "text" for config in committee.configs)
+    for way, captions in written.items():
+        own = {key: values.reshape(number, len(labels), -1) for key, values in judged(captions.tolist()).items()}
+        found[way] = {key: values[:, wishes, wishes] for key, values in own.items()}
+        if len(labels) > 1:
+            found[f"{way}/shuffled_wishes"] = {
+                key: (values.sum(1) - found[way][key]) / (len(labels) - 1) for key, values in own.items()
+            }
+        if reads_photos:
+            apart = judged(captions[partner].tolist())
+            found[f"{way}/shuffled_images"] = {
+                key: values.reshape(number, len(labels), -1)[:, wishes, wishes] for key, values in apart.items()
+            }
+    starts = np.cumsum([0, *map(len, pictures["captions"][:])])
+    figures, told = judged(pictures["captions"][:]), caption_scores(pictures)[:, labels]
+    best = np.stack([start + told[start:end].argmax(0) for start, end in itertools.pairwise(starts)])
+    found["best_caption"] = {key: values[best, wishes] for key, values in figures.items()}
+    for way, own in found.items():
+        if way != "no_wish":
+            own["lift"] = own["probability"] - plain
+    counts = np.diff(starts)[:, None]
+    found["references"] = {key: np.add.reduceat(own, starts[:-1]) / counts for key, own in figures.items()}
+    return found
+
+
+def compare(
+    single: Mapping[str, Sequence[str]], references: Sequence[Sequence[str]], partner: np.ndarray
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """CIDEr-D of each picture and BLEU-4 of all: of a caption a picture, of another picture's, and of people's."""
+    cider, corpus = {}, {}
+    for way, captions in single.items():
+        beside = [captions[row] for row in partner]
+        for name, shown in ((way, captions), (f"{way}/shuffled_images", beside)):
+            cider[f"{name}/cider_d"] = cider_d(shown, references)
+            corpus[f"{name}/bleu_4"] = bleu(shown, references)
+    several = [row for row, own in enumerate(references) if len(own) > 1]
+    if several:
+        firsts, others = [references[row][0] for row in several], [references[row][1:] for row in several]
+        cider["references/cider_d"] = np.full(len(references), np.nan)
+        cider["references/cider_d"][several] = cider_d(firsts, others)
+        corpus["references/bleu_4"] = bleu(firsts, others)
+    return cider, corpus
+
+
+def with_captions(table: Dataset, captions: Sequence[Sequence[str]]) -> Dataset:
+    """The same rows with other captions."""
+    features = Features({"captions": table.features["captions"]})
+    own = Dataset.from_dict({"captions": [list(texts) for texts in captions]}, features=features)
+    return concatenate_datasets([table.remove_columns("captions"), own], axis=1)
+
+
+@torch.inference_mode()
+def write(captioner: Captioner, rows: np.ndarray, wishes: Sequence[str | None], scale: float) -> list[str]:
+    """A greedy caption of each of the pairs' rows, for its wish."""
+    model, processor, pairs, size = captioner
+    texts = []
+    for first in tqdm(range(0, len(rows), size), desc="Captioning", unit="batch", leave=False):
+        part = rows[first : first + size]
+        counts = pairs.region_counts[part]
+        most = counts.max()
+        inputs = processor(
+            emotions=list(wishes[first : first + size]),
+            visual_embeds=pairs.regions[part].reshape(len(part), NUM_REGIONS, -1)[:, :most],
+            visual_attention_mask=(np.arange(most) < counts[:, None]).astype(np.int64),
+            region_boxes=pairs.boxes[part].reshape(len(part), NUM_REGIONS, 4)[:, :most],
+        ).to(model.device)
+        ids = model.generate(**inputs, guidance_scale=scale, do_sample=False, num_beams=1)
+        told = processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        texts += [text.strip() for text in told]
+    return texts
+
+
+def raised(probabilities: np.ndarray, labels: Sequence[int]) -> dict[str, np.ndarray]:
+    """What a judge's probabilities `(..., L)` say of each label wished for, float64 `(..., len(labels))`; an emotion
+    that ties with another ranks behind it."""
+    own = probabilities[..., labels]
+    ranks = np.zeros(own.shape, dtype=np.int64)
+    for label in range(probabilities.shape[-1]):
+        ranks += probabilities[..., label, None] >= own
+    hits = {f"alignment@{most}": (ranks <= most).astype(np.float64) for most in (1, 3)}
+    return hits | {"probability": own}
+
+
+def retrieved(captioner: Captioner, captions: Sequence[str]) -> np.ndarray:
+    """1 where a caption, without a wish, is most likely of its own picture among the first `RETRIEVED`, 0 where it is
+    not or another is as likely: float64 `(pictures,)`, NaN of the others."""
+    number = min(len(captions), RETRIEVED)
+    pairs = copy(captioner.pairs)
+    pairs.token_ids, pairs.token_starts, _ = tokenise(captioner.processor, [[text] for text in captions[:number]])
+    pairs.num_captions, pairs.levels = number, np.zeros((number, pairs.levels.shape[1]), dtype=np.float32)
+    hits = np.full(len(captions), np.nan)
+    nats = np.empty((number, number))
+    for shift in range(number):
+        pairs.row_of_pair = (np.arange(number) + shift) % number
+        nats[:, shift] = caption_nats(captioner._replace(pairs=pairs))
+    hits[:number] = (nats[:, 1:] > nats[:, :1]).all(1)
+    return hits
+
+
+@torch.inference_mode()
+def caption_nats(captioner: Captioner, with_wish: bool = False) -> np.ndarray:
+    """Nats of each caption and its end, without a wish or with the levels of all emotions: float64 `(pairs,)`."""
+    model, _, pairs, size = captioner
+    lengths = np.diff(pairs.token_starts)
+    order, nats = np.argsort(lengths, kind="stable"), np.empty(len(pairs))
+    for first in range(0, len(order), size):
+        chosen = order[first : first + size]
+        batch = {name: values.to(model.device) for name, values in pairs.__getitems__(chosen).items()}
+        words = int(lengths[chosen].max())
+        labels = batch.pop("labels")[:, -words:]
+        if not with_wish:
+            batch["wish_mask"] = torch.zeros_like(batch["wish_mask"])
+        logits = model(**batch, logits_to_keep=words + 1).logits[:, :-1].float()
+        losses = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
+        nats[chosen] = losses.sum(1, dtype=torch.float64).cpu().numpy()
+    return nats
+
+
+def reference_nats(captioner: Captioner, partner: np.ndarray) -> dict[str, float]:
+    """What the pictures' own captions cost, a token."""
+    own = captioner.pairs
+    other = partner[own.row_of_pair]
+    wrong_levels, wrong_images = copy(own), copy(own)
+    wrong_levels.levels = own.levels[np.searchsorted(own.row_of_pair, other)]  # of the first caption of the other
+    wrong_images.row_of_pair = other
+    tokens = int(own.token_starts[-1])
+    nats = {
+        "nats": caption_nats(captioner).sum() / tokens,
+        "nats_with_all_emotions": caption_nats(captioner, with_wish=True).sum() / tokens,
+        "nats_with_shuffled_emotions": caption_nats(captioner._replace(pairs=wrong_levels), True).sum() / tokens,
+        "nats_with_shuffled_images": caption_nats(captioner._replace(pairs=wrong_images)).sum() / tokens,
+    }
+    return {key: float(value) for key, value in nats.items()} | {"perplexity": math.exp(nats["nats"])}
+
+
+def language(captions: Sequence[str], training: Sequence[str] | None) -> dict[str, float]:
+    """How varied captions are."""
+    novel = {} if training is None else {"novel": share_novel(captions, training)}
+    return novel | {
+        "unique": share_unique(captions),
+        "length": mean_length(captions),
+        "distinct_1": distinct(captions, 1),
+        "distinct_2": distinct(captions, 2),
+    }
+
+
+def average(by_picture: Mapping[str, np.ndarray], bootstrap: Bootstrap) -> dict[str, float]:
+    """Means over the pictures that have a value, with intervals over pictures or groups of them."""
+    values = np.stack(list(by_picture.values()), axis=1)
+    known = ~np.isnan(values)
+    summed = np.where(known, values, 0)
+    means = dict(zip(by_picture, (summed.sum(0) / known.sum(0)).tolist(), strict=True))
+    if not bootstrap.num_resamples:
+        return means
+    parts = []
+    for weights in bootstrap.weights(len(values)):
+        have = weights.T @ known
+        parts.append(np.divide(weights.T @ summed, have, out=np.full(have.shape, np.nan), where=have > 0))
+    drawn = dict(zip(by_picture, np.concatenate(parts).T, strict=True))
+    return means | intervals(drawn, means)
