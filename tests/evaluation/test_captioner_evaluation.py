@@ -92,6 +92,8 @@ class Slow:
     @torch.inference_mode()
     def probabilities(self, row: dict, caption: str) -> np.ndarray:
         inputs = self.judge_processor.tokenizer(caption, return_tensors="pt")  # the processor refuses an empty one
+        if not caption:
+            inputs["attention_mask"].zero_()  # no words: what the judge reads is the picture
         if self.judge.config.modalities != "text":
             regions = torch.from_numpy(self.regions(row)["visual_embeds"])
             inputs["visual_embeds"] = regions
