@@ -114,7 +114,7 @@ def test_the_readmes_lines_run(tmp_path, halves, tiny_teacher):
         assert written in code
         code = code.replace(written, own)
     names = {"table": halves["train"], "labels": PseudoLabels(tiny_teacher), "Features": Features}
-    names["load_dataset"] = load_dataset
+    names |= {"load_dataset": load_dataset, "PseudoLabels": PseudoLabels}
     exec(compile(code, "README.md", "exec"), names)
     assert sorted(names["scored"]["image_id"]) == sorted(halves["train"]["image_id"])
     assert names["scored"].features == names["features"]
