@@ -14,12 +14,12 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import fuse_conv_bn_weights
 from torchvision.ops import clip_boxes_to_image, nms, roi_pool
-from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.image_processing_utils import BaseImageProcessor
 
 from .configuration_bottom_up import BottomUpConfig
 from .image_processing_bottom_up import BottomUpImageProcessor
-from .region_output_emocap import RegionOutput, as_output, pad_rows
+from .region_output_emocap import RegionExtractor, RegionOutput, as_output, pad_rows
 
 __all__ = ["BottomUpDetector"]
 
@@ -33,7 +33,7 @@ take a path that is half as fast on one thread."""
 MAX_LOG_SCALE = math.log(1000 / 16)
 
 
-class BottomUpDetector(PreTrainedModel):
+class BottomUpDetector(RegionExtractor):
     """Finds a photo's most salient objects: boxes, classes, attributes and the features that VisualBERT reads.
 
     Only for inference: batch norms always use their running statistics, and no gradients are kept. Of the network only
@@ -75,23 +75,8 @@ class BottomUpDetector(PreTrainedModel):
         else:
             super()._init_weights(module)
 
-    def extract(self, photos: Sequence[Image.Image]) -> RegionOutput:
-        """Regions of PIL photos of any size and mode.
-
-        On a CPU every photo goes alone: it fills the cores, and its regions have the same bits in any batch.
-
-        Raises:
-            ValueError: there is no photo.
-        """
-        if not photos:
-            raise ValueError("There is no photo to extract regions from; give at least one.")
-        processor = self.image_processor()
-        step = 1 if self.device.type == "cpu" else len(photos)
-        outputs = [
-            self(**processor(list(photos[start : start + step]), device=self.device)).to_tuple()
-            for start in range(0, len(photos), step)
-        ]
-        return RegionOutput(*map(torch.cat, zip(*outputs, strict=True)))
+    def look(self, processor: BaseImageProcessor, photos: list[Image.Image]) -> RegionOutput:
+        return self(**processor(photos, device=self.device))
 
     def image_processor(self) -> BottomUpImageProcessor:
         """What makes this detector's inputs of photos; saved with it."""
@@ -100,11 +85,6 @@ class BottomUpDetector(PreTrainedModel):
             image_mean=self.config.image_mean,
             image_std=self.config.image_std,
         )
-
-    def save_pretrained(self, save_directory, **kwargs) -> None:
-        """As everywhere in transformers, and the image processor beside it."""
-        super().save_pretrained(save_directory, **kwargs)
-        self.image_processor().save_pretrained(save_directory)
 
     def get_input_embeddings(self) -> nn.Module:
         """What reads the pixels: the first convolution."""

@@ -2,7 +2,6 @@
 
 import math
 import os
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from transformers.utils import logging
 
 from .configuration_emocap_grid import EmocapGridConfig
 from .photo_emocap import to_rgb
-from .region_output_emocap import RegionOutput, as_output
+from .region_output_emocap import RegionExtractor, RegionOutput, as_output
 
 __all__ = ["EmocapGridExtractor"]
 
@@ -34,7 +33,7 @@ MOST_GLOBAL_TOKENS = 2
 """That come before the patches, registers aside: one for the class, and DeiT's for distillation."""
 
 
-class EmocapGridExtractor(PreTrainedModel):
+class EmocapGridExtractor(RegionExtractor):
     """A vision encoder whose last patch or grid features are the regions (grid features: Jiang et al. 2020).
 
     The features are averaged over 6 x 6 cells, row by row from the top left; class and register tokens are dropped. A
@@ -108,33 +107,13 @@ class EmocapGridExtractor(PreTrainedModel):
         model.backbone = backbone
         return model.eval()
 
-    def extract(self, photos: Sequence[Image.Image]) -> RegionOutput:
-        """Regions of PIL photos of any size and mode, in one batch.
-
-        On a CPU every photo goes alone: it fills the cores, and its regions have the same bits in any batch.
-
-        Raises:
-            ValueError: there is no photo.
-        """
-        if not photos:
-            raise ValueError("There is no photo to extract regions from; give at least one.")
-        processor, device = self.image_processor(), self.device
-        step = 1 if device.type == "cpu" else len(photos)
-        outputs = []
-        for start in range(0, len(photos), step):
-            upright = [to_rgb(photo) for photo in photos[start : start + step]]
-            pixel_values = processor(upright, return_tensors="pt", device=device)["pixel_values"]
-            outputs.append(self(pixel_values, output_hidden_states=False, return_dict=False))
-        return RegionOutput(*map(torch.cat, zip(*outputs, strict=True)))
+    def look(self, processor: BaseImageProcessor, photos: list[Image.Image]) -> RegionOutput:
+        pixels = processor(list(map(to_rgb, photos)), return_tensors="pt", device=self.device)["pixel_values"]
+        return self(pixels, output_hidden_states=False, return_dict=True)
 
     def image_processor(self) -> ViTImageProcessor:
         """What makes this extractor's inputs of photos; saved with it."""
         return squeezing_processor(self.config)
-
-    def save_pretrained(self, save_directory, **kwargs) -> None:
-        """As everywhere in transformers, and the image processor beside it."""
-        super().save_pretrained(save_directory, **kwargs)
-        self.image_processor().save_pretrained(save_directory)
 
     @torch.no_grad()
     def forward(

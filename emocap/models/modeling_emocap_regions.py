@@ -15,12 +15,12 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import MultiScaleRoIAlign, nms
-from transformers import PreTrainedModel
+from transformers.image_processing_utils import BaseImageProcessor
 from transformers.modeling_utils import load_state_dict
 
 from .configuration_emocap_regions import ARCHITECTURES, EmocapRegionConfig
 from .photo_emocap import EmocapImageProcessor
-from .region_output_emocap import RegionOutput, as_output, pad_rows
+from .region_output_emocap import RegionExtractor, RegionOutput, as_output, pad_rows
 
 __all__ = ["EmocapRegionExtractor"]
 
@@ -37,7 +37,7 @@ WHOLE_PHOTO_SCORE = 2.0
 """Above every probability: the whole photo comes first in the NMS."""
 
 
-class EmocapRegionExtractor(PreTrainedModel):
+class EmocapRegionExtractor(RegionExtractor):
     """Faster R-CNN whose box head's hidden layer gives the region features.
 
     Region 0 is always the whole photo, so that every photo has one. The others are the boxes of each proposal's best
@@ -99,32 +99,12 @@ class EmocapRegionExtractor(PreTrainedModel):
             fill(model.detector, state_dict, f"'{weights}' is no checkpoint of {architecture}")
         return model.eval()
 
-    def extract(self, photos: Sequence[Image.Image]) -> RegionOutput:
-        """Regions of PIL photos of any size and mode.
-
-        On a CPU every photo goes alone: it fills the cores, and its regions have the same bits in any batch.
-
-        Raises:
-            ValueError: there is no photo.
-        """
-        if not photos:
-            raise ValueError("There is no photo to extract regions from; give at least one.")
-        processor, device = self.image_processor(), self.device
-        step = 1 if device.type == "cpu" else len(photos)
-        outputs = []
-        for start in range(0, len(photos), step):
-            pixel_values = processor(list(photos[start : start + step]))["pixel_values"]
-            outputs.append(self([photo.to(device) for photo in pixel_values]).to_tuple())
-        return RegionOutput(*map(torch.cat, zip(*outputs, strict=True)))
+    def look(self, processor: BaseImageProcessor, photos: list[Image.Image]) -> RegionOutput:
+        return self([photo.to(self.device) for photo in processor(photos)["pixel_values"]])
 
     def image_processor(self) -> EmocapImageProcessor:
         """What makes this extractor's inputs of photos; saved with it."""
         return EmocapImageProcessor(size=self.config.image_size if self.config.architecture == "small" else None)
-
-    def save_pretrained(self, save_directory, **kwargs) -> None:
-        """As everywhere in transformers, and the image processor beside it."""
-        super().save_pretrained(save_directory, **kwargs)
-        self.image_processor().save_pretrained(save_directory)
 
     def get_input_embeddings(self) -> nn.Module:
         """What reads the pixels: the first convolution."""

@@ -1,13 +1,15 @@
-"""What every region extractor gives."""
+"""What every region extractor does and gives."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedConfig
+from PIL import Image
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import ModelOutput
 
-__all__ = ["RegionOutput", "as_output", "pad_rows"]
+__all__ = ["RegionExtractor", "RegionOutput", "as_output", "pad_rows"]
 
 
 @dataclass
@@ -35,6 +37,40 @@ class RegionOutput(ModelOutput):
     attribute_ids: torch.LongTensor | None = None
     attribute_scores: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
+
+
+class RegionExtractor(PreTrainedModel):
+    """From photos to regions, whatever the network."""
+
+    def image_processor(self) -> BaseImageProcessor:
+        """What makes this extractor's inputs of photos; saved with it."""
+        raise NotImplementedError
+
+    def look(self, processor: BaseImageProcessor, photos: list[Image.Image]) -> RegionOutput:
+        """Regions of photos in one step of the network."""
+        raise NotImplementedError
+
+    def extract(self, photos: Sequence[Image.Image]) -> RegionOutput:
+        """Regions of PIL photos of any size and mode.
+
+        On a CPU every photo goes alone: it fills the cores, and its regions have the same bits in any batch.
+
+        Raises:
+            ValueError: there is no photo.
+        """
+        if not photos:
+            raise ValueError("There is no photo to extract regions from; give at least one.")
+        processor, step = self.image_processor(), 1 if self.device.type == "cpu" else len(photos)
+        outputs = [
+            self.look(processor, list(photos[start : start + step])).to_tuple()
+            for start in range(0, len(photos), step)
+        ]
+        return RegionOutput(*map(torch.cat, zip(*outputs, strict=True)))
+
+    def save_pretrained(self, save_directory, **kwargs) -> None:
+        """As everywhere in transformers, and the image processor beside it."""
+        super().save_pretrained(save_directory, **kwargs)
+        self.image_processor().save_pretrained(save_directory)
 
 
 def as_output(
