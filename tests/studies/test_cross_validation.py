@@ -168,11 +168,13 @@ def test_a_killed_cross_validation_goes_on_and_ends_alike(done, tmp_path, monkey
     others = [(out / "fold2" / f"setting{index}_seed0", False) for index in range(2)]
     assert begun == [(stopped, True), *others] and {*folders} == {path.parent for path in finished}
     assert {path: path.stat().st_mtime_ns for path in files} == finished
-    for name in ("metrics.json", "settings.json", "preset.yaml"):
+    for name in ("settings.json", "preset.yaml"):
         assert (out / name).read_text() == (whole / name).read_text(), name
+    figures, expected = (json.loads((own / "metrics.json").read_text()) for own in (out, whole))
+    assert figures == pytest.approx(expected, abs=1e-5, rel=1e-5)  # several threads sum in an order of their own
     logs = [json.loads((own / "fold1/setting1_seed0/trainer_state.json").read_text()) for own in (out, whole)]
     losses = [[entry["eval_loss"] for entry in log["log_history"] if "eval_loss" in entry] for log in logs]
-    assert losses[0] == losses[1] and len(losses[0]) >= 2
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6) and len(losses[0]) >= 2
 
 
 @pytest.mark.parametrize(
