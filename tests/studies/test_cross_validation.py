@@ -1,6 +1,7 @@
 """Nested cross-validation on the tiny table: who saw which image, what is chosen, what is reported, what resumes."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -147,7 +148,8 @@ def test_a_finished_fold_is_not_trained_again_and_other_settings_are_refused(don
 def test_a_killed_cross_validation_goes_on_and_ends_alike(done, tmp_path, monkeypatch):
     whole, flags, _ = done
     out, flags = tmp_path / "run", [*flags[:-1], str(tmp_path / "run")]
-    process = subprocess.Popen([sys.executable, "-c", "from emocap.cli import main; main()", *flags])
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as the suite: several add in an order of their own
+    process = subprocess.Popen([sys.executable, "-c", "from emocap.cli import main; main()", *flags], env=one_thread)
     stopped = out / "fold1" / "setting1_seed0"  # at a rate that moves the figures
     while not list(stopped.glob("checkpoint-*/trainer_state.json")):  # the last file of a checkpoint
         assert process.poll() is None, "it ended before it was killed"
@@ -168,13 +170,11 @@ def test_a_killed_cross_validation_goes_on_and_ends_alike(done, tmp_path, monkey
     others = [(out / "fold2" / f"setting{index}_seed0", False) for index in range(2)]
     assert begun == [(stopped, True), *others] and {*folders} == {path.parent for path in finished}
     assert {path: path.stat().st_mtime_ns for path in files} == finished
-    for name in ("settings.json", "preset.yaml"):
+    for name in ("metrics.json", "settings.json", "preset.yaml"):
         assert (out / name).read_text() == (whole / name).read_text(), name
-    figures, expected = (json.loads((own / "metrics.json").read_text()) for own in (out, whole))
-    assert figures == pytest.approx(expected, abs=1e-5, rel=1e-5)  # several threads sum in an order of their own
     logs = [json.loads((own / "fold1/setting1_seed0/trainer_state.json").read_text()) for own in (out, whole)]
     losses = [[entry["eval_loss"] for entry in log["log_history"] if "eval_loss" in entry] for log in logs]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-6) and len(losses[0]) >= 2
+    assert losses[0] == losses[1] and len(losses[0]) >= 2
 
 
 @pytest.mark.parametrize(
