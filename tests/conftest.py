@@ -37,6 +37,10 @@ SEED = int(os.environ.get("EMOCAP_TEST_SEED", 0))
 """Of every random draw in the suite: another number draws other inputs."""
 
 
+def pytest_addoption(parser) -> None:
+    parser.addoption("--screenshots", help="folder for what the tests in a browser saw")
+
+
 def pytest_report_header() -> str:
     return f"emocap: random inputs of EMOCAP_TEST_SEED={SEED}"
 
