@@ -9,7 +9,7 @@ from datasets import Dataset, DatasetDict, Value
 from datasets.exceptions import DatasetNotFoundError
 from PIL import Image
 
-from emocap.data import coco
+from emocap.data import sources
 from emocap.data.coco import COCO_LICENSES, build_coco, load_coco
 from emocap.data.schema import pair_features
 
@@ -169,7 +169,7 @@ def test_a_hub_data_set_gives_the_table_of_the_folder(tmp_path, monkeypatch, pre
     content = random_content(rng, 50)
     hub = DatasetDict({"train": hub_form(content, prefix), "validation": hub_form(content)})
     asked = []
-    monkeypatch.setattr(coco, "load_dataset", lambda name: asked.append(name) or hub)
+    monkeypatch.setattr(sources, "load_dataset", lambda name: asked.append(name) or hub)
     write_coco(tmp_path, content, photos=[])
     for fraction in (1.0, 0.3):
         online, report = build_coco("owner/coco", splits=["train2017", "val2017"], fraction=fraction)
@@ -195,7 +195,7 @@ def test_hub_errors_name_columns_splits_and_forms(monkeypatch):
             raise DatasetNotFoundError(f"Dataset '{name}' doesn't exist on the Hub")
         return forms[name]
 
-    monkeypatch.setattr(coco, "load_dataset", load_dataset)
+    monkeypatch.setattr(sources, "load_dataset", load_dataset)
     with pytest.raises(ValueError, match=r"lacks the column\(s\) ids, captions. Found: .*coco_url"):
         load_coco("owner/columns")
     with pytest.raises(ValueError, match="expected image_id and license integers"):
