@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetDict, Value
 from emocap.data.licenses import set_license
 from emocap.data.schema import pair_features
 from emocap.data.sources import open_hub
-from emocap.data.storage import HUB_ID, DataReport, parse_json, read_text, usable_photos
+from emocap.data.storage import DataReport, parse_json, read_text, usable_photos
 
 __all__ = ["COCO_LICENSES", "build_coco", "load_coco"]
 
@@ -29,7 +29,8 @@ COCO_LICENSES = {
 """Names of the photos' licences by id, as in COCO's annotation files; all of 1 to 6 are Creative Commons."""
 
 HUB_COLUMNS = ("image_id", "file_name", "coco_url", "license", "ids", "captions")
-LAYOUT = "COCO's own layout, annotations/captions_<split>.json and <split>/*.jpg"
+ANNOTATIONS = "annotations/captions_{split}.json"
+LAYOUT = f"COCO's own layout, {ANNOTATIONS.format(split='<split>')} and <split>/*.jpg"
 NUM_MISSING_SHOWN = 20
 
 
@@ -70,59 +71,33 @@ def build_coco(
         )
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction is {fraction}; expected a share above 0 and up to 1, such as 0.1.")
-    report, is_folder = DataReport(), Path(root).is_dir()
-    parts = _annotation_files(Path(root), splits) if is_folder else _hub_parts(str(root), splits)
+    report, folder, dataset = DataReport(), Path(root), None
+    if not folder.is_dir():
+        looked_for = folder / ANNOTATIONS.format(split=splits[0])
+        dataset = open_hub(str(root), other=f"a folder of {LAYOUT} ('{looked_for}' is not there)")
     table = DatasetDict()
     for split, target in zip(splits, targets, strict=True):
-        columns = (_read_annotations if is_folder else _read_hub)(parts[split], report)
-        table[target] = _with_photos(_draw(columns, fraction, seed, split), split, Path(root, split), report)
+        if dataset is None:
+            columns = _read_annotations(folder, split, report)
+        elif target in dataset:
+            columns = _read_hub(dataset[target], report)
+        else:
+            raise ValueError(f"Data set '{root}' has no split for '{split}'; its splits: {', '.join(dataset)}.")
+        table[target] = _with_photos(_draw(columns, fraction, seed, split), split, folder / split, report)
     return set_license(table, "cc-by-4.0"), report  # of the annotations; each photo has its own, in a column
 
 
 def _target_split(split: str) -> str:
-    for prefix, target in {"train": "train", "val": "validation", "test": "test"}.items():
-        if split.startswith(prefix):
-            return target
-    return split
+    targets = {"train": "train", "val": "validation", "test": "test"}
+    return next((target for prefix, target in targets.items() if split.startswith(prefix)), split)
 
 
-def _annotation_files(root: Path, splits: list[str]) -> dict[str, Path]:
-    paths = {split: root / "annotations" / f"captions_{split}.json" for split in splits}
-    for path in paths.values():
-        if not path.is_file():
-            found = ", ".join(sorted(other.name for other in path.parent.glob("captions_*.json")))
-            raise FileNotFoundError(f"There is no file '{path}'; expected {LAYOUT}. Found: {found or 'no captions'}.")
-    return paths
-
-
-def _hub_parts(root: str, splits: list[str]) -> dict[str, Dataset]:
-    """The data set's part for each split, with its columns checked."""
-    looked_for = Path(root, "annotations", f"captions_{splits[0]}.json")
-    if not HUB_ID.fullmatch(root):
-        raise FileNotFoundError(
-            f"'{root}' is neither a folder of {LAYOUT} ('{looked_for}' does not exist), nor a Hub data set id of the "
-            "form 'owner/name'."
-        )
+def _read_annotations(folder: Path, split: str, report: DataReport) -> pa.Table:
+    """The columns of `_one_row_an_image` from COCO's own layout."""
+    path = folder / ANNOTATIONS.format(split=split)
+    found = ", ".join(sorted(other.name for other in path.parent.glob("captions_*.json")))
     try:
-        dataset = open_hub(root)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error} There is no file '{looked_for}' either.") from error
-    for split in splits:
-        if _target_split(split) not in dataset:
-            raise ValueError(f"Data set '{root}' has no split for '{split}'; its splits: {', '.join(dataset)}.")
-        found = dataset[_target_split(split)].column_names
-        if missing := [column for column in HUB_COLUMNS if column not in found]:
-            raise ValueError(
-                f"Data set '{root}' lacks the column(s) {', '.join(missing)}. Found: {', '.join(found)}. Expected "
-                "the columns of 'phiyodr/coco2017'."
-            )
-    return {split: dataset[_target_split(split)] for split in splits}
-
-
-def _read_annotations(path: Path, report: DataReport) -> pa.Table:
-    """The columns of `_one_row_an_image` from an annotation file."""
-    try:
-        content = parse_json(read_text(path, LAYOUT))
+        content = parse_json(read_text(path, f"{LAYOUT}. Found: {found or 'no captions file'}"))
         images, annotations = content["images"], content["annotations"]
         licenses = {entry["id"]: entry["name"] for entry in content.get("licenses", [])}
         columns = {
@@ -150,13 +125,16 @@ def _read_annotations(path: Path, report: DataReport) -> pa.Table:
 
 def _read_hub(dataset: Dataset, report: DataReport) -> pa.Table:
     """The same from a data set with the columns of `phiyodr/coco2017`."""
+    if missing := [column for column in HUB_COLUMNS if column not in dataset.column_names]:
+        raise ValueError(
+            f"The data set lacks the column(s) {', '.join(missing)}. Found: {', '.join(dataset.column_names)}. "
+            "Expected the columns of 'phiyodr/coco2017'."
+        )
     table = dataset.select_columns(list(HUB_COLUMNS)).with_format("arrow")[:]
     try:
         table = _distinct(table, report).combine_chunks()
         if not pc.all(pc.equal(*(pc.list_value_length(table[name]) for name in ("captions", "ids")))).as_py():
-            raise ValueError(
-                "A row of the data set has another number of 'ids' than of 'captions'; expected one each."
-            )
+            raise ValueError("A row has another number of 'ids' than of 'captions'; expected one each.")
         known = pc.index_in(table["license"], pa.array(list(COCO_LICENSES), table["license"].type))
         licenses = pc.take(pa.array(list(COCO_LICENSES.values())), known)
         table = table.set_column(table.column_names.index("license"), "license", licenses)
@@ -177,27 +155,16 @@ def _distinct(images: pa.Table, report: DataReport) -> pa.Table:
 
 
 def _one_row_an_image(images: pa.Table, owners: pa.Array, ids: np.ndarray, captions: pa.Array) -> pa.Table:
-    """Columns image_id, coco_url, license and captions: those that are not blank, in order of their ids.
-
-    Args:
-        images: with file_name, coco_url and license, strings.
-        owners: whose row each caption is of.
-        ids: each caption's annotation id, int64.
-        captions: strings.
-    """
+    """Columns image_id, coco_url, license and captions: those that are not blank, in order of `ids`, int64. `owners`
+    says whose row of `images` each caption is of."""
     written = pc.fill_null(pc.not_equal(pc.utf8_trim_whitespace(captions), ""), False).to_numpy(zero_copy_only=False)
     rows, chosen = owners.to_numpy(), np.flatnonzero(written)
     chosen = chosen[np.lexsort((ids[chosen], rows[chosen]))]
     offsets = np.append(0, np.cumsum(np.bincount(rows[chosen], minlength=len(images))))
-    return pa.table(
-        {
-            # Some copies write 'train2017/000000000009.jpg': an image's id is the same wherever it comes from.
-            "image_id": pc.replace_substring_regex(images["file_name"], r"^.*/", ""),
-            "coco_url": images["coco_url"],
-            "license": images["license"],
-            "captions": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), captions.take(pa.array(chosen))),
-        }
-    )
+    lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), captions.take(pa.array(chosen)))
+    # Some copies write 'train2017/000000000009.jpg': an image's id is the same wherever it comes from.
+    image_ids = pc.replace_substring_regex(images["file_name"], r"^.*/", "")
+    return images.select(["coco_url", "license"]).append_column("image_id", image_ids).append_column("captions", lists)
 
 
 def _draw(columns: pa.Table, fraction: float, seed: int, split: str) -> pa.Table:
@@ -214,14 +181,14 @@ def _with_photos(columns: pa.Table, split: str, photos_dir: Path, report: DataRe
     """The finished table of one split: photos checked and attached, rows with neither photo nor caption left out."""
     names, captioned = columns["image_id"].to_pylist(), pc.greater(pc.list_value_length(columns["captions"]), 0)
     missing: list[str] = []  # often most of a split: counted, not listed one by one
-    photos, kept = usable_photos(names, names, captioned.to_pylist(), photos_dir, report, missing)
+    photos = pa.array(usable_photos(names, names, captioned.to_pylist(), photos_dir, report, missing), pa.string())
     report.count("kept without photo", len(missing))
     if missing:
         first = missing[:NUM_MISSING_SHOWN]
         report.extra.setdefault("missing_photos", {})[split] = {"number": len(missing), "first": first}
-    columns = columns.append_column("image", pa.array(photos, pa.string()))
-    columns = columns.append_column("split", pa.array([split] * len(names), pa.string())).filter(pa.array(kept))
+    columns = columns.append_column("image", photos).append_column("split", pa.repeat(split, len(names)))
+    columns = columns.filter(pc.or_(captioned, photos.is_valid()))
     report.count("images without a known licence", columns["license"].null_count)
     report.count("captions", len(pc.list_flatten(columns["captions"])))
-    features = pair_features(None, extra={name: Value("string") for name in ("coco_url", "license", "split")})
+    features = pair_features(None, extra=dict.fromkeys(("coco_url", "license", "split"), Value("string")))
     return Dataset.from_dict({name: columns[name] for name in features}, features=features)

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import itertools
 import json
 import os
 import re
@@ -48,6 +47,9 @@ logger = logging.get_logger(__name__)
 
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 """`owner/name`, which a relative path of two parts may look like too: a folder that is there comes first."""
+
+Photo = str | bytes | None
+"""A photo's name, path or content, or that there is none."""
 
 MISSING, OUTSIDE = "missing file", "path leads outside the photo folder"
 
@@ -105,7 +107,7 @@ def photo_problems(paths: Sequence[str | os.PathLike | bytes]) -> list[str | Non
 
 
 def attach_photos(rows: list[dict], photos_dir: str | os.PathLike | None, report: DataReport) -> list[dict]:
-    """Sets each row's `image` to what `usable_photos` finds, and leaves out the rows that it does not keep.
+    """Sets each row's `image` to what `usable_photos` finds, and leaves out rows with neither photo nor caption.
 
     Args:
         rows: dicts with `image_id` string and `captions` list of strings. A row's `photo`, which it then lacks, says
@@ -114,74 +116,71 @@ def attach_photos(rows: list[dict], photos_dir: str | os.PathLike | None, report
     """
     image_ids, captioned = [row["image_id"] for row in rows], [bool(row["captions"]) for row in rows]
     asked = [row.get("photo", row["image_id"]) for row in rows]
-    found, kept = usable_photos(image_ids, asked, captioned, photos_dir, report)
     attached = []
-    for row, photo in itertools.compress(zip(rows, found, strict=True), kept):
-        image = {"bytes": photo, "path": row["image_id"]} if isinstance(photo, bytes) else photo
-        attached.append({name: value for name, value in row.items() if name != "photo"} | {"image": image})
+    for row, photo in zip(rows, usable_photos(image_ids, asked, captioned, photos_dir, report), strict=True):
+        if photo is not None or row["captions"]:
+            image = {"bytes": photo, "path": row["image_id"]} if isinstance(photo, bytes) else photo
+            attached.append({name: value for name, value in row.items() if name != "photo"} | {"image": image})
     return attached
 
 
 def usable_photos(
     image_ids: Sequence[str],
-    photos: Sequence[str | bytes | None],
+    photos: Sequence[Photo],
     captioned: Sequence[bool],
     photos_dir: str | os.PathLike | None,
     report: DataReport,
     missing: list[str] | None = None,
-) -> tuple[list[str | bytes | None], list[bool]]:
-    """Each image's photo, as a path or content, None where there is none that can be used; and whether its row stays.
+) -> list[Photo]:
+    """Each image's photo as a path or content, None where there is none that can be used.
 
-    A photo that is missing, damaged or outside `photos_dir` is listed in the report: its row stays if it has a caption
-    and is skipped otherwise.
+    A photo that is missing, damaged or outside `photos_dir` is listed in the report: "row skipped" where the image has
+    no caption either, "kept without photo" elsewhere.
 
     Args:
         image_ids: the images, for the report.
-        photos: of each, its photo's name in the folder, or its content as bytes, or None: it has none.
-        captioned: whether each has a caption.
-        photos_dir: folder of photos; None: none is asked for that is not there as bytes.
+        photos: each one's name in the folder, or its content as bytes, or None: there is none.
+        captioned: whether each image has a caption.
+        photos_dir: folder of photos; None: names are not asked for.
         missing: gets the captioned images whose file is missing, which the report then does not list one by one.
     """
-    found = [photo if isinstance(photo, bytes) or photos_dir is not None else None for photo in photos]
-    problems: list[str | None] = [None] * len(found)
-    named = {index: photo for index, photo in enumerate(found) if isinstance(photo, str)}
-    if photos_dir is not None:
-        for index, (path, problem) in zip(named, find_photos(photos_dir, list(named.values())), strict=True):
-            found[index], problems[index] = path, problem
-    there = {index: photo for index, photo in enumerate(found) if photo is not None}
+    found = find_photos(photos_dir, photos)
+    there = {index: photo for index, (photo, _) in enumerate(found) if photo is not None}
     for index, problem in zip(there, photo_problems(list(there.values())), strict=True):
         if problem is not None:
-            found[index], problems[index] = None, problem
-    kept = []
-    for image_id, photo, problem, has_caption in zip(image_ids, found, problems, captioned, strict=True):
-        kept.append(has_caption or photo is not None)
-        if not kept[-1]:
+            found[index] = None, problem
+    for image_id, (photo, problem), has_caption in zip(image_ids, found, captioned, strict=True):
+        if photo is None and not has_caption:
             report.problem(image_id, f"no caption and no photo ({problem or 'not asked for'})", "row skipped")
         elif problem == MISSING and missing is not None:
             missing.append(image_id)
         elif problem is not None:
             report.problem(image_id, problem, "kept without photo")
-    return found, kept
+    return [photo for photo, _ in found]
 
 
-def find_photos(photos_dir: str | os.PathLike, names: Sequence[str]) -> list[tuple[str | None, str | None]]:
-    """Path of each photo in the folder or, failing that, of its name's last part; else None and the reason why."""
+def find_photos(photos_dir: str | os.PathLike | None, photos: Sequence[Photo]) -> list[tuple[Photo, str | None]]:
+    """For each name the path in the folder or, failing that, of its last part; or None, and the reason. Content stays
+    as it is."""
+    if photos_dir is None:
+        return [(photo if isinstance(photo, bytes) else None, None) for photo in photos]
     folder = os.path.join(os.path.abspath(photos_dir), "")
     here = {entry.name for entry in os.scandir(folder) if entry.is_file()} if os.path.isdir(folder) else set()
 
-    def find(name: str) -> tuple[str | None, str | None]:
-        if name in here:
-            return folder + name, None
-        if "/" not in name and os.sep not in name:
-            return None, MISSING
-        given = os.path.abspath(os.path.join(folder, name))
-        inside = given.startswith(folder)
-        if inside and os.path.isfile(given):
-            return given, None
-        last_part = PurePosixPath(name).name
-        return (folder + last_part, None) if last_part in here else (None, MISSING if inside else OUTSIDE)
+    def find(photo: Photo) -> tuple[Photo, str | None]:
+        if not isinstance(photo, str):
+            return photo, None
+        reason = MISSING
+        if "/" in photo or os.sep in photo:
+            given = os.path.abspath(os.path.join(folder, photo))
+            if not given.startswith(folder):
+                reason = OUTSIDE
+            elif os.path.isfile(given):
+                return given, None
+            photo = PurePosixPath(photo).name
+        return (folder + photo, None) if photo in here else (None, reason)
 
-    return [find(name) for name in names]
+    return [find(photo) for photo in photos]
 
 
 def read_text(path: str | os.PathLike, what: str) -> str:

@@ -147,6 +147,16 @@ def test_a_photo_outside_the_folder_is_never_read(tmp_path):
     assert load_coco(root)["train"]["image"][:] == [None] * 3
 
 
+def test_a_folder_in_a_file_name_is_no_part_of_the_id(tmp_path, rng):
+    content = random_content(rng, 5)
+    expected, root = slow_rows(content), write_coco(tmp_path, content)
+    for image in content["images"]:
+        image["file_name"] = f"train2017/{image['file_name']}"
+    (root / "annotations" / "captions_train2017.json").write_text(json.dumps(content))
+    part = load_coco(root)["train"]
+    assert as_rows(part) == expected and None not in part["image"][:]
+
+
 def test_entries_that_do_not_fit_are_dropped_and_counted(tmp_path):
     content = random_content(np.random.default_rng(0), 6)
     whole = slow_rows(content)
