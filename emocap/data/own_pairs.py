@@ -17,7 +17,7 @@ from emocap.data.licenses import set_license
 from emocap.data.published import PUBLISHED, Published
 from emocap.data.schema import SPLIT_SHARES, draw_splits, pair_features, to_dataset_dict
 from emocap.data.sources import Source, open_source
-from emocap.data.storage import DataReport, attach_photos, find_photo
+from emocap.data.storage import DataReport, attach_photos, find_photos
 
 __all__ = ["build_pairs", "load_pairs"]
 
@@ -351,7 +351,7 @@ def present_photos(rows: list[dict], folder: str | os.PathLike | None, report: D
         FileNotFoundError: they have no captions either.
     """
     named = [row["photo"] for row in rows if isinstance(row["photo"], str)]
-    if not named or (folder and any(os.path.isfile(find_photo(folder, name) or "") for name in named)):
+    if not named or (folder and any(path for path, _ in find_photos(folder, named))):
         return rows
     told = f"None of the {len(named)} photos lies in '{folder}' (first: '{named[0]}'); --images DIR says where they do"
     if not any(row["captions"] for row in rows):

@@ -16,6 +16,7 @@ __all__ = [
     "SPLIT_SHARES",
     "draw_splits",
     "group_keys",
+    "held_out",
     "label_names",
     "pair_features",
     "region_columns",
@@ -110,6 +111,11 @@ def split_of(key: str, seed: int = 0) -> str:
         if position < bound:
             return name
     return name
+
+
+def held_out(table: Dataset) -> np.ndarray:
+    """Which rows are kept for validation where there is no such split, bool `(rows,)`: a tenth, groups whole."""
+    return np.array([split_of(key, seed=1) == "validation" for key in group_keys(table)], dtype=bool)
 
 
 def position_of(key: str, seed: int = 0) -> float:

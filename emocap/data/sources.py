@@ -92,19 +92,20 @@ def open_source(source: Any, config: str | None = None) -> Source:
     return opened
 
 
-def open_hub(repo_id: str, config: str | None = None) -> DatasetDict:
-    """A data set of the Hub.
+def open_hub(repo_id: str, config: str | None = None, other: str = "a file or folder") -> DatasetDict:
+    """A data set of the Hub; `other` says in an error what might have been given in its place.
 
     Raises:
-        FileNotFoundError: it is not within reach.
+        FileNotFoundError: it is no id, or not within reach.
         ValueError: it needs code of its own, or a configuration.
     """
+    absent = f"'{repo_id}' is neither {other} nor a Hub data set"
+    if not HUB_ID.fullmatch(repo_id):
+        raise FileNotFoundError(f"{absent} id of the form 'owner/name'.")
     try:
         return load_dataset(repo_id, config) if config else load_dataset(repo_id)
     except (DatasetNotFoundError, ConnectionError) as error:
-        raise FileNotFoundError(
-            f"'{repo_id}' is neither a file or folder nor a Hub data set that can be reached ({error})."
-        ) from error
+        raise FileNotFoundError(f"{absent} that can be reached ({error}).") from error
     except RuntimeError as error:  # such as a data set that is a script
         raise ValueError(f"The Hub data set '{repo_id}' cannot be read: {error}.") from error
 

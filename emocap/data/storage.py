@@ -29,7 +29,7 @@ __all__ = [
     "attach_photos",
     "check_output_dir",
     "csv_rows",
-    "find_photo",
+    "find_photos",
     "load_table",
     "local_folder",
     "parse_json",
@@ -37,6 +37,7 @@ __all__ = [
     "photo_problems",
     "read_text",
     "save_table",
+    "usable_photos",
     "write_array",
     "write_json",
     "write_text",
@@ -46,6 +47,11 @@ logger = logging.get_logger(__name__)
 
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 """`owner/name`, which a relative path of two parts may look like too: a folder that is there comes first."""
+
+Photo = str | bytes | None
+"""A photo's name, path or content, or that there is none."""
+
+MISSING, OUTSIDE = "missing file", "path leads outside the photo folder"
 
 
 class DataReport:
@@ -83,7 +89,7 @@ def photo_problem(path: str | os.PathLike | bytes) -> str | None:
             photo.draft("RGB", (max(photo.width // 8, 1), max(photo.height // 8, 1)))
             photo.load()
     except FileNotFoundError:
-        return "missing file"
+        return MISSING
     except UnidentifiedImageError:
         return "not an image"
     except Exception as error:  # decoders raise whatever a damaged file makes them trip over
@@ -101,49 +107,80 @@ def photo_problems(paths: Sequence[str | os.PathLike | bytes]) -> list[str | Non
 
 
 def attach_photos(rows: list[dict], photos_dir: str | os.PathLike | None, report: DataReport) -> list[dict]:
-    """Sets each row's `image` to the path of its photo, found by `image_id` or by its last part in `photos_dir`.
-
-    A photo that is missing, damaged or outside `photos_dir` is listed in the report: its row stays with `image` None
-    if it has a caption and is skipped otherwise.
+    """Sets each row's `image` to what `usable_photos` finds, and leaves out rows with neither photo nor caption.
 
     Args:
         rows: dicts with `image_id` string and `captions` list of strings. A row's `photo`, which it then lacks, says
             another name in the folder than `image_id`, or is the file's content as bytes, or None: it has none.
         photos_dir: folder of photos; None leaves every `image` None that is not there as bytes.
     """
-    photos: list[str | bytes | None] = []
-    for row in rows:
-        asked = row.get("photo", row["image_id"])
-        photos.append(asked if isinstance(asked, bytes) or photos_dir is not None else None)
-    found = [find_photo(photos_dir, photo) if isinstance(photo, str) and photos_dir else photo for photo in photos]
-    there = {index: photo for index, photo in enumerate(found) if photo is not None}
-    checked = dict(zip(there, photo_problems(list(there.values())), strict=True))
-    kept = []
-    for index, (row, asked, photo) in enumerate(zip(rows, photos, found, strict=True)):
-        outside = None if asked is None else "path leads outside the photo folder"
-        problem = checked.get(index, outside)
-        usable = photo if problem is None else None
-        if usable is None and not row["captions"]:
-            report.problem(row["image_id"], f"no caption and no photo ({problem or 'not asked for'})", "row skipped")
-            continue
+    image_ids, captioned = [row["image_id"] for row in rows], [bool(row["captions"]) for row in rows]
+    asked = [row.get("photo", row["image_id"]) for row in rows]
+    attached = []
+    for row, photo in zip(rows, usable_photos(image_ids, asked, captioned, photos_dir, report), strict=True):
+        if photo is not None or row["captions"]:
+            image = {"bytes": photo, "path": row["image_id"]} if isinstance(photo, bytes) else photo
+            attached.append({name: value for name, value in row.items() if name != "photo"} | {"image": image})
+    return attached
+
+
+def usable_photos(
+    image_ids: Sequence[str],
+    photos: Sequence[Photo],
+    captioned: Sequence[bool],
+    photos_dir: str | os.PathLike | None,
+    report: DataReport,
+    missing: list[str] | None = None,
+) -> list[Photo]:
+    """Each image's photo as a path or content, None where there is none that can be used.
+
+    A photo that is missing, damaged or outside `photos_dir` is listed in the report: "row skipped" where the image has
+    no caption either, "kept without photo" elsewhere.
+
+    Args:
+        image_ids: the images, for the report.
+        photos: each one's name in the folder, or its content as bytes, or None: there is none.
+        captioned: whether each image has a caption.
+        photos_dir: folder of photos; None: names are not asked for.
+        missing: gets the captioned images whose file is missing, which the report then does not list one by one.
+    """
+    found = find_photos(photos_dir, photos)
+    there = {index: photo for index, (photo, _) in enumerate(found) if photo is not None}
+    for index, problem in zip(there, photo_problems(list(there.values())), strict=True):
         if problem is not None:
-            report.problem(row["image_id"], problem, "kept without photo")
-        image = {"bytes": usable, "path": row["image_id"]} if isinstance(usable, bytes) else usable
-        kept.append({name: value for name, value in row.items() if name != "photo"} | {"image": image})
-    return kept
+            found[index] = None, problem
+    for image_id, (photo, problem), has_caption in zip(image_ids, found, captioned, strict=True):
+        if photo is None and not has_caption:
+            report.problem(image_id, f"no caption and no photo ({problem or 'not asked for'})", "row skipped")
+        elif problem == MISSING and missing is not None:
+            missing.append(image_id)
+        elif problem is not None:
+            report.problem(image_id, problem, "kept without photo")
+    return [photo for photo, _ in found]
 
 
-def find_photo(photos_dir: str | os.PathLike, name: str) -> str | None:
-    """Path of photo `name` in the folder or, failing that, of its last part; None if only a path outside remains."""
-    folder = os.path.abspath(photos_dir)
-    given = os.path.abspath(os.path.join(folder, name))
-    inside = given.startswith(os.path.join(folder, ""))
-    if inside and os.path.isfile(given):
-        return given
-    last_part = os.path.join(folder, PurePosixPath(name).name)
-    if os.path.isfile(last_part):
-        return last_part
-    return given if inside else None
+def find_photos(photos_dir: str | os.PathLike | None, photos: Sequence[Photo]) -> list[tuple[Photo, str | None]]:
+    """For each name the path in the folder or, failing that, of its last part; or None, and the reason. Content stays
+    as it is."""
+    if photos_dir is None:
+        return [(photo if isinstance(photo, bytes) else None, None) for photo in photos]
+    folder = os.path.join(os.path.abspath(photos_dir), "")
+    here = {entry.name for entry in os.scandir(folder) if entry.is_file()} if os.path.isdir(folder) else set()
+
+    def find(photo: Photo) -> tuple[Photo, str | None]:
+        if not isinstance(photo, str):
+            return photo, None
+        reason = MISSING
+        if "/" in photo or os.sep in photo:
+            given = os.path.abspath(os.path.join(folder, photo))
+            if not given.startswith(folder):
+                reason = OUTSIDE
+            elif os.path.isfile(given):
+                return given, None
+            photo = PurePosixPath(photo).name
+        return (folder + photo, None) if photo in here else (None, reason)
+
+    return [find(photo) for photo in photos]
 
 
 def read_text(path: str | os.PathLike, what: str) -> str:

@@ -13,7 +13,7 @@ from datasets import Dataset
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from emocap.data.pairs import FixedSizeColumn, label_matrix
-from emocap.data.schema import NUM_REGIONS, group_keys, split_of
+from emocap.data.schema import NUM_REGIONS, held_out
 from emocap.evaluation.calibration import fit_thresholds
 from emocap.evaluation.regression import best_regression, regression_probabilities
 
@@ -82,13 +82,13 @@ def held_out_rows(train: Dataset) -> tuple[Dataset, Dataset]:
     Raises:
         ValueError: so few rows that one of the two is empty.
     """
-    held_out = np.array([split_of(key, seed=1) == "validation" for key in group_keys(train)])
-    if held_out.all() or not held_out.any():
+    chosen = held_out(train)
+    if chosen.all() or not chosen.any():
         raise ValueError(
-            f"Of {len(train)} training rows {held_out.sum()} fall into the tenth that layers, penalties and "
+            f"Of {len(train)} training rows {chosen.sum()} fall into the tenth that layers, penalties and "
             "thresholds are chosen by; give a validation split."
         )
-    return train.select(np.flatnonzero(~held_out)), train.select(np.flatnonzero(held_out))
+    return train.select(np.flatnonzero(~chosen)), train.select(np.flatnonzero(chosen))
 
 
 def tfidf_regression(train: Dataset, others: Sequence[Dataset], label_column: str = "labels") -> list[np.ndarray]:

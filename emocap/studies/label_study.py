@@ -14,7 +14,7 @@ from datasets import Dataset, DatasetDict
 from transformers import set_seed
 
 from emocap.data.pairs import label_matrix
-from emocap.data.schema import group_keys, label_names, split_of
+from emocap.data.schema import held_out, label_names
 from emocap.data.storage import load_table
 from emocap.data.truth import truth_column
 from emocap.metrics import break_ties, compute_metrics, prior_probabilities
@@ -52,9 +52,9 @@ class LabelStudy(Study[LabelRun, LabelStudyArguments]):
         source = load_table(arguments.source_dataset)
         check_tables(arguments, source, self.target)
         self.source = source[arguments.source_split]
-        held_out = np.array([split_of(key, seed=1) == "validation" for key in group_keys(self.source)])
-        self.held_out = np.flatnonzero(held_out)[: arguments.max_eval_samples]
-        self.taught = np.flatnonzero(~held_out)
+        chosen = held_out(self.source)
+        self.held_out = np.flatnonzero(chosen)[: arguments.max_eval_samples]
+        self.taught = np.flatnonzero(~chosen)
         if not len(self.held_out) or not len(self.taught):
             raise ValueError(f"The source has {len(self.source)} rows, too few to keep a tenth for validation.")
 

@@ -9,7 +9,7 @@ from datasets import DatasetDict
 
 from emocap.arguments import DataArguments, TableArguments
 from emocap.data.pairs import label_matrix
-from emocap.data.schema import group_keys, label_names, split_of
+from emocap.data.schema import held_out, label_names
 from emocap.data.storage import load_table
 from emocap.data.truth import Truth, read_truth, truth_column
 from emocap.metrics import prior_probabilities
@@ -91,9 +91,9 @@ def choose_splits(tables: DatasetDict, data_args: TableArguments, seed: int) -> 
         if source in tables and source != data_args.train_split:
             splits[name] = tables[source]
     if "validation" not in splits:
-        held_out = np.array([split_of(key, seed=1) == "validation" for key in group_keys(splits["train"])])
-        splits["validation"] = splits["train"].select(np.flatnonzero(held_out))
-        splits["train"] = splits["train"].select(np.flatnonzero(~held_out))
+        chosen = held_out(splits["train"])
+        splits["validation"] = splits["train"].select(np.flatnonzero(chosen))
+        splits["train"] = splits["train"].select(np.flatnonzero(~chosen))
     if data_args.selected_only:
         if "selected_for" not in splits["train"].features:
             raise ValueError(

@@ -9,7 +9,7 @@ from datasets import Dataset, DatasetDict, Value
 from datasets.exceptions import DatasetNotFoundError
 from PIL import Image
 
-from emocap.data import coco
+from emocap.data import sources
 from emocap.data.coco import COCO_LICENSES, build_coco, load_coco
 from emocap.data.schema import pair_features
 
@@ -147,6 +147,16 @@ def test_a_photo_outside_the_folder_is_never_read(tmp_path):
     assert load_coco(root)["train"]["image"][:] == [None] * 3
 
 
+def test_a_folder_in_a_file_name_is_no_part_of_the_id(tmp_path, rng):
+    content = random_content(rng, 5)
+    expected, root = slow_rows(content), write_coco(tmp_path, content)
+    for image in content["images"]:
+        image["file_name"] = f"train2017/{image['file_name']}"
+    (root / "annotations" / "captions_train2017.json").write_text(json.dumps(content))
+    part = load_coco(root)["train"]
+    assert as_rows(part) == expected and None not in part["image"][:]
+
+
 def test_entries_that_do_not_fit_are_dropped_and_counted(tmp_path):
     content = random_content(np.random.default_rng(0), 6)
     whole = slow_rows(content)
@@ -169,7 +179,7 @@ def test_a_hub_data_set_gives_the_table_of_the_folder(tmp_path, monkeypatch, pre
     content = random_content(rng, 50)
     hub = DatasetDict({"train": hub_form(content, prefix), "validation": hub_form(content)})
     asked = []
-    monkeypatch.setattr(coco, "load_dataset", lambda name: asked.append(name) or hub)
+    monkeypatch.setattr(sources, "load_dataset", lambda name: asked.append(name) or hub)
     write_coco(tmp_path, content, photos=[])
     for fraction in (1.0, 0.3):
         online, report = build_coco("owner/coco", splits=["train2017", "val2017"], fraction=fraction)
@@ -195,7 +205,7 @@ def test_hub_errors_name_columns_splits_and_forms(monkeypatch):
             raise DatasetNotFoundError(f"Dataset '{name}' doesn't exist on the Hub")
         return forms[name]
 
-    monkeypatch.setattr(coco, "load_dataset", load_dataset)
+    monkeypatch.setattr(sources, "load_dataset", load_dataset)
     with pytest.raises(ValueError, match=r"lacks the column\(s\) ids, captions. Found: .*coco_url"):
         load_coco("owner/columns")
     with pytest.raises(ValueError, match="expected image_id and license integers"):
