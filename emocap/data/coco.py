@@ -71,14 +71,16 @@ def build_coco(
         )
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction is {fraction}; expected a share above 0 and up to 1, such as 0.1.")
-    report, folder, dataset = DataReport(), Path(root), None
-    if not folder.is_dir():
+    report, folder, dataset, paths = DataReport(), Path(root), None, {}
+    if folder.is_dir():
+        paths = {split: _annotations_path(folder, split) for split in splits}
+    else:
         looked_for = folder / ANNOTATIONS.format(split=splits[0])
         dataset = open_hub(str(root), other=f"a folder of {LAYOUT} ('{looked_for}' is not there)")
     table = DatasetDict()
     for split, target in zip(splits, targets, strict=True):
         if dataset is None:
-            columns = _read_annotations(folder, split, report)
+            columns = _read_annotations(paths[split], report)
         elif target in dataset:
             columns = _read_hub(dataset[target], report)
         else:
@@ -92,12 +94,18 @@ def _target_split(split: str) -> str:
     return next((target for prefix, target in targets.items() if split.startswith(prefix)), split)
 
 
-def _read_annotations(folder: Path, split: str, report: DataReport) -> pa.Table:
-    """The columns of `_one_row_an_image` from COCO's own layout."""
+def _annotations_path(folder: Path, split: str) -> Path:
     path = folder / ANNOTATIONS.format(split=split)
-    found = ", ".join(sorted(other.name for other in path.parent.glob("captions_*.json")))
+    if not path.is_file():
+        found = ", ".join(sorted(other.name for other in path.parent.glob("captions_*.json"))) or "no captions file"
+        raise FileNotFoundError(f"There is no file '{path}'; expected {LAYOUT}. Found: {found}.")
+    return path
+
+
+def _read_annotations(path: Path, report: DataReport) -> pa.Table:
+    """The columns of `_one_row_an_image` from COCO's own layout."""
     try:
-        content = parse_json(read_text(path, f"{LAYOUT}. Found: {found or 'no captions file'}"))
+        content = parse_json(read_text(path, "COCO's captions"))
         images, annotations = content["images"], content["annotations"]
         licenses = {entry["id"]: entry["name"] for entry in content.get("licenses", [])}
         columns = {
