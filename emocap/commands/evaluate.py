@@ -75,7 +75,7 @@ class Evaluate(Options):
 
     def run_captioner(self) -> None:
         from emocap.commands.printing import print_captioner
-        from emocap.evaluation.captioner import evaluate_captioner
+        from emocap.steps import evaluate_captioner
 
         for name in ("modalities", "controls", "valence_norms", "encoder"):
             if getattr(self, name):

@@ -12,10 +12,10 @@ import torch
 from datasets import DatasetDict
 from torch.nn import functional as F
 
+from emocap import evaluate_captioner, train_captioner, train_student
 from emocap.cli import main
 from emocap.data.schema import NUM_REGIONS
 from emocap.data.storage import load_table
-from emocap.evaluation.captioner import evaluate_captioner
 from emocap.metrics.captions import bleu, cider_d, distinct, words_of
 from emocap.models import (
     EmocapCaptionerForConditionalGeneration,
@@ -24,7 +24,6 @@ from emocap.models import (
     EmocapTeacherForMultiLabelClassification,
 )
 from emocap.pseudo_labels.labelling import label_tables
-from emocap.steps import train_captioner, train_student
 from tests.conftest import EMOTIONS, SEED, emotion_fields, make_tokenizer
 from tests.models.captioner import make_captioner, save_language_model
 from tests.training.test_captioner_training import grounded_table
