@@ -184,8 +184,8 @@ class CaptionerArguments(Options):
     """The captioner to build."""
 
     model_name_or_path: str = required(
-        "What to start from: folder or Hub id of a causal language model (GPT-2, Llama, Qwen, SmolLM2, ...), or of an "
-        "emocap captioner of the table's emotions."
+        "What to start from: folder or Hub id of a causal language model (GPT-2, Llama, Qwen, SmolLM2, ...), a GGUF "
+        "file in one (package gguf), or an emocap captioner of the table's emotions."
     )
     random_weights: bool = option(
         "Of the language model take configuration and tokenizer alone, for one so small that it learns to write here.",

@@ -23,6 +23,7 @@ from emocap.data.licenses import license_of
 from emocap.data.schema import NUM_REGIONS, label_names
 from emocap.evaluation.scoring import check_labels
 from emocap.models import EmocapCaptionerForConditionalGeneration, EmocapCaptionerProcessor
+from emocap.models.modeling_emocap_captioner import split_gguf
 from emocap.records import Result
 from emocap.regions.bundling import bundle_extractor, find_extractor
 from emocap.training.build import sample_regions
@@ -68,7 +69,8 @@ def train_captioner(
         check_captions(name, split)
     if model_args.language_model == "lora":
         check_lora()
-    config = AutoConfig.from_pretrained(model_args.model_name_or_path)
+    source, file = split_gguf(model_args.model_name_or_path)
+    config = AutoConfig.from_pretrained(source, **file)
     check_start(config, model_args, data_args, splits)
     set_seed(training_args.seed)
     is_captioner = config.model_type == "emocap_captioner"
@@ -117,20 +119,21 @@ def check_start(
         raise ValueError(f"'{start}' is a '{config.model_type}' checkpoint; expected a causal language model.")
     words = data_args.max_length or (config.caption_length if is_captioner else DEFAULT_LENGTH)
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if positions is not None and 1 + NUM_REGIONS + words > positions:
+    if positions is not None and 2 + NUM_REGIONS + words > positions:
         raise ValueError(
-            f"'{start}' has {positions} positions; a wish, {NUM_REGIONS} regions and --max_length {words} tokens need "
-            f"{1 + NUM_REGIONS + words}."
+            f"'{start}' has {positions} positions; a start, a wish, {NUM_REGIONS} regions and --max_length {words} "
+            f"tokens need {2 + NUM_REGIONS + words}."
         )
 
 
 def new_captioner(model_args: CaptionerArguments, data_args: CaptionArguments, splits: DatasetDict) -> Start:
     train, start = splits["train"], model_args.model_name_or_path
+    source, file = split_gguf(start)
     emotions = label_names(train)
     extractor = model_args.region_extractor and find_extractor(model_args.region_extractor)
     max_length = data_args.max_length or DEFAULT_LENGTH
     processor = EmocapCaptionerProcessor(
-        AutoTokenizer.from_pretrained(start),
+        AutoTokenizer.from_pretrained(source, **file),
         region_extractor=extractor,
         emotions=emotions,
         max_length=max_length,

@@ -183,8 +183,10 @@ def pairs(captioned) -> CaptionDataset:
     )
 
 
-def test_batches_are_what_the_processor_lays_out(pairs, captioned, rng):
+@pytest.mark.parametrize("start", [[], [4]])
+def test_batches_are_what_the_processor_lays_out(pairs, captioned, rng, start):
     table, processor = load_table(captioned)["train"], pairs.processor
+    processor.start_ids = start
     captions = [caption for own in table["captions"][:] for caption in own]
     rows = [row for row, own in enumerate(table["captions"][:]) for _ in own]
     scores = [each for own in table["caption_scores"][:] for each in own]
@@ -201,10 +203,12 @@ def test_batches_are_what_the_processor_lays_out(pairs, captioned, rng):
             region_boxes=np.array(own["region_boxes"], np.float32).reshape(1, 36, 4)[:, : counts[row]],
         )
         words = processor.tokenizer(captions[pair], add_special_tokens=False)["input_ids"]
-        expected = [processor.image_token_id] * (1 + counts[row]) + [*words, processor.end_token_id][:6]
+        before = [*start, *[processor.image_token_id] * (1 + counts[row])]
+        assert alone["input_ids"].tolist() == [[*before, *words]]
+        expected = [*before, *[*words, processor.end_token_id][:6]]
         seen = batch["attention_mask"][row].bool()
         assert batch["input_ids"][row][seen].tolist() == expected and seen[-1]
-        assert batch["labels"][row][seen].tolist() == [-100] * (1 + counts[row]) + expected[1 + counts[row] :]
+        assert batch["labels"][row][seen].tolist() == [-100] * len(before) + expected[len(before) :]
         assert (batch["labels"][row][~seen] == -100).all()
         assert batch["visual_attention_mask"][row].sum() == counts[row]
         torch.testing.assert_close(batch["visual_embeds"][row, : counts[row]].float(), alone["visual_embeds"][0])
@@ -255,7 +259,7 @@ def test_label_smoothing_reaches_the_training(job, tmp_path):
 @pytest.mark.parametrize(
     "flags, told",
     [
-        (["--max_length", "70"], "96 positions; a wish, 36 regions and --max_length 70 tokens need 107"),
+        (["--max_length", "70"], "96 positions; a start, a wish, 36 regions and --max_length 70 tokens need 108"),
         (["--metric_for_best_model", "bce"], "a captioner has 'loss' alone"),
         (["--label_smoothing_factor", "0.1"], "use --label_smoothing"),
         (["--language_model", "frozen", "--random_weights"], "are not to be kept"),
