@@ -46,6 +46,16 @@ class Evaluate(Options):
     )
     wishes: list[str] | None = option("of a captioner: emotions to wish for (all)", metavar="NAME")
     guidance_scale: list[Amount] = option("of a captioner: scales to measure", [1.0, 2.0])
+    num_candidates: Count = option(
+        "of a captioner: captions drawn for each wish and picture, of which the best to a teacher and the captioner "
+        "is measured beside the others; 1: none",
+        1,
+    )
+    ranker: list[str] | None = option(
+        "of a captioner: folder or Hub id of the teacher or student that chooses among them, or of several; not the "
+        "judge (the teacher that scored the captions)",
+        metavar="ID_OR_DIR",
+    )
     num_images: Count = option("of a captioner: pictures at most", 100)
     num_resamples: Whole = option("bootstrap draws behind the intervals; 0: none", 1000)
     output: str | None = option(
@@ -59,13 +69,14 @@ class Evaluate(Options):
         if self.is_captioner():
             self.run_captioner()
             return
-        for name in ("judge", "wishes"):
+        for name in ("judge", "wishes", "ranker"):
             if getattr(self, name):
                 raise ValueError(f"--{name} goes with a captioner, and '{self.model[0]}' is none; leave it out.")
         if self.valence_norms:
             self.run_valence(self.valence_norms)
             return
-        own = self.but("dataset", "valence_norms", "judge", "wishes", "guidance_scale", "num_images")
+        of_captioners = ("judge", "wishes", "guidance_scale", "num_candidates", "ranker", "num_images")
+        own = self.but("dataset", "valence_norms", *of_captioners)
         print_result(evaluate(tables=self.dataset, **own))
 
     def is_captioner(self) -> bool:

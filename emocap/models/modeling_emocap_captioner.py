@@ -180,7 +180,7 @@ class EmocapCaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
             inputs = (input_ids, attention_mask, position_ids, visual_embeds, visual_attention_mask, region_boxes)
             return self.guided(guidance_scale, inputs, wish_levels, wish_mask, logits_to_keep=logits_to_keep, **kwargs)
         if inputs_embeds is None:
-            self.check_positions(input_ids)
+            self.check_positions(input_ids.shape[1])
             inputs_embeds = self.embed(
                 input_ids, visual_embeds, visual_attention_mask, region_boxes, wish_levels, wish_mask
             )
@@ -268,13 +268,18 @@ class EmocapCaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
             regions = layer(regions, seen)
         return regions
 
-    def check_positions(self, input_ids: torch.Tensor) -> None:
+    def check_positions(self, tokens: int) -> None:
         positions = getattr(self.config.text_config, "max_position_embeddings", None)
-        if positions is not None and input_ids.shape[1] > positions:
+        if positions is not None and tokens > positions:
             raise ValueError(
-                f"{input_ids.shape[1]} tokens came, soft ones of wish and regions among them, but the language model "
-                f"has {positions} positions."
+                f"{tokens} tokens came or are to be written, soft ones of wish and regions among them, but the "
+                f"language model has {positions} positions."
             )
+
+    def _validate_generated_length(self, generation_config, *args) -> None:
+        """Before a caption is begun that could not be ended."""
+        super()._validate_generated_length(generation_config, *args)
+        self.check_positions(generation_config.max_length)
 
     def prepare_inputs_for_generation(self, input_ids, *args, is_first_iteration: bool | None = False, **kwargs):
         if not is_first_iteration and kwargs.get("use_cache", True):

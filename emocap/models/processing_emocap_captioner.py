@@ -186,15 +186,7 @@ class EmocapCaptionerProcessor(EmocapProcessor):
             return {}
         if self.wish_high is None:
             raise ValueError("This captioner was not trained with wishes: it writes captions without them alone.")
-        weights = np.full((number, len(self.emotions)), np.nan)
-        for row, (wish, other) in enumerate(
-            zip(a_picture(emotions, number), a_picture(away_from, number), strict=True)
-        ):
-            for names, sign in ((wish, 1), (other, -1)):
-                for label, weight in self.read_wish(names).items():
-                    if not np.isnan(weights[row, label]):
-                        raise ValueError(f"'{self.emotions[label]}' is wished for and to be kept away from.")
-                    weights[row, label] = sign * weight
+        weights = self.weigh_wishes(number, emotions, away_from)
         levels = weights * np.array(self.wish_high)
         for row, scores in enumerate(a_picture(emotion_scores, number, "emotion_scores")):
             if scores is not None and np.isnan(levels[row]).all():
@@ -204,6 +196,20 @@ class EmocapCaptionerProcessor(EmocapProcessor):
             "wish_levels": np.where(shown, levels, 0).astype(np.float32),
             "wish_mask": shown.astype(np.int64),
         }
+
+    def weigh_wishes(self, number: int, emotions, away_from=None) -> np.ndarray:
+        """Weights float64 `(number, emotions)`, negative where captions shall not raise an emotion, NaN where nothing
+        is wished."""
+        weights = np.full((number, len(self.emotions)), np.nan)
+        for row, (wish, other) in enumerate(
+            zip(a_picture(emotions, number), a_picture(away_from, number), strict=True)
+        ):
+            for names, sign in ((wish, 1), (other, -1)):
+                for label, weight in self.read_wish(names).items():
+                    if not np.isnan(weights[row, label]):
+                        raise ValueError(f"'{self.emotions[label]}' is wished for and to be kept away from.")
+                    weights[row, label] = sign * weight
+        return weights
 
     def read_wish(self, wish: Wish) -> dict[int, float]:
         """Weights of the labels that a wish names."""

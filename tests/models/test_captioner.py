@@ -413,8 +413,10 @@ def test_the_model_tells_what_does_not_fit(language_models):
         model(**inputs | {"visual_attention_mask": torch.ones(2, 3, dtype=torch.long)})
     with pytest.raises(ValueError, match="8-d, but the captioner reads 16-d"):
         model(**inputs | {"visual_embeds": inputs["visual_embeds"][..., :8]})
-    with pytest.raises(ValueError, match="100 tokens came.*96 positions"):
+    with pytest.raises(ValueError, match="100 tokens came .*96 positions"):
         model(input_ids=torch.ones(1, 100, dtype=torch.long))
+    with pytest.raises(ValueError, match="98 tokens came or are to be written, .* 96 positions"):
+        model.generate(**inputs, max_new_tokens=98 - inputs["input_ids"].shape[1])
     with pytest.raises(ValueError, match="negative_prompt_ids"):
         model.generate(**inputs, guidance_scale=2.0, negative_prompt_ids=inputs["input_ids"])
     with pytest.raises(ValueError, match="guidance_scale is nan"):
