@@ -1,5 +1,6 @@
 """What `emocap evaluate` says of a captioner, against the same done picture by picture and caption by caption."""
 
+import html
 import json
 import logging
 import math
@@ -13,6 +14,7 @@ from datasets import DatasetDict
 from torch.nn import functional as F
 
 from emocap import evaluate_captioner, train_captioner, train_student
+from emocap.cards.models import model_card
 from emocap.cli import main
 from emocap.data.schema import NUM_REGIONS
 from emocap.data.storage import load_table
@@ -342,6 +344,34 @@ def test_a_table_without_a_record_is_measured_with_a_warning(table, captioner, j
     assert "the judge may be that very teacher" in caplog.text
     assert "guidance_1/lift" in result and "guidance_1/lift_low" not in result
     assert not any("shuffled_wishes" in key for key in result)  # there is no other
+
+
+def test_a_card_shows_what_was_measured_beside_its_controls(table, captioner, judges, tmp_path):
+    run = Path(shutil.copytree(captioner, tmp_path / "run"))
+    facts = {"kind": "captioner", "dataset": table, "output_dir": str(run), "model_name_or_path": "gpt2"}
+    (run / "run_arguments.json").write_text(json.dumps(facts))
+    losses = {"split": "test", "num_examples": 3, "num_captions": 7, "truncated_captions": 0.0, "loss": 1.23456,
+              "loss_without_wish": 2.0, "loss_with_all_emotions": 1.0}  # fmt: skip
+    (run / "metrics.json").write_text(json.dumps(losses))
+    before = model_card(run, "me/captioner").text
+    assert "| wishes as in training | 1.235 |" in before and "CIDEr" not in before
+    found = evaluate_captioner(
+        run, table, judges["both"], num_candidates=2, num_images=3, num_resamples=10, output=run / "metrics.json"
+    )
+    text = model_card(run, "me/captioner").text
+    rows = {cells[1].strip(): cells[2:] for line in text.splitlines() if len(cells := line.split("|")) > 8}
+    for way, told in (
+        ("guidance_2/best_of_2", "guidance 2, best of 2"),
+        ("guidance_1/shuffled_wishes", "guidance 1, judged for other wishes"),
+        ("no_wish/shuffled_images", "without a wish, beside another picture"),
+        ("references", "the picture's own captions"),
+    ):
+        for place, key in enumerate(("alignment@1", "alignment@3", "probability", "lift", "cider_d")):
+            shown = f"{found[f'{way}/{key}']:.3f}" if f"{way}/{key}" in found else "–"
+            assert rows[html.unescape(told)][place].split()[0] == shown, (way, key)
+    assert "`both` looked for the wish" in text and "`teacher` chose among candidates" in text
+    assert f"cost {found['references/nats']:.3f} nats a token without a wish" in text and "{{" not in text
+    assert str(tmp_path) not in text
 
 
 def refused(capsys, *arguments: str) -> str:
