@@ -35,7 +35,7 @@ from emocap.metrics.captions import bleu, cider_d, distinct, mean_length, share_
 from emocap.models import EmocapCaptionerForConditionalGeneration, EmocapCaptionerProcessor
 from emocap.records import Result
 
-__all__ = ["evaluate_captioner"]
+__all__ = ["Captioner", "choose_pictures", "evaluate_captioner", "write"]
 
 RETRIEVED = 100
 """Pictures at most among which a caption's own is looked for."""

@@ -17,6 +17,7 @@ from emocap.cli import main
 from emocap.data.captions import CaptionDataset, caption_scores
 from emocap.data.schema import pair_features, region_columns
 from emocap.data.storage import load_table
+from emocap.metrics.captions import cider_d
 from emocap.models import EmocapCaptionerForConditionalGeneration, EmocapCaptionerProcessor, EmocapProcessor
 from emocap.steps import evaluate
 from emocap.training.wishes import DrawnWishes, draw_wishes, wish_statistics
@@ -258,11 +259,38 @@ def test_label_smoothing_reaches_the_training(job, tmp_path):
     assert not torch.equal(one["soft_projection.1.weight"], other["soft_projection.1.weight"])
 
 
+def test_the_best_checkpoint_may_be_the_one_that_writes_like_people(job, tmp_path, rng, captioned):
+    tables = DatasetDict({name: grounded_table(size, rng) for name, size in SIZES.items()})
+    tables.save_to_disk(tmp_path / "table")
+    out = tmp_path / "run"
+    main([*job, "--dataset", str(tmp_path / "table"), "--output_dir", str(out), "--random_weights",
+          "--num_train_epochs", "5", "--head_learning_rate", "0.003", "--save_total_limit", "9",
+          "--metric_for_best_model", "cider_d"])  # fmt: skip
+    state = json.loads((out / "trainer_state.json").read_text())
+    likeness = {entry["step"]: entry["eval_cider_d"] for entry in state["log_history"] if "eval_cider_d" in entry}
+    best = max(likeness.values())
+    assert len(likeness) == 5 and min(likeness.values()) < best == state["best_metric"]
+    model = EmocapCaptionerForConditionalGeneration.from_pretrained(out)
+    processor = EmocapCaptionerProcessor.from_pretrained(out)
+    rows, written = tables["validation"], []
+    for row in rows:
+        regions = np.array(row["region_features"], np.float32).reshape(1, NUM_REGIONS, -1)[:, : row["num_regions"]]
+        boxes = np.array(row["region_boxes"], np.float32).reshape(1, NUM_REGIONS, 4)[:, : row["num_regions"]]
+        ids = model.generate(**processor(visual_embeds=regions, region_boxes=boxes))
+        written.append(processor.batch_decode(ids, skip_special_tokens=True)[0])
+    assert best == pytest.approx(cider_d(written, rows["captions"]).mean(), abs=1e-3)
+    blind = DatasetDict({name: own.map(lambda row: {"num_regions": 0}) for name, own in tables.items()})
+    blind.save_to_disk(tmp_path / "blind")
+    with pytest.raises(SystemExit, match="2"):
+        main([*job, "--dataset", str(tmp_path / "blind"), "--output_dir", str(tmp_path / "other"),
+              "--metric_for_best_model", "cider_d"])  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "flags, told",
     [
         (["--max_length", "70"], "96 positions; a start, a wish, 36 regions and --max_length 70 tokens need 108"),
-        (["--metric_for_best_model", "bce"], "a captioner has 'loss' alone"),
+        (["--metric_for_best_model", "bce"], "--metric_for_best_model is bce; it may be loss or cider_d"),
         (["--label_smoothing_factor", "0.1"], "use --label_smoothing"),
         (["--language_model", "frozen", "--random_weights"], "are not to be kept"),
         (["--no_wish_share", "1.5"], "--no_wish_share is 1.5"),
