@@ -18,6 +18,7 @@ RATIOS = {
     "metrics": (rf"{NUMBER} times all of ours", 1),
     "store": (rf": {NUMBER} times", 2),
     "training": (rf"{NUMBER} times the plain recipe", 6),
+    "wishes": (rf"{NUMBER} times that without words", 5),
 }
 """What stands around each printed ratio, and how many there are."""
 
