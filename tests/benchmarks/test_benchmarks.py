@@ -10,6 +10,7 @@ import torch
 
 NUMBER = r"(\d+\.\d+)"
 RATIOS = {
+    "captions": (rf"{NUMBER} times the plain loop", 10),
     "detector": (rf"images/s +{NUMBER}x", 3),
     "extraction": (rf"photos/s, {NUMBER} times", 2),
     "frozen": (rf"^ratio +{NUMBER}", 1),
