@@ -26,6 +26,7 @@ from emocap.evaluation.scoring import Committee, check_labels
 from emocap.metrics import Bootstrap, intervals
 from emocap.metrics.captions import bleu, cider_d, distinct, mean_length, share_novel, share_unique
 from emocap.models import EmocapCaptionerForConditionalGeneration, EmocapCaptionerProcessor
+from emocap.models.processing_emocap_captioner import Wish
 from emocap.records import STATISTICS_FILE, Result, read_json, recorded_arguments
 
 __all__ = ["evaluate_captioner"]
@@ -315,8 +316,14 @@ def with_captions(table: Dataset, captions: Sequence[Sequence[str]]) -> Dataset:
 
 
 @torch.inference_mode()
-def write(captioner: Captioner, rows: np.ndarray, wishes: Sequence[str | None], scale: float) -> list[str]:
-    """A greedy caption of each of the pairs' rows, for its wish."""
+def write(
+    captioner: Captioner,
+    rows: np.ndarray,
+    wishes: Sequence[Wish],
+    scale: float,
+    away_from: Sequence[str | None] | None = None,
+) -> list[str]:
+    """A greedy caption of each of the pairs' rows, for its wish and away from another emotion."""
     model, processor, pairs, size = captioner
     texts = []
     for first in tqdm(range(0, len(rows), size), desc="Captioning", unit="batch", leave=False):
@@ -325,6 +332,7 @@ def write(captioner: Captioner, rows: np.ndarray, wishes: Sequence[str | None], 
         most = counts.max()
         inputs = processor(
             emotions=list(wishes[first : first + size]),
+            away_from=None if away_from is None else list(away_from[first : first + size]),
             visual_embeds=pairs.regions[part].reshape(len(part), NUM_REGIONS, -1)[:, :most],
             visual_attention_mask=(np.arange(most) < counts[:, None]).astype(np.int64),
             region_boxes=pairs.boxes[part].reshape(len(part), NUM_REGIONS, 4)[:, :most],
