@@ -23,6 +23,10 @@ WAYS = {
 """What the parts of a way's name say that need words."""
 
 
+EXACT_FIGURES = {"share_of_best": "of best", "parsed": "grammar", "thing": "thing"}
+"""Of captions of the built-in corpus, whose judge is exact."""
+
+
 def captioner_card(folder: Path, repo_id: str | None, names: PublicNames, license: str | None) -> ModelCard:
     """As `model_card`."""
     result = Result.read(folder)
@@ -57,6 +61,7 @@ def captioner_card(folder: Path, repo_id: str | None, names: PublicNames, licens
         family=Markdown(models.relations(arguments, names) + models.family_table(names, repo_id)),
         result=result,
         is_evaluated="guidance_scales" in result,
+        is_exact="references/nats" not in result,
         judge=told_models(result.get("judge"), names),
         ranker=told_models(result.get("ranker"), names),
         results=evaluation_table(result) if "guidance_scales" in result else losses_table(result),
@@ -80,13 +85,19 @@ def losses_table(result: Result) -> Markdown:
 def evaluation_table(result: Result) -> Markdown:
     """What `emocap evaluate` found, each way of getting captions beside its controls."""
 
+    shown = {
+        key: head
+        for key, head in (CAPTION_FIGURES | EXACT_FIGURES).items()
+        if any(f"{way}/{key}" in result for way in caption_ways(result))
+    }
+
     def cell(way: str, key: str) -> str:
         value, bounds = result.figure(f"{way}/{key}"), result.interval(f"{way}/{key}")
-        shown = "–" if value is None else f"{value:.3f}"
-        return f"{shown} ({bounds[0]:.3f} to {bounds[1]:.3f})" if bounds and key == "lift" else shown
+        text = "–" if value is None else f"{value:.3f}"
+        return f"{text} ({bounds[0]:.3f} to {bounds[1]:.3f})" if bounds and key == "lift" else text
 
-    rows = [(told(way), *(cell(way, key) for key in CAPTION_FIGURES)) for way in caption_ways(result)]
-    return table(("captions", *CAPTION_FIGURES.values()), rows)
+    rows = [(told(way), *(cell(way, key) for key in shown)) for way in caption_ways(result)]
+    return table(("captions", *shown.values()), rows)
 
 
 def told(way: str) -> str:

@@ -41,7 +41,8 @@ class Evaluate(Options):
     )
     judge: list[str] | None = option(
         "of a captioner: folder or Hub id of the teacher or student that looks for the wish in its captions, or of "
-        "several together; not the teacher that scored the captions which it learned from",
+        "several together; not the teacher that scored the captions which it learned from; scenes: the exact answer, "
+        "on the built-in corpus",
         metavar="ID_OR_DIR",
     )
     wishes: list[str] | None = option("of a captioner: emotions to wish for (all)", metavar="NAME")
@@ -85,7 +86,8 @@ class Evaluate(Options):
         return len(self.model) == 1 and AutoConfig.from_pretrained(self.model[0]).model_type == "emocap_captioner"
 
     def run_captioner(self) -> None:
-        from emocap.commands.printing import print_captioner
+        from emocap.commands.printing import print_captioner, print_on_scenes
+        from emocap.evaluation.scenes_captions import SCENES_JUDGE, evaluate_on_scenes
         from emocap.steps import evaluate_captioner
 
         for name in ("modalities", "controls", "valence_norms", "encoder"):
@@ -98,6 +100,9 @@ class Evaluate(Options):
         options = self.but(
             "model", "dataset", "judge", "label_column", "modalities", "controls", "valence_norms", "encoder"
         )
+        if self.judge == [SCENES_JUDGE]:
+            print_on_scenes(evaluate_on_scenes(self.model[0], self.dataset, **options))
+            return
         print_captioner(evaluate_captioner(self.model[0], self.dataset, self.judge, **options))
 
     def run_valence(self, norms: str) -> None:

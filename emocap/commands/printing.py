@@ -12,7 +12,7 @@ from emocap.records import (
     wished_ways,
 )
 
-__all__ = ["print_captioner", "print_losses", "print_result", "print_valence"]
+__all__ = ["print_captioner", "print_losses", "print_on_scenes", "print_result", "print_valence"]
 
 REFERENCES = ("prior", "chance", "tfidf", "lexicon", "encoder", "ceiling", "human", "as_human")
 
@@ -67,6 +67,47 @@ def print_captioner(result: Result) -> None:
     if "ranker" in result:
         print(f"candidates chosen by '{result['ranker']}'", end="; ")
     print(f"found: among {result['num_retrieved']} pictures")
+    print_units(result)
+
+
+SCENES_FIGURES = {
+    "probability": "prob.",
+    "share_of_best": "of best",
+    "lift": "lift",
+    "alignment@1": "top 1",
+    "alignment@3": "top 3",
+    "parsed": "parsed",
+    "thing": "thing",
+    "face": "face",
+    "weather": "weather",
+    "thing_named": "named",
+    "novel": "novel",
+    "unique": "unique",
+    "length": "words",
+}
+"""Figures of captions of the built-in corpus, and the heads of their columns."""
+
+
+def print_on_scenes(result: Result) -> None:
+    """One line a way of getting captions, and its controls."""
+    scales = wished_ways(result)
+    weights = [key.partition("/")[0] for key in result if key.startswith("weight_") and key.endswith("/probability")]
+    others = ["no_wish", "references", *weights, "away_from", "pairs", "pairs/first_alone", "pairs/best"]
+    ways = [way for own in scales for way in (own, f"{own}/shuffled_wishes", f"{own}/shuffled_images")] + others
+    print(f"{'':38}" + "".join(f"{head:>9}" for head in SCENES_FIGURES.values()))
+    for way in ways:
+        cells = [result.figure(f"{way}/{key}") for key in SCENES_FIGURES]
+        if any(cell is not None for cell in cells):
+            print(f"{way:38}" + "".join("        -" if cell is None else f"{cell:9.3f}" for cell in cells))
+    for own in scales:
+        if bounds := result.interval(f"{own}/probability"):
+            print(f"{own}: prob. {{:.3f}} to {{:.3f}}".format(*bounds))
+    print(
+        "prob.: exact, of the wish (away_from: of what is to be kept away; pairs: of the less probable of two); of "
+        "best: share of the best sentence's"
+    )
+    print(f"monotone in the weight: {100 * result['monotone']:.0f} % of the wishes")
+    print(f"{result['num_examples']} images, split '{result['split']}', judge '{result['judge']}'")
     print_units(result)
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from datasets import DatasetDict
 from torch.nn import functional as F
-from transformers.utils import logging
 
 from emocap.data.batches import weights_hash
 from emocap.data.storage import HUB_ID, local_folder
@@ -24,12 +23,11 @@ __all__ = [
     "check_same_emotions",
     "judge_photos",
     "labelling_teacher",
+    "revisions_of",
     "selections",
     "sets_of",
     "write_candidates",
 ]
-
-logger = logging.get_logger(__name__)
 
 
 def candidate_scores(nats: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:

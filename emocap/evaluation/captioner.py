@@ -33,6 +33,7 @@ from emocap.evaluation.scoring import Committee, check_labels
 from emocap.metrics import Bootstrap, intervals
 from emocap.metrics.captions import bleu, cider_d, distinct, mean_length, share_novel, share_unique
 from emocap.models import EmocapCaptionerForConditionalGeneration, EmocapCaptionerProcessor
+from emocap.models.processing_emocap_captioner import Wish
 from emocap.records import Result
 
 __all__ = ["Captioner", "choose_pictures", "evaluate_captioner", "write"]
@@ -126,11 +127,7 @@ def evaluate_captioner(
     pictures = choose_pictures(tables[split], split, num_images, seed)
     committee = open_committee(judges, pictures)
     labels = check_captioner(name, pictures, wishes)
-    rankers = None
-    if num_candidates > 1:
-        rankers = open_committee(names_of(ranker or labelling_teacher(name, "--ranker", given)), pictures)
-    elif ranker:
-        raise ValueError("--ranker chooses among candidates; give --num_candidates, 2 or more.")
+    rankers = choose_ranker(name, given, pictures, num_candidates, ranker)
     committee = committee.load()
     check_judge(committee, selections(name, given))
     if rankers is not None:
@@ -175,6 +172,21 @@ def open_committee(names: Sequence[str], pictures: Dataset) -> Committee:
     check_reads_captions(committee)
     committee.check(pictures, label_names(pictures))
     return committee
+
+
+def choose_ranker(
+    model: str,
+    tables: DatasetDict | str | os.PathLike,
+    pictures: Dataset,
+    num_candidates: int,
+    ranker: str | os.PathLike | Sequence[str | os.PathLike] | None,
+) -> Committee | None:
+    """Who chooses among candidates, weights not loaded; None where there are none."""
+    if num_candidates > 1:
+        return open_committee(names_of(ranker or labelling_teacher(model, "--ranker", tables)), pictures)
+    if ranker:
+        raise ValueError("--ranker chooses among candidates; give --num_candidates, 2 or more.")
+    return None
 
 
 def check_scales(guidance_scale: Sequence[float]) -> list[float]:
@@ -263,8 +275,7 @@ def measure(
     for scale in scales:
         written[f"guidance_{scale:g}"] = write(captioner, *grid, scale)
         if candidates.ranker is not None:
-            set_seed(seed)
-            best = write_best(captioner, candidates, pictures, labels, scale)
+            best = write_best(captioner, candidates, pictures, labels, scale, seed)
             written[f"guidance_{scale:g}/best_of_{candidates.number}"] = best
     written = {way: np.array(own, dtype=object).reshape(len(rows), -1) for way, own in written.items()}
     raised_by = steering(committee, pictures, unwished, written, labels, partner, captioner.batch_size)
@@ -356,25 +367,35 @@ def with_captions(table: Dataset, captions: Sequence[Sequence[str]]) -> Dataset:
 
 
 @torch.inference_mode()
-def write(captioner: Captioner, rows: np.ndarray, wishes: Sequence[str | None], scale: float) -> list[str]:
-    """A greedy caption of each of the pairs' rows, for its wish."""
+def write(
+    captioner: Captioner,
+    rows: np.ndarray,
+    wishes: Sequence[Wish],
+    scale: float,
+    away_from: Sequence[str | None] | None = None,
+) -> list[str]:
+    """A greedy caption of each of the pairs' rows, for its wish and away from another emotion."""
     model, processor, _, size = captioner
     texts = []
     for first in tqdm(range(0, len(rows), size), desc="Captioning", unit="batch", leave=False):
-        inputs = read_pictures(captioner, rows[first : first + size], wishes[first : first + size])
+        own = slice(first, first + size)
+        inputs = read_pictures(captioner, rows[own], wishes[own], None if away_from is None else away_from[own])
         ids = model.generate(**inputs, guidance_scale=scale, do_sample=False, num_beams=1)
         told = processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         texts += [text.strip() for text in told]
     return texts
 
 
-def read_pictures(captioner: Captioner, rows: np.ndarray, wishes: Sequence[str | None]) -> BatchFeature:
+def read_pictures(
+    captioner: Captioner, rows: np.ndarray, wishes: Sequence[Wish], away_from: Sequence[str | None] | None = None
+) -> BatchFeature:
     """What the captioner reads of the pairs' rows."""
     model, processor, pairs, _ = captioner
     counts = pairs.region_counts[rows]
     most = counts.max()
     return processor(
         emotions=list(wishes),
+        away_from=None if away_from is None else list(away_from),
         visual_embeds=pairs.regions[rows].reshape(len(rows), NUM_REGIONS, -1)[:, :most],
         visual_attention_mask=(np.arange(most) < counts[:, None]).astype(np.int64),
         region_boxes=pairs.boxes[rows].reshape(len(rows), NUM_REGIONS, 4)[:, :most],
@@ -382,12 +403,13 @@ def read_pictures(captioner: Captioner, rows: np.ndarray, wishes: Sequence[str |
 
 
 def write_best(
-    captioner: Captioner, candidates: Candidates, pictures: Dataset, labels: Sequence[int], scale: float
+    captioner: Captioner, candidates: Candidates, pictures: Dataset, labels: Sequence[int], scale: float, seed: int
 ) -> list[str]:
     """Of each picture and wish the caption that the ranker and the captioner like best among drawn ones."""
     model, processor, _, size = captioner
     (number, ranker), emotions = candidates, processor.emotions
     assert ranker is not None
+    set_seed(seed)
     rows, wishes = np.repeat(np.arange(len(pictures)), len(labels)), np.tile(labels, len(pictures))
     texts, nats, step = [], [], max(1, size // number)
     for first in tqdm(range(0, len(rows), step), desc="Captioning", unit="batch", leave=False):
