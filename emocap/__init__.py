@@ -40,7 +40,15 @@ if TYPE_CHECKING:
     from emocap.records import Result
     from emocap.regions.extraction import RegionFeatures
     from emocap.scenes.corpus import load_scenes
-    from emocap.steps import evaluate, finetune, label, train_captioner, train_student, train_teacher
+    from emocap.steps import (
+        evaluate,
+        evaluate_captioner,
+        finetune,
+        label,
+        train_captioner,
+        train_student,
+        train_teacher,
+    )
 
 __version__ = "0.1.0"
 
@@ -66,6 +74,7 @@ __all__ = [
     "RegionFeatures",
     "Result",
     "evaluate",
+    "evaluate_captioner",
     "finetune",
     "label",
     "load_coco",
@@ -85,6 +94,7 @@ HOMES = {
     "RegionFeatures": "emocap.regions.extraction",
     "Result": "emocap.records",
     "evaluate": "emocap.steps",
+    "evaluate_captioner": "emocap.steps",
     "finetune": "emocap.steps",
     "label": "emocap.steps",
     "load_coco": "emocap.data.coco",

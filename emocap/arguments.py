@@ -184,8 +184,8 @@ class CaptionerArguments(Options):
     """The captioner to build."""
 
     model_name_or_path: str = required(
-        "What to start from: folder or Hub id of a causal language model (GPT-2, Llama, Qwen, SmolLM2, ...), or of an "
-        "emocap captioner of the table's emotions."
+        "What to start from: folder or Hub id of a causal language model (GPT-2, Llama, Qwen, SmolLM2, ...), a GGUF "
+        "file in one (package gguf), or an emocap captioner of the table's emotions."
     )
     random_weights: bool = option(
         "Of the language model take configuration and tokenizer alone, for one so small that it learns to write here.",
@@ -350,10 +350,18 @@ class CaptionerTrainingArguments(RunArguments):
         0.0,
     )
 
+    metric_for_best_model: str | None = option(
+        "What best means: loss, of validation captions with wishes as in training; cider_d, how like greedy captions "
+        "without a wish are to the pictures' own (CIDEr-D), on 200 validation pictures at most.",
+        "loss",
+    )
+
     def __post_init__(self):
+        best = (self.metric_for_best_model or "loss").removeprefix("eval_")
+        if best not in ("loss", "cider_d"):
+            raise ValueError(f"--metric_for_best_model is {self.metric_for_best_model}; it may be loss or cider_d.")
+        self.greater_is_better = best == "cider_d"
         super().__post_init__()
-        if (self.metric_for_best_model or "loss").removeprefix("eval_") != "loss":
-            raise ValueError(f"--metric_for_best_model is {self.metric_for_best_model}; a captioner has 'loss' alone.")
         if self.label_smoothing_factor:
             raise ValueError(
                 "--label_smoothing_factor smooths the loss of validation rows too; use --label_smoothing."

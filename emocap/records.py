@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ARGUMENTS_FILE",
+    "CAPTION_FIGURES",
     "CAPTION_LOSSES",
     "CONTROLS",
     "GAIN_KEYS",
@@ -25,11 +26,13 @@ __all__ = [
     "STATISTICS_FILE",
     "Gain",
     "Result",
+    "caption_ways",
     "details_path",
     "finite",
     "read_json",
     "recorded_arguments",
     "records_folder",
+    "wished_ways",
     "write_metrics",
 ]
 
@@ -74,6 +77,21 @@ CAPTION_LOSSES = {
     "loss_with_all_emotions": "the levels of all emotions",
 }
 """A captioner's figures, nats a token, and what it was shown."""
+
+CAPTION_FIGURES = {
+    "alignment@1": "top 1",
+    "alignment@3": "top 3",
+    "probability": "prob.",
+    "lift": "lift",
+    "cider_d": "CIDEr-D",
+    "bleu_4": "BLEU-4",
+    "retrieval@1": "found",
+    "distinct_2": "dist. 2",
+    "novel": "novel",
+    "unique": "unique",
+    "length": "words",
+}
+"""Figures of captions, and the heads of their columns."""
 
 GAIN_KEYS = ("map_macro", "lrap", "bce")
 """Metrics of which a control tells by how much the model is ahead, `KEY_gain`, see `Gain`."""
@@ -184,6 +202,20 @@ class Result(Mapping[str, Any]):
         from transformers import AutoProcessor
 
         return AutoProcessor.from_pretrained(os.fspath(self))
+
+
+def wished_ways(result: Result) -> list[str]:
+    """The ways of getting captions for wishes in what `emocap evaluate` says of a captioner."""
+    scales = [f"guidance_{scale}" for scale in result["guidance_scales"].split(", ")]
+    number = result["num_candidates"]
+    return [way for scale in scales for way in (scale, *([f"{scale}/best_of_{number}"] if number > 1 else []))]
+
+
+def caption_ways(result: Result) -> list[str]:
+    """Those and the others, controls among them."""
+    order = [*wished_ways(result), "no_wish", "best_caption", "references"]
+    ways = [way for first in order for way in (first, f"{first}/shuffled_wishes", f"{first}/shuffled_images")]
+    return [way for way in ways if any(f"{way}/{key}" in result for key in CAPTION_FIGURES)]
 
 
 def finite(value: object) -> float | None:

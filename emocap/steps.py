@@ -15,6 +15,7 @@ from emocap.arguments import captioner_parser, finetune_parser, make_arguments, 
 from emocap.cards.models import write_model_card
 from emocap.data.ranks import launched_ranks
 from emocap.data.storage import load_table
+from emocap.evaluation.captioner import evaluate_captioner
 from emocap.evaluation.evaluate import evaluate, model_names
 from emocap.hub.publishing import check_login, publish
 from emocap.options import OptionsParser
@@ -24,7 +25,15 @@ from emocap.report.labels_page import write_label_page
 from emocap.training.captioner import train_captioner as train_captioner_of
 from emocap.training.jobs import train
 
-__all__ = ["evaluate", "finetune", "label", "train_captioner", "train_student", "train_teacher"]
+__all__ = [
+    "evaluate",
+    "evaluate_captioner",
+    "finetune",
+    "label",
+    "train_captioner",
+    "train_student",
+    "train_teacher",
+]
 
 Tables: TypeAlias = DatasetDict | str | os.PathLike
 

@@ -41,11 +41,22 @@ class Evaluate(Options):
     )
     judge: list[str] | None = option(
         "of a captioner: folder or Hub id of the teacher or student that looks for the wish in its captions, or of "
-        "several together; not the teacher that scored the captions which it learned from",
+        "several together; not the teacher that scored the captions which it learned from; scenes: the exact answer, "
+        "on the built-in corpus",
         metavar="ID_OR_DIR",
     )
     wishes: list[str] | None = option("of a captioner: emotions to wish for (all)", metavar="NAME")
     guidance_scale: list[Amount] = option("of a captioner: scales to measure", [1.0, 2.0])
+    num_candidates: Count = option(
+        "of a captioner: captions drawn for each wish and picture, of which the best to a teacher and the captioner "
+        "is measured beside the others; 1: none",
+        1,
+    )
+    ranker: list[str] | None = option(
+        "of a captioner: folder or Hub id of the teacher or student that chooses among them, or of several; not the "
+        "judge (the teacher that scored the captions)",
+        metavar="ID_OR_DIR",
+    )
     num_images: Count = option("of a captioner: pictures at most", 100)
     num_resamples: Whole = option("bootstrap draws behind the intervals; 0: none", 1000)
     output: str | None = option(
@@ -59,13 +70,14 @@ class Evaluate(Options):
         if self.is_captioner():
             self.run_captioner()
             return
-        for name in ("judge", "wishes"):
+        for name in ("judge", "wishes", "ranker"):
             if getattr(self, name):
                 raise ValueError(f"--{name} goes with a captioner, and '{self.model[0]}' is none; leave it out.")
         if self.valence_norms:
             self.run_valence(self.valence_norms)
             return
-        own = self.but("dataset", "valence_norms", "judge", "wishes", "guidance_scale", "num_images")
+        of_captioners = ("judge", "wishes", "guidance_scale", "num_candidates", "ranker", "num_images")
+        own = self.but("dataset", "valence_norms", *of_captioners)
         print_result(evaluate(tables=self.dataset, **own))
 
     def is_captioner(self) -> bool:
@@ -74,8 +86,9 @@ class Evaluate(Options):
         return len(self.model) == 1 and AutoConfig.from_pretrained(self.model[0]).model_type == "emocap_captioner"
 
     def run_captioner(self) -> None:
-        from emocap.commands.printing import print_captioner
-        from emocap.evaluation.captioner import evaluate_captioner
+        from emocap.commands.printing import print_captioner, print_on_scenes
+        from emocap.evaluation.scenes_captions import SCENES_JUDGE, evaluate_on_scenes
+        from emocap.steps import evaluate_captioner
 
         for name in ("modalities", "controls", "valence_norms", "encoder"):
             if getattr(self, name):
@@ -87,6 +100,9 @@ class Evaluate(Options):
         options = self.but(
             "model", "dataset", "judge", "label_column", "modalities", "controls", "valence_norms", "encoder"
         )
+        if self.judge == [SCENES_JUDGE]:
+            print_on_scenes(evaluate_on_scenes(self.model[0], self.dataset, **options))
+            return
         print_captioner(evaluate_captioner(self.model[0], self.dataset, self.judge, **options))
 
     def run_valence(self, norms: str) -> None:

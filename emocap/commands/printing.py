@@ -1,9 +1,18 @@
 """What commands print of a measurement."""
 
 from emocap.metrics import FEW_UNITS, METRIC_KEYS
-from emocap.records import CAPTION_LOSSES, CONTROLS, GAIN_KEYS, Gain, Result
+from emocap.records import (
+    CAPTION_FIGURES,
+    CAPTION_LOSSES,
+    CONTROLS,
+    GAIN_KEYS,
+    Gain,
+    Result,
+    caption_ways,
+    wished_ways,
+)
 
-__all__ = ["print_captioner", "print_losses", "print_result", "print_valence"]
+__all__ = ["print_captioner", "print_losses", "print_on_scenes", "print_result", "print_valence"]
 
 REFERENCES = ("prior", "chance", "tfidf", "lexicon", "encoder", "ceiling", "human", "as_human")
 
@@ -33,40 +42,21 @@ def print_result(result: Result) -> None:
     print_controls(result)
 
 
-CAPTION_FIGURES = {
-    "alignment@1": "top 1",
-    "alignment@3": "top 3",
-    "probability": "prob.",
-    "lift": "lift",
-    "cider_d": "CIDEr-D",
-    "bleu_4": "BLEU-4",
-    "retrieval@1": "found",
-    "distinct_2": "dist. 2",
-    "novel": "novel",
-    "unique": "unique",
-    "length": "words",
-}
-"""Figures of captions, and the heads of their columns."""
-
-
 def print_captioner(result: Result) -> None:
     """One line a way of getting captions, the wished ones first; then by how much they raise each emotion."""
-    names = {key.rpartition("/")[0] for key in result if key.rpartition("/")[2] in CAPTION_FIGURES}
-    scales = [f"guidance_{scale}" for scale in result["guidance_scales"].split(", ")]
-    order = [*scales, "no_wish", "best_caption", "references"]
-    ways = [way for first in order for way in (first, f"{first}/shuffled_wishes", f"{first}/shuffled_images")]
-    print(f"{'':28}" + "".join(f"{head:>9}" for head in CAPTION_FIGURES.values()))
-    for way in [way for way in ways if way in names]:
+    ways = wished_ways(result)
+    print(f"{'':38}" + "".join(f"{head:>9}" for head in CAPTION_FIGURES.values()))
+    for way in caption_ways(result):
         cells = [result.figure(f"{way}/{key}") for key in CAPTION_FIGURES]
-        print(f"{way:28}" + "".join("        -" if cell is None else f"{cell:9.3f}" for cell in cells))
-    print(f"\n{'lift':28}" + "".join(f"{scale:30}" for scale in scales).rstrip())
+        print(f"{way:38}" + "".join("        -" if cell is None else f"{cell:9.3f}" for cell in cells))
+    print(f"\n{'lift':38}" + "".join(f"{way:30}" for way in ways).rstrip())
     for emotion in ("", *result["wishes"].split(", ")):
         key = f"lift/{emotion}" if emotion else "lift"
-        line = f"{emotion or 'mean':28}"
-        for scale in scales:
-            bounds = result.interval(f"{scale}/{key}")
+        line = f"{emotion or 'mean':38}"
+        for way in ways:
+            bounds = result.interval(f"{way}/{key}")
             interval = "" if bounds is None else " ({:+.3f} to {:+.3f})".format(*bounds)
-            line += f"{result[f'{scale}/{key}']:+.3f}{interval}".ljust(30)
+            line += f"{result[f'{way}/{key}']:+.3f}{interval}".ljust(30)
         print(line.rstrip())
     print("\nReference captions, nats a token:", end=" ")
     shown = {"nats": "no wish", "nats_with_all_emotions": "all emotions", "nats_with_shuffled_emotions":
@@ -74,7 +64,50 @@ def print_captioner(result: Result) -> None:
     told = [f"{result[f'references/{key}']:.3f} {what}" for key, what in shown.items()]
     print(", ".join(told) + f"; perplexity {result['references/perplexity']:.1f}")
     print(f"{result['num_examples']} images, split '{result['split']}', judge '{result['judge']}'", end="; ")
+    if "ranker" in result:
+        print(f"candidates chosen by '{result['ranker']}'", end="; ")
     print(f"found: among {result['num_retrieved']} pictures")
+    print_units(result)
+
+
+SCENES_FIGURES = {
+    "probability": "prob.",
+    "share_of_best": "of best",
+    "lift": "lift",
+    "alignment@1": "top 1",
+    "alignment@3": "top 3",
+    "parsed": "parsed",
+    "thing": "thing",
+    "face": "face",
+    "weather": "weather",
+    "thing_named": "named",
+    "novel": "novel",
+    "unique": "unique",
+    "length": "words",
+}
+"""Figures of captions of the built-in corpus, and the heads of their columns."""
+
+
+def print_on_scenes(result: Result) -> None:
+    """One line a way of getting captions, and its controls."""
+    scales = wished_ways(result)
+    weights = [key.partition("/")[0] for key in result if key.startswith("weight_") and key.endswith("/probability")]
+    others = ["no_wish", "references", *weights, "away_from", "pairs", "pairs/first_alone", "pairs/best"]
+    ways = [way for own in scales for way in (own, f"{own}/shuffled_wishes", f"{own}/shuffled_images")] + others
+    print(f"{'':38}" + "".join(f"{head:>9}" for head in SCENES_FIGURES.values()))
+    for way in ways:
+        cells = [result.figure(f"{way}/{key}") for key in SCENES_FIGURES]
+        if any(cell is not None for cell in cells):
+            print(f"{way:38}" + "".join("        -" if cell is None else f"{cell:9.3f}" for cell in cells))
+    for own in scales:
+        if bounds := result.interval(f"{own}/probability"):
+            print(f"{own}: prob. {{:.3f}} to {{:.3f}}".format(*bounds))
+    print(
+        "prob.: exact, of the wish (away_from: of what is to be kept away; pairs: of the less probable of two); of "
+        "best: share of the best sentence's"
+    )
+    print(f"monotone in the weight: {100 * result['monotone']:.0f} % of the wishes")
+    print(f"{result['num_examples']} images, split '{result['split']}', judge '{result['judge']}'")
     print_units(result)
 
 

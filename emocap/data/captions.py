@@ -49,11 +49,14 @@ class CaptionDataset(torch.utils.data.Dataset):
         pairs = np.asarray(pairs)
         rows = self.row_of_pair[pairs]
         starts, counts = self.token_starts[pairs], self.region_counts[rows]
-        soft, lengths = 1 + counts, self.token_starts[pairs + 1] - starts
-        total = soft + lengths
+        before = len(self.processor.start_ids) + 1 + counts  # what stands before the words
+        lengths = self.token_starts[pairs + 1] - starts
+        total = before + lengths
         places = np.arange(total.max()) - (total.max() - total)[:, None]  # within each row, which ends at the right
-        words = places - soft[:, None]
+        words = places - before[:, None]
         input_ids = np.where(words < 0, self.processor.image_token_id, 0)
+        for place, own in enumerate(self.processor.start_ids):
+            input_ids[places == place] = own
         input_ids[words >= 0] = self.token_ids[(starts[:, None] + words)[words >= 0]]
         input_ids[places < 0] = self.processor.tokenizer.pad_token_id
         size = max(int(counts.max()), 1)

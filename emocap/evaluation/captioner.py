@@ -13,22 +13,30 @@ import torch
 from datasets import Dataset, DatasetDict, Features, concatenate_datasets
 from datasets.utils.logging import tqdm
 from torch.nn import functional as F
-from transformers import AutoConfig
+from transformers import AutoConfig, BatchFeature, set_seed
 from transformers.utils import logging
 
-from emocap.data.batches import weights_hash
 from emocap.data.captions import CaptionDataset, caption_scores, check_captions
 from emocap.data.pairs import tokenise
 from emocap.data.schema import NUM_REGIONS, label_names
-from emocap.data.storage import load_table, local_folder, write_json
+from emocap.data.storage import load_table, write_json
 from emocap.data.truth import row_groups
+from emocap.evaluation.candidates import (
+    candidate_scores,
+    check_reads_captions,
+    labelling_teacher,
+    revisions_of,
+    selections,
+    write_candidates,
+)
 from emocap.evaluation.scoring import Committee, check_labels
 from emocap.metrics import Bootstrap, intervals
 from emocap.metrics.captions import bleu, cider_d, distinct, mean_length, share_novel, share_unique
 from emocap.models import EmocapCaptionerForConditionalGeneration, EmocapCaptionerProcessor
-from emocap.records import STATISTICS_FILE, Result, read_json, recorded_arguments
+from emocap.models.processing_emocap_captioner import Wish
+from emocap.records import Result
 
-__all__ = ["evaluate_captioner"]
+__all__ = ["Captioner", "choose_pictures", "evaluate_captioner", "write"]
 
 RETRIEVED = 100
 """Pictures at most among which a caption's own is looked for."""
@@ -45,6 +53,13 @@ class Captioner(NamedTuple):
     batch_size: int
 
 
+class Candidates(NamedTuple):
+    """How many captions are drawn for each wish and picture, and who chooses among them."""
+
+    number: int
+    ranker: Committee | None
+
+
 def evaluate_captioner(
     model: str | os.PathLike,
     tables: DatasetDict | str | os.PathLike,
@@ -52,6 +67,8 @@ def evaluate_captioner(
     split: str = "test",
     *,
     guidance_scale: Sequence[float] = (1.0, 2.0),
+    num_candidates: int = 1,
+    ranker: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
     wishes: Sequence[str] | None = None,
     num_images: int = 100,
     batch_size: int = 64,
@@ -62,10 +79,10 @@ def evaluate_captioner(
     """What the wishes of a captioner do on pictures of one split, its captions written greedily.
 
     Keys are `WAY/FIGURE`. The ways of getting captions: `guidance_S`, one a wished emotion and picture, at scale S;
-    `no_wish`; and as controls `guidance_S/shuffled_wishes`, judged for the wishes that they were not written for (the
-    mean over all of them), `guidance_S/shuffled_images` and `no_wish/shuffled_images`, laid beside another picture;
-    `best_caption`, the picture's own caption to which the labelling teacher gives most of the emotion; `references`,
-    its own captions.
+    `guidance_S/best_of_N`, the best of N drawn ones to a ranker, see `candidate_scores`; `no_wish`; and as controls
+    `guidance_S/shuffled_wishes`, judged for the wishes that they were not written for (the mean over all of them),
+    `guidance_S/shuffled_images` and `no_wish/shuffled_images`, laid beside another picture; `best_caption`, the
+    picture's own caption to which the labelling teacher gives most of the emotion; `references`, its own captions.
 
     Figures of wishes, each again as `WAY/FIGURE/EMOTION`: `alignment@1` and `alignment@3`, the wish is among the
     judge's 1 or 3 most probable emotions; `probability`, the judge's; `lift`, this less that of the caption of the
@@ -85,7 +102,10 @@ def evaluate_captioner(
         judge: folder or Hub id of a teacher or student, or several that judge together; it reads captions, and
             pictures where it was trained to.
         split: the one measured.
-        guidance_scale: the scales.
+        guidance_scale: the scales; at 0 captions are written as if there were no wish.
+        num_candidates: N, of captions that are drawn for each wish and picture; 1: none are.
+        ranker: folder or Hub id of the teacher or student that chooses among them, or of several; None: the teacher
+            that scored the captions.
         wishes: the emotions; None: all.
         num_images: pictures at most, drawn by the seed from those with regions and captions.
         batch_size: captions a step.
@@ -94,24 +114,25 @@ def evaluate_captioner(
         output: where the figures are written as JSON.
 
     Raises:
-        ValueError: checkpoints of other families, unlike emotions, a judge that reads no captions or that scored
-            those that the captioner or this table have their levels from, or a table that does not fit.
+        ValueError: checkpoints of other families, unlike emotions, a judge that reads no captions, that chooses among
+            the candidates or that scored those captions that the captioner or this table have their levels from, or a
+            table that does not fit.
     """
-    judges = [os.fspath(judge)] if isinstance(judge, (str, os.PathLike)) else [os.fspath(own) for own in judge]
+    judges = names_of(judge)
     name, scales = os.fspath(model), check_scales(guidance_scale)
     given, tables = tables, tables if isinstance(tables, DatasetDict) else load_table(tables)
     if split not in tables:
         raise ValueError(f"The data set has no split '{split}' (splits: {', '.join(tables)}).")
     check_captions(split, tables[split])
     pictures = choose_pictures(tables[split], split, num_images, seed)
-    committee = Committee(judges)
-    for member, config in zip(committee.names, committee.configs, strict=True):
-        if config.modalities == "image":
-            raise ValueError(f"The judge '{member}' reads pictures alone, so no caption moves it.")
-    committee.check(pictures, label_names(tables))
+    committee = open_committee(judges, pictures)
     labels = check_captioner(name, pictures, wishes)
+    rankers = choose_ranker(name, given, pictures, num_candidates, ranker)
     committee = committee.load()
     check_judge(committee, selections(name, given))
+    if rankers is not None:
+        rankers = rankers.load()
+        check_ranker(rankers, committee)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     processor = EmocapCaptionerProcessor.from_pretrained(name)
     captioner = Captioner(
@@ -121,7 +142,8 @@ def evaluate_captioner(
         batch_size,
     )
     training = [text for own in tables["train"]["captions"][:] for text in own or []] if "train" in tables else None
-    by_picture, corpus = measure(captioner, committee, pictures, labels, scales, training, seed)
+    candidates = Candidates(num_candidates, rankers)
+    by_picture, corpus = measure(captioner, committee, pictures, labels, scales, candidates, training, seed)
     metrics: dict[str, Any] = average(by_picture, Bootstrap(num_resamples, groups=row_groups(pictures))) | corpus
     metrics |= {
         "num_examples": len(pictures),
@@ -130,11 +152,41 @@ def evaluate_captioner(
         "judge": ", ".join(judges),
         "wishes": ", ".join(processor.emotions[label] for label in labels),
         "guidance_scales": ", ".join(f"{scale:g}" for scale in scales),
+        "num_candidates": num_candidates,
     }
+    if rankers is not None:
+        metrics["ranker"] = ", ".join(rankers.names)
     if output is not None:
         Path(output).parent.mkdir(parents=True, exist_ok=True)
         write_json(output, metrics)
     return Result(metrics, name)
+
+
+def names_of(models: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str]:
+    return [os.fspath(own) for own in ([models] if isinstance(models, (str, os.PathLike)) else models)]
+
+
+def open_committee(names: Sequence[str], pictures: Dataset) -> Committee:
+    """Models that can judge captions of the pictures, their weights not loaded."""
+    committee = Committee(names)
+    check_reads_captions(committee)
+    committee.check(pictures, label_names(pictures))
+    return committee
+
+
+def choose_ranker(
+    model: str,
+    tables: DatasetDict | str | os.PathLike,
+    pictures: Dataset,
+    num_candidates: int,
+    ranker: str | os.PathLike | Sequence[str | os.PathLike] | None,
+) -> Committee | None:
+    """Who chooses among candidates, weights not loaded; None where there are none."""
+    if num_candidates > 1:
+        return open_committee(names_of(ranker or labelling_teacher(model, "--ranker", tables)), pictures)
+    if ranker:
+        raise ValueError("--ranker chooses among candidates; give --num_candidates, 2 or more.")
+    return None
 
 
 def check_scales(guidance_scale: Sequence[float]) -> list[float]:
@@ -174,26 +226,11 @@ def check_captioner(model: str, pictures: Dataset, wishes: Sequence[str] | None)
     return [emotions.index(name) for name in named]
 
 
-def selections(model: str, tables: DatasetDict | str | os.PathLike) -> list[dict[str, Any]]:
-    """What is recorded of the labelling of the table, and of the table that the captioner learned from."""
-    taught = (recorded_arguments(model) or {}).get("dataset")
-    found = []
-    for source in {os.fspath(own) for own in (tables, taught) if own and not isinstance(own, DatasetDict)}:
-        try:
-            path = local_folder(source, "dataset", (STATISTICS_FILE,)) / STATISTICS_FILE
-        except FileNotFoundError:  # a table that the captioner learned from and nobody has any more
-            continue
-        if path.is_file():
-            found.append(read_json(path, "what `emocap label` records of a table")["selection"])
-    if not found:
-        logger.warning("No record tells which teacher scored the captions: the judge may be that very teacher.")
-    return found
-
-
 def check_judge(committee: Committee, recorded: Sequence[Mapping[str, Any]]) -> None:
     """Refuses a judge that made the levels that the captioner was taught: it would find what it had put there."""
-    for name, config, (model, _) in zip(committee.names, committee.configs, committee.members, strict=True):
-        revisions = {f"sha256:{weights_hash(model)[:16]}", getattr(config, "_commit_hash", None)} - {None}
+    if not recorded:
+        logger.warning("No record tells which teacher scored the captions: the judge may be that very teacher.")
+    for name, revisions in zip(committee.names, revisions_of(committee), strict=True):
         for selection in recorded:
             teachers, known = (
                 own if isinstance(own, list) else [own] for own in (selection["teacher"], selection["revision"])
@@ -206,12 +243,24 @@ def check_judge(committee: Committee, recorded: Sequence[Mapping[str, Any]]) -> 
                 )
 
 
+def check_ranker(ranker: Committee, committee: Committee) -> None:
+    """Refuses a judge of captions that it chose itself."""
+    chosen = set().union(*revisions_of(ranker))
+    for name, revisions in zip(committee.names, revisions_of(committee), strict=True):
+        if revisions & chosen:
+            raise ValueError(
+                f"The judge '{name}' chooses among the candidates as well, so it would find what it chose; give "
+                "another --ranker, or another judge."
+            )
+
+
 def measure(
     captioner: Captioner,
     committee: Committee,
     pictures: Dataset,
     labels: Sequence[int],
     scales: Sequence[float],
+    candidates: Candidates,
     training: Sequence[str] | None,
     seed: int,
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
@@ -222,10 +271,13 @@ def measure(
     drawn = np.random.default_rng([seed, 1]).integers(len(labels), size=len(rows))
     unwished = write(captioner, rows, [None] * len(rows), 1.0)
     grid = np.repeat(rows, len(labels)), [emotions[label] for label in labels] * len(rows)
-    written = {
-        f"guidance_{scale:g}": np.array(write(captioner, *grid, scale), dtype=object).reshape(len(rows), -1)
-        for scale in scales
-    }
+    written = {}
+    for scale in scales:
+        written[f"guidance_{scale:g}"] = write(captioner, *grid, scale)
+        if candidates.ranker is not None:
+            best = write_best(captioner, candidates, pictures, labels, scale, seed)
+            written[f"guidance_{scale:g}/best_of_{candidates.number}"] = best
+    written = {way: np.array(own, dtype=object).reshape(len(rows), -1) for way, own in written.items()}
     raised_by = steering(committee, pictures, unwished, written, labels, partner, captioner.batch_size)
     by_picture = {}
     for way, own in raised_by.items():
@@ -315,24 +367,64 @@ def with_captions(table: Dataset, captions: Sequence[Sequence[str]]) -> Dataset:
 
 
 @torch.inference_mode()
-def write(captioner: Captioner, rows: np.ndarray, wishes: Sequence[str | None], scale: float) -> list[str]:
-    """A greedy caption of each of the pairs' rows, for its wish."""
-    model, processor, pairs, size = captioner
+def write(
+    captioner: Captioner,
+    rows: np.ndarray,
+    wishes: Sequence[Wish],
+    scale: float,
+    away_from: Sequence[str | None] | None = None,
+) -> list[str]:
+    """A greedy caption of each of the pairs' rows, for its wish and away from another emotion."""
+    model, processor, _, size = captioner
     texts = []
     for first in tqdm(range(0, len(rows), size), desc="Captioning", unit="batch", leave=False):
-        part = rows[first : first + size]
-        counts = pairs.region_counts[part]
-        most = counts.max()
-        inputs = processor(
-            emotions=list(wishes[first : first + size]),
-            visual_embeds=pairs.regions[part].reshape(len(part), NUM_REGIONS, -1)[:, :most],
-            visual_attention_mask=(np.arange(most) < counts[:, None]).astype(np.int64),
-            region_boxes=pairs.boxes[part].reshape(len(part), NUM_REGIONS, 4)[:, :most],
-        ).to(model.device)
+        own = slice(first, first + size)
+        inputs = read_pictures(captioner, rows[own], wishes[own], None if away_from is None else away_from[own])
         ids = model.generate(**inputs, guidance_scale=scale, do_sample=False, num_beams=1)
         told = processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         texts += [text.strip() for text in told]
     return texts
+
+
+def read_pictures(
+    captioner: Captioner, rows: np.ndarray, wishes: Sequence[Wish], away_from: Sequence[str | None] | None = None
+) -> BatchFeature:
+    """What the captioner reads of the pairs' rows."""
+    model, processor, pairs, _ = captioner
+    counts = pairs.region_counts[rows]
+    most = counts.max()
+    return processor(
+        emotions=list(wishes),
+        away_from=None if away_from is None else list(away_from),
+        visual_embeds=pairs.regions[rows].reshape(len(rows), NUM_REGIONS, -1)[:, :most],
+        visual_attention_mask=(np.arange(most) < counts[:, None]).astype(np.int64),
+        region_boxes=pairs.boxes[rows].reshape(len(rows), NUM_REGIONS, 4)[:, :most],
+    ).to(model.device)
+
+
+def write_best(
+    captioner: Captioner, candidates: Candidates, pictures: Dataset, labels: Sequence[int], scale: float, seed: int
+) -> list[str]:
+    """Of each picture and wish the caption that the ranker and the captioner like best among drawn ones."""
+    model, processor, _, size = captioner
+    (number, ranker), emotions = candidates, processor.emotions
+    assert ranker is not None
+    set_seed(seed)
+    rows, wishes = np.repeat(np.arange(len(pictures)), len(labels)), np.tile(labels, len(pictures))
+    texts, nats, step = [], [], max(1, size // number)
+    for first in tqdm(range(0, len(rows), step), desc="Captioning", unit="batch", leave=False):
+        own = slice(first, first + step)
+        inputs = read_pictures(captioner, rows[own], [emotions[label] for label in wishes[own]])
+        told, costs = write_candidates(model, processor, inputs, number, guidance_scale=scale)
+        texts += [text.strip() for text in told]
+        nats.append(costs)
+    captions = np.array(texts, dtype=object).reshape(len(rows), number)
+    tables = [with_captions(own, captions.reshape(len(pictures), -1)) for own in ranker.prepare(pictures)]
+    probabilities = ranker.score(tables, size).probabilities.reshape(len(rows), number, -1)
+    scores = candidate_scores(
+        np.concatenate(nats).reshape(len(rows), number), probabilities, np.eye(len(emotions))[wishes]
+    )
+    return captions[np.arange(len(rows)), scores.argmax(1)].tolist()
 
 
 def raised(probabilities: np.ndarray, labels: Sequence[int]) -> dict[str, np.ndarray]:

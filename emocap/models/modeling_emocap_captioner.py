@@ -15,7 +15,7 @@ from transformers.utils import can_return_tuple
 from .common_emocap import RegionNormalizer, keep_frozen_in_eval
 from .configuration_emocap_captioner import EmocapCaptionerConfig
 
-__all__ = ["EmocapCaptionerForConditionalGeneration"]
+__all__ = ["EmocapCaptionerForConditionalGeneration", "split_gguf"]
 
 SOFT_INPUTS = ("visual_embeds", "visual_attention_mask", "region_boxes", "wish_levels", "wish_mask")
 """What becomes soft tokens; read with the prompt, not with the words that are generated."""
@@ -75,7 +75,8 @@ class EmocapCaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """A captioner that starts from a causal language model.
 
         Args:
-            model_name_or_path: its folder or Hub id.
+            model_name_or_path: its folder or Hub id, or a GGUF file in one (`FOLDER/NAME.gguf`, for which the package
+                gguf is needed), whose weights are from then on full float32 ones.
             processor: the `EmocapCaptionerProcessor` over the language model's tokenizer.
             random_weights: take its configuration alone.
             **fields: of [`EmocapCaptionerConfig`].
@@ -83,10 +84,14 @@ class EmocapCaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Raises:
             ValueError: the tokenizer has no token that ends a text.
         """
+        source, file = split_gguf(model_name_or_path)
         if random_weights:
-            language_model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model_name_or_path))
+            language_model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source, **file))
         else:
-            language_model = AutoModelForCausalLM.from_pretrained(model_name_or_path, dtype=torch.float32)
+            language_model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **file)
+        if file and not random_weights:  # they were unpacked, but what is marked as quantized cannot be saved
+            del language_model.config.quantization_config, language_model.hf_quantizer
+            language_model.is_quantized = False
         tokenizer = processor.tokenizer
         if len(tokenizer) > language_model.get_input_embeddings().num_embeddings:
             language_model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
@@ -148,7 +153,7 @@ class EmocapCaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         Args:
             input_ids: int64 `(batch, tokens)`. A row holds `config.image_token_id` once for its wish, then once for
-                each region that its mask shows, then words.
+                each region that its mask shows, then words; before them what starts a text, where there is such.
             attention_mask: int64 `(batch, tokens)`, or with a cache `(batch, earlier tokens + tokens)`, 0 for padding.
             position_ids: int64 `(batch, tokens)`; by default they count what the mask shows.
             visual_embeds: float16 or float32 `(batch, regions, visual_embedding_dim)`; None: no row has a photo.
@@ -175,7 +180,7 @@ class EmocapCaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
             inputs = (input_ids, attention_mask, position_ids, visual_embeds, visual_attention_mask, region_boxes)
             return self.guided(guidance_scale, inputs, wish_levels, wish_mask, logits_to_keep=logits_to_keep, **kwargs)
         if inputs_embeds is None:
-            self.check_positions(input_ids)
+            self.check_positions(input_ids.shape[1])
             inputs_embeds = self.embed(
                 input_ids, visual_embeds, visual_attention_mask, region_boxes, wish_levels, wish_mask
             )
@@ -263,13 +268,18 @@ class EmocapCaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
             regions = layer(regions, seen)
         return regions
 
-    def check_positions(self, input_ids: torch.Tensor) -> None:
+    def check_positions(self, tokens: int) -> None:
         positions = getattr(self.config.text_config, "max_position_embeddings", None)
-        if positions is not None and input_ids.shape[1] > positions:
+        if positions is not None and tokens > positions:
             raise ValueError(
-                f"{input_ids.shape[1]} tokens came, soft ones of wish and regions among them, but the language model "
-                f"has {positions} positions."
+                f"{tokens} tokens came or are to be written, soft ones of wish and regions among them, but the "
+                f"language model has {positions} positions."
             )
+
+    def _validate_generated_length(self, generation_config, *args) -> None:
+        """Before a caption is begun that could not be ended."""
+        super()._validate_generated_length(generation_config, *args)
+        self.check_positions(generation_config.max_length)
 
     def prepare_inputs_for_generation(self, input_ids, *args, is_first_iteration: bool | None = False, **kwargs):
         if not is_first_iteration and kwargs.get("use_cache", True):
@@ -298,6 +308,15 @@ class EmocapCaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
         halves = range(0, rows, len(beam_idx))
         cache.reorder_cache(torch.cat([beam_idx + first for first in halves]))
         return cache
+
+
+def split_gguf(model_name_or_path: str | os.PathLike) -> tuple[str, dict[str, str]]:
+    """What `from_pretrained` takes of a folder or Hub id, or of a GGUF file in one."""
+    name = os.fspath(model_name_or_path)
+    if not name.endswith(".gguf"):
+        return name, {}
+    folder, file = os.path.split(name)
+    return folder, {"gguf_file": file}
 
 
 def twice(batch):

@@ -26,6 +26,9 @@ Wish: TypeAlias = str | tuple[str, ...] | Mapping[str, float] | np.ndarray | tor
 class EmocapCaptionerProcessor(EmocapProcessor):
     """Lays out soft tokens before the beginning of a caption, and puts wishes into numbers.
 
+    Where the tokenizer has a token that starts texts, it stands before the soft tokens: what comes first is attended
+    to whatever it says (Xiao et al. 2024), and that shall not be the wish.
+
     A wish for one picture is the name of an emotion, a tuple of names, a mapping of names to weights, or a vector of
     weights (an array, NaN where an emotion is not wished for). A weight of 1 is the level that 2 % of the training
     captions exceed. A list is one entry a picture, always; what is no list holds for every picture.
@@ -56,6 +59,7 @@ class EmocapCaptionerProcessor(EmocapProcessor):
         self.end_token_id = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
         if self.end_token_id is None:
             raise ValueError("The tokenizer has no eos_token, so no caption would end: set one.")
+        self.start_ids = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.convert_ids_to_tokens(self.end_token_id)
         tokenizer.padding_side = "left"
@@ -143,7 +147,10 @@ class EmocapCaptionerProcessor(EmocapProcessor):
             inputs |= self.encode_regions(photos, device)
         counts = inputs["visual_attention_mask"].sum(1) if "visual_attention_mask" in inputs else np.zeros(number, int)
         words = [self.tokenizer(own or "", add_special_tokens=False)["input_ids"] for own in texts]
-        rows = [[self.image_token_id] * (1 + int(count)) + own for count, own in zip(counts, words, strict=True)]
+        rows = [
+            [*self.start_ids, *[self.image_token_id] * (1 + int(count)), *own]
+            for count, own in zip(counts, words, strict=True)
+        ]
         longest = max(map(len, rows))
         inputs["input_ids"] = np.array([[self.tokenizer.pad_token_id] * (longest - len(own)) + own for own in rows])
         inputs["attention_mask"] = np.array([[0] * (longest - len(own)) + [1] * len(own) for own in rows])
@@ -179,15 +186,7 @@ class EmocapCaptionerProcessor(EmocapProcessor):
             return {}
         if self.wish_high is None:
             raise ValueError("This captioner was not trained with wishes: it writes captions without them alone.")
-        weights = np.full((number, len(self.emotions)), np.nan)
-        for row, (wish, other) in enumerate(
-            zip(a_picture(emotions, number), a_picture(away_from, number), strict=True)
-        ):
-            for names, sign in ((wish, 1), (other, -1)):
-                for label, weight in self.read_wish(names).items():
-                    if not np.isnan(weights[row, label]):
-                        raise ValueError(f"'{self.emotions[label]}' is wished for and to be kept away from.")
-                    weights[row, label] = sign * weight
+        weights = self.weigh_wishes(number, emotions, away_from)
         levels = weights * np.array(self.wish_high)
         for row, scores in enumerate(a_picture(emotion_scores, number, "emotion_scores")):
             if scores is not None and np.isnan(levels[row]).all():
@@ -197,6 +196,20 @@ class EmocapCaptionerProcessor(EmocapProcessor):
             "wish_levels": np.where(shown, levels, 0).astype(np.float32),
             "wish_mask": shown.astype(np.int64),
         }
+
+    def weigh_wishes(self, number: int, emotions, away_from=None) -> np.ndarray:
+        """Weights float64 `(number, emotions)`, negative where captions shall not raise an emotion, NaN where nothing
+        is wished."""
+        weights = np.full((number, len(self.emotions)), np.nan)
+        for row, (wish, other) in enumerate(
+            zip(a_picture(emotions, number), a_picture(away_from, number), strict=True)
+        ):
+            for names, sign in ((wish, 1), (other, -1)):
+                for label, weight in self.read_wish(names).items():
+                    if not np.isnan(weights[row, label]):
+                        raise ValueError(f"'{self.emotions[label]}' is wished for and to be kept away from.")
+                    weights[row, label] = sign * weight
+        return weights
 
     def read_wish(self, wish: Wish) -> dict[int, float]:
         """Weights of the labels that a wish names."""

@@ -1,9 +1,9 @@
 """The built-in corpus: small drawn scenes, captions from a grammar and a simulated crowd, with the exact answer known.
 
 A picture has a state v (weather, light, palette, thing, face), a caption a state w (topic, tone). P(v) is a product
-over the attributes; words are all but independent of the picture: a topic is likelier beside a related thing
-(`RELATED_THINGS`), nothing more. Both states can be read off with certainty: every attribute is visible, and no two
-word states share a wording.
+over the attributes; w is all but independent of v: a topic is likelier beside a related thing (`RELATED_THINGS`),
+nothing more. Both states can be read off with certainty: every attribute is visible, and no two word states share a
+wording. Captions of the source also say what is seen (`describe`), which moves nobody: people look for themselves.
 
 A fixed panel of annotators looks at picture and caption. Each image gets six reactions; a reaction comes from a
 panel member drawn uniformly with replacement, who names each emotion e independently with probability
@@ -11,7 +11,7 @@ panel member drawn uniformly with replacement, who names each emotion e independ
     p_a,e(v, w) = sigmoid(base_e + taste_a,e + eye_a * picture_e(v) + ear_a * words_e(w) + interaction_e(v, w))
 
 so that P(label_e = 1 | v, w) = 1 - (1 - mean_a p_a,e(v, w))^6: the best that any model can know. Tables of effects
-are in `scene_tables`.
+are in `scenes.tables`.
 """
 
 import hashlib
@@ -30,6 +30,7 @@ from emocap.data.licenses import set_license
 from emocap.data.schema import SPLIT_SHARES, pair_features, socratis_labels, split_of
 from emocap.scenes import tables
 from emocap.scenes.drawing import PICTURE_ATTRIBUTES, SCENE_CLASSES, PictureState, draw_scene
+from emocap.scenes.grammar import WORD_STATES, WordState, describe, write_caption
 
 __all__ = [
     "CAPTIONS_PER_SOURCE_IMAGE",
@@ -58,15 +59,7 @@ _PANEL_SEED = 20  # the panel is the same for every corpus
 _ROWS_A_CHUNK = 500
 
 
-class WordState(NamedTuple):
-    """What a caption says: keys of `TOPICS` and `TONES` in `scene_tables`."""
-
-    topic: str
-    tone: str
-
-
 PICTURE_STATES = [PictureState(*values) for values in product(*PICTURE_ATTRIBUTES.values())]
-WORD_STATES = [WordState(*values) for values in product(tables.TOPICS, tables.TONES)]
 
 
 def load_scenes(*, num_target: int = 2000, num_source: int = 6000, num_labels: int = 29, seed: int = 0) -> DatasetDict:
@@ -77,8 +70,8 @@ def load_scenes(*, num_target: int = 2000, num_source: int = 6000, num_labels: i
 
     Args:
         num_target: images with human reactions and one caption, as in Socratis; split by `split_of`.
-        num_source: images with five captions and no reactions, as in COCO (`labels`, `emotions`, `votes` and
-            `soft_labels` are null, `num_annotators` is 0).
+        num_source: images with five captions, most of which also say what is seen, and no reactions, as in COCO
+            (`labels`, `emotions`, `votes` and `soft_labels` are null, `num_annotators` is 0).
         num_labels: keeps the emotions that Socratis names most often, listed in the study's order. Images whose
             reactions name none of them stay, without labels.
         seed: another seed, another corpus.
@@ -88,7 +81,7 @@ def load_scenes(*, num_target: int = 2000, num_source: int = 6000, num_labels: i
         List(float32, num_labels): `bayes_probabilities`, P(label among all reactions | picture, words),
         `bayes_probabilities_text`, P(... | words), `bayes_probabilities_image`, P(... | picture), and `bayes_shares`,
         `bayes_shares_text` and `bayes_shares_image`, the same of one reaction. For the source, those that know the
-        words are means over the captions.
+        words are means over the captions; what these say of the picture is not among the words.
 
     Raises:
         ValueError: a number out of range.
@@ -154,14 +147,6 @@ def simulate_votes(
     members = rng.integers(_NUM_ANNOTATORS, size=(num_images, NUM_REACTIONS))
     named = rng.random((num_images, NUM_REACTIONS, chances.shape[1])) < chances[members]
     return named.sum(axis=1, dtype=np.int32)
-
-
-def write_caption(words: WordState, rng: np.random.Generator) -> str:
-    """A caption of 8 to 14 words for a word state; the place says nothing."""
-    topic = _pick(rng, tables.TOPICS[words.topic])
-    tone = _pick(rng, tables.TONES[words.tone])
-    place = _pick(rng, tables.PLACES)
-    return (f"{topic} {place}, {tone}", f"{topic} {tone}, {place}", f"{place}, {topic}, {tone}")[rng.integers(3)]
 
 
 class _Panel(NamedTuple):
@@ -259,6 +244,8 @@ def _draw_row(image_id: str, kept: np.ndarray, seed: int) -> dict[str, Any]:
     votes = simulate_votes(picture, WORD_STATES[words[0]], rng)[0, kept] if is_target else None
     file = io.BytesIO()
     draw_scene(picture, rng)[0].save(file, "JPEG", quality=90, subsampling=0)
+    if not is_target:
+        captions = [describe(caption, picture, rng) for caption in captions]
     exact = {"probabilities": label_probabilities(), "shares": label_probabilities(1)}
     return {
         "image_id": image_id,
@@ -286,7 +273,3 @@ def _to_arrow(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
 def _draw_index(rng: np.random.Generator, shares: np.ndarray) -> int:
     """An index drawn in proportion to `shares`, which sum to 1."""
     return min(int(np.searchsorted(np.cumsum(shares), rng.random(), side="right")), len(shares) - 1)
-
-
-def _pick(rng: np.random.Generator, choices: Sequence[str]) -> str:
-    return choices[int(rng.integers(len(choices)))]

@@ -11,6 +11,8 @@ __all__ = [
     "PLACES",
     "RELATED_BOOST",
     "RELATED_THINGS",
+    "SIGHTS",
+    "SIGHT_SHARES",
     "TONES",
     "TONE_SHARES",
     "TOPICS",
@@ -90,6 +92,38 @@ PLACES = (
     "on the main square", "along the quiet lake", "in a small village", "beside the market hall", "up on the hill",
 )  # fmt: skip
 """Places say nothing of the state: they only vary the captions."""
+
+SIGHTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "thing": {
+        "dog": ("beside a dog", "near a brown dog", "by a furry dog", "facing a pet dog"),
+        "spider": ("beside a spider", "near a black spider", "by a hairy spider", "facing a big spider"),
+        "house": ("beside a house", "near a little house", "by a lit house", "facing a cottage"),
+        "heart": ("beside a heart", "near a red heart", "by a painted heart", "facing a big heart"),
+        "balloon": ("beside some balloons", "near three balloons", "by coloured balloons", "facing floating balloons"),
+        "tomb": ("beside a tomb", "near a tombstone", "by a grey gravestone", "facing a stone cross"),
+        "cake": ("beside a cake", "near a pink cake", "by a layered cake", "facing a creamy cake"),
+        "flowers": ("beside some flowers", "near potted flowers", "by four blossoms", "facing a flower pot"),
+    },
+    "face": {
+        "smile": ("watched by someone smiling", "where a person laughs", "with a beaming onlooker"),
+        "frown": ("watched by someone crying", "where a person weeps", "with a tearful onlooker"),
+        "surprise": ("watched by someone gaping", "where a person stares", "with an astonished onlooker"),
+        "angry": ("watched by someone scowling", "where a person fumes", "with a glaring onlooker"),
+        "nobody": ("watched by no one", "where no person stands", "with no onlooker"),
+    },
+    "weather": {
+        "clear": ("under clear skies", "in fine weather", "below an open sky"),
+        "rain": ("under rainy skies", "in the rain", "during a shower"),
+        "storm": ("under stormy skies", "in a thunderstorm", "amid flashing lightning"),
+        "snow": ("under snowy skies", "in the snow", "while snow falls"),
+        "fog": ("under hazy skies", "in the fog", "through drifting mist"),
+    },
+}
+"""What captions of the source may say of the picture, in this order; no wording serves two values. (The light is left
+out: some tones name an hour.)"""
+
+SIGHT_SHARES = {"thing": 0.7, "face": 0.5, "weather": 0.5}
+"""In how many captions of the source each attribute is named."""
 
 PICTURE_EFFECTS: dict[str, dict[str, float]] = {
     "clear": {"happy": 1.4, "good": 2.0, "hopeful": 1.4, "joy": 1.4, "excited": 0.9, "inspired": 1.9},

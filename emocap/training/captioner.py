@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from torch.nn import functional as F
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -21,8 +21,11 @@ from emocap.arguments import CaptionArguments, CaptionerArguments, CaptionerTrai
 from emocap.data.captions import CaptionDataset, caption_scores, check_captions
 from emocap.data.licenses import license_of
 from emocap.data.schema import NUM_REGIONS, label_names
+from emocap.evaluation.captioner import Captioner, choose_pictures, write
 from emocap.evaluation.scoring import check_labels
+from emocap.metrics.captions import cider_d
 from emocap.models import EmocapCaptionerForConditionalGeneration, EmocapCaptionerProcessor
+from emocap.models.modeling_emocap_captioner import split_gguf
 from emocap.records import Result
 from emocap.regions.bundling import bundle_extractor, find_extractor
 from emocap.training.build import sample_regions
@@ -36,6 +39,9 @@ from emocap.training.wishes import DrawnWishes, wish_statistics
 __all__ = ["train_captioner"]
 
 DEFAULT_LENGTH = 32
+
+WATCHED = 200
+"""Validation pictures at most of which captions are written in each evaluation."""
 
 
 class Start(NamedTuple):
@@ -66,9 +72,13 @@ def train_captioner(
     splits = DatasetDict(choose_splits(tables, data_args, seed))
     for name, split in splits.items():
         check_captions(name, split)
+    watched = None
+    if (training_args.metric_for_best_model or "loss").removeprefix("eval_") == "cider_d":
+        watched = choose_pictures(splits["validation"], "validation", WATCHED, seed)
     if model_args.language_model == "lora":
         check_lora()
-    config = AutoConfig.from_pretrained(model_args.model_name_or_path)
+    source, file = split_gguf(model_args.model_name_or_path)
+    config = AutoConfig.from_pretrained(source, **file)
     check_start(config, model_args, data_args, splits)
     set_seed(training_args.seed)
     is_captioner = config.model_type == "emocap_captioner"
@@ -78,7 +88,7 @@ def train_captioner(
     warn_of_truncation(pairs, start.processor.max_length)
     if training_args.should_save:
         bundle_extractor(start.model.config, start.processor, Path(training_args.output_dir))
-    trainer = make_trainer(start, pairs, data_args, training_args, seed)
+    trainer = make_trainer(start, pairs, watched, data_args, training_args, seed)
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(training_args))
     if model_args.language_model == "lora":
         merge_adapters(start.model.language_model)
@@ -117,20 +127,21 @@ def check_start(
         raise ValueError(f"'{start}' is a '{config.model_type}' checkpoint; expected a causal language model.")
     words = data_args.max_length or (config.caption_length if is_captioner else DEFAULT_LENGTH)
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if positions is not None and 1 + NUM_REGIONS + words > positions:
+    if positions is not None and 2 + NUM_REGIONS + words > positions:
         raise ValueError(
-            f"'{start}' has {positions} positions; a wish, {NUM_REGIONS} regions and --max_length {words} tokens need "
-            f"{1 + NUM_REGIONS + words}."
+            f"'{start}' has {positions} positions; a start, a wish, {NUM_REGIONS} regions and --max_length {words} "
+            f"tokens need {2 + NUM_REGIONS + words}."
         )
 
 
 def new_captioner(model_args: CaptionerArguments, data_args: CaptionArguments, splits: DatasetDict) -> Start:
     train, start = splits["train"], model_args.model_name_or_path
+    source, file = split_gguf(start)
     emotions = label_names(train)
     extractor = model_args.region_extractor and find_extractor(model_args.region_extractor)
     max_length = data_args.max_length or DEFAULT_LENGTH
     processor = EmocapCaptionerProcessor(
-        AutoTokenizer.from_pretrained(start),
+        AutoTokenizer.from_pretrained(source, **file),
         region_extractor=extractor,
         emotions=emotions,
         max_length=max_length,
@@ -181,13 +192,42 @@ def prepare_language_model(
     return fresh
 
 
+class CaptionTrainer(EmocapTrainer):
+    """The trainer that also writes captions where it evaluates.
+
+    Args:
+        watched: pictures with captions whose likeness to greedy ones without a wish is `cider_d`; None: none are
+            written. (A wish for a caption's own emotions would tell what it says.)
+    """
+
+    def __init__(self, *args, watched: Dataset | None = None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.watched = watched
+
+    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if self.watched is not None:
+            output.metrics[f"{metric_key_prefix}_cider_d"] = self.likeness(self.watched)
+        return output
+
+    def likeness(self, pictures: Dataset) -> float:
+        """CIDEr-D of greedy captions; every process of a distributed run computes all."""
+        processor = self.processing_class
+        size = self.args.per_device_eval_batch_size
+        captioner = Captioner(self.model.eval(), processor, CaptionDataset(pictures, processor), size)
+        with self.accelerator.autocast():
+            written = write(captioner, np.arange(len(pictures)), [None] * len(pictures), 1.0)
+        return float(cider_d(written, pictures["captions"][:]).mean())
+
+
 def make_trainer(
     start: Start,
     pairs: dict[str, CaptionDataset],
+    watched: Dataset | None,
     data_args: CaptionArguments,
     training_args: CaptionerTrainingArguments,
     seed: int,
-) -> EmocapTrainer:
+) -> "CaptionTrainer":
     sampler = PairSampler(
         pairs["train"],
         captions=data_args.captions,
@@ -198,7 +238,7 @@ def make_trainer(
         seed=seed,
     )
     training_args.prediction_loss_only = True  # the logits of every word of the vocabulary are not kept
-    trainer = EmocapTrainer(
+    trainer = CaptionTrainer(
         start.model,
         training_args,
         data_collator=CaptionDataset.collate,
@@ -207,6 +247,7 @@ def make_trainer(
         processing_class=start.processor,
         fresh=start.fresh,
         sampler=sampler,
+        watched=watched,
     )
     if training_args.early_stopping_patience and training_args.load_best_model_at_end:
         trainer.add_callback(EarlyStoppingCallback(training_args.early_stopping_patience))

@@ -10,6 +10,7 @@ import torch
 
 NUMBER = r"(\d+\.\d+)"
 RATIOS = {
+    "captions": (rf"{NUMBER} times the plain loop", 10),
     "detector": (rf"images/s +{NUMBER}x", 3),
     "extraction": (rf"photos/s, {NUMBER} times", 2),
     "frozen": (rf"^ratio +{NUMBER}", 1),
@@ -18,6 +19,7 @@ RATIOS = {
     "metrics": (rf"{NUMBER} times all of ours", 1),
     "store": (rf": {NUMBER} times", 2),
     "training": (rf"{NUMBER} times the plain recipe", 6),
+    "wishes": (rf"{NUMBER} times that without words", 5),
 }
 """What stands around each printed ratio, and how many there are."""
 

@@ -1,5 +1,6 @@
 """What `emocap evaluate` says of a captioner, against the same done picture by picture and caption by caption."""
 
+import html
 import json
 import logging
 import math
@@ -12,10 +13,12 @@ import torch
 from datasets import DatasetDict
 from torch.nn import functional as F
 
+from emocap import evaluate_captioner, train_captioner, train_student
+from emocap.cards.models import model_card
 from emocap.cli import main
 from emocap.data.schema import NUM_REGIONS
 from emocap.data.storage import load_table
-from emocap.evaluation.captioner import evaluate_captioner
+from emocap.evaluation.candidates import candidate_scores
 from emocap.metrics.captions import bleu, cider_d, distinct, words_of
 from emocap.models import (
     EmocapCaptionerForConditionalGeneration,
@@ -24,7 +27,6 @@ from emocap.models import (
     EmocapTeacherForMultiLabelClassification,
 )
 from emocap.pseudo_labels.labelling import label_tables
-from emocap.steps import train_captioner, train_student
 from tests.conftest import EMOTIONS, SEED, emotion_fields, make_tokenizer
 from tests.models.captioner import make_captioner, save_language_model
 from tests.training.test_captioner_training import grounded_table
@@ -100,11 +102,14 @@ class Slow:
             inputs["visual_attention_mask"] = torch.ones(regions.shape[:2], dtype=torch.long)
         return self.judge(**inputs).logits[0].double().sigmoid().numpy()
 
+    def nats_of(self, row: dict, ids: list[int]) -> tuple[float, int]:
+        return self.nats(row, "", None, ids)
+
     @torch.inference_mode()
-    def nats(self, row: dict, caption: str, levels: np.ndarray | None = None) -> tuple[float, int]:
+    def nats(self, row: dict, caption: str, levels: np.ndarray | None = None, ids=None) -> tuple[float, int]:
         scores = None if levels is None else levels[None]
         inputs = self.processor(emotion_scores=scores, **self.regions(row))
-        words = torch.tensor(self.processor.encode_captions([caption]))
+        words = torch.tensor(self.processor.encode_captions([caption]) if ids is None else [ids])
         ids = torch.cat([inputs.pop("input_ids"), words], dim=1)
         inputs["attention_mask"] = torch.ones_like(ids)
         logits = self.model(input_ids=ids, **inputs).logits[0, -words.shape[1] - 1 : -1]
@@ -206,6 +211,7 @@ def test_figures_are_those_of_a_slow_loop(table, captioner, judges, kind, tmp_pa
     for key in ("guidance_1/lift", "guidance_2.5/alignment@3/sad", "no_wish/cider_d", "references/retrieval@1"):
         assert result[f"{key}_low"] <= result[key] <= result[f"{key}_high"]
     assert result["guidance_1/lift_low"] < result["guidance_1/lift_high"]
+    assert result["num_candidates"] == 1 and "ranker" not in result
     counts = ("num_examples", "num_retrieved", "split", "judge", "wishes", "guidance_scales")
     assert [result[key] for key in counts] == [5, 5, "test", judges[kind], "sad, curious, angry", "1, 2.5"]
 
@@ -224,6 +230,81 @@ def test_intervals_are_those_of_the_bootstrap_s_definition(rng):
         slow = np.quantile([np.nanmean(column[rows]) for rows in picked], [0.025, 0.975])
         assert [own[f"{key}_low"], own[f"{key}_high"]] == pytest.approx(slow)
     assert average({"a": values}, Bootstrap(0)) == {"a": pytest.approx(values.mean())}
+
+
+def test_the_best_candidates_are_those_of_a_slow_loop(table, captioner, judges, tiny_teacher, capsys):
+    """Chosen by a teacher that a record names, measured by another."""
+    options = {"guidance_scale": [1.0, 0.0], "wishes": WISHES, "num_images": 3, "num_resamples": 0, "seed": 3}
+    found = evaluate_captioner(captioner, table, judges["both"], num_candidates=4, batch_size=8, **options)
+    assert found["ranker"] == tiny_teacher and found["num_candidates"] == 4
+    ways = ("guidance_1", "guidance_0")
+    test = load_table(table)["test"]
+    able = [row for row in range(len(test)) if test[row]["num_regions"] and test[row]["captions"]]
+    rows = [test[int(row)] for row in np.random.default_rng(3).permutation(able)[:3]]
+    slow, judge = Slow(captioner, tiny_teacher, rows), Slow(captioner, judges["both"], rows)
+    for way, scale in zip(ways, (1.0, 0.0), strict=True):
+        torch.manual_seed(3)
+        raised = []
+        pairs = [(n, wish) for n in range(3) for wish in WISHES]
+        for step in range(0, 9, 2):  # two pictures a step, whose words are drawn together
+            own = pairs[step : step + 2]
+            drawn = draw(slow, [rows[n] for n, _ in own], [wish for _, wish in own], scale, 4)
+            for (n, wish), captions in zip(own, drawn, strict=True):
+                nats = np.array([cost / tokens for cost, tokens in (slow.nats_of(rows[n], ids) for ids in captions)])
+                texts = [slow.processor.decode(ids, skip_special_tokens=True).strip() for ids in captions]
+                label = EMOTIONS.index(wish)
+                wished = np.log([slow.probabilities(rows[n], text)[label] for text in texts])
+                scores = [(v - v.mean()) / v.std() if v.std() > 1e-9 else 0 * v for v in (wished, -nats)]
+                best = texts[int(np.argmax(scores[0] + scores[1]))]
+                raised.append(judge.probabilities(rows[n], best)[label])
+        assert found[f"{way}/best_of_4/probability"] == pytest.approx(np.mean(raised), abs=2e-4), way
+    assert found["guidance_1/best_of_4/probability"] != found["guidance_1/probability"]
+    greedy = evaluate_captioner(captioner, table, judges["both"], **options)
+    assert greedy["guidance_1/probability"] == pytest.approx(found["guidance_1/probability"], abs=1e-6)
+    job = ["evaluate", captioner, "--dataset", table, "--num_images", "2", "--num_resamples", "0",
+           "--num_candidates", "2"]  # fmt: skip
+    main([*job, "--judge", judges["text"], "--ranker", judges["both"]])
+    printed = capsys.readouterr().out
+    assert "\nguidance_2/best_of_2 " in printed and f"candidates chosen by '{judges['both']}'" in printed
+    assert "chooses among the candidates as well" in refused(
+        capsys, *job, "--judge", judges["text"], "--ranker", judges["both"], judges["text"]
+    )
+    assert "reads pictures alone" in refused(capsys, *job, "--judge", judges["text"], "--ranker", judges["image"])
+    assert "give --num_candidates, 2 or more" in refused(
+        capsys, *job[:-2], "--judge", judges["text"], "--ranker", judges["both"]
+    )
+    with pytest.raises(ValueError, match="scored its training captions: name one with --ranker"):
+        evaluate_captioner(captioner, load_table(table), judges["text"], num_candidates=2)
+
+
+def draw(slow, rows, wishes, scale: float, number: int) -> list[list[list[int]]]:
+    """Token ids of captions that are drawn together, up to their ends."""
+    regions = [slow.regions(row) for row in rows]
+    most = max(row["num_regions"] for row in rows)
+    laid = {name: np.zeros((len(rows), most, own.shape[2]), np.float32) for name, own in regions[0].items()}
+    mask = np.zeros((len(rows), most), np.int64)
+    for place, own in enumerate(regions):
+        for name in laid:
+            laid[name][place, : own[name].shape[1]] = own[name][0]
+        mask[place, : own["visual_embeds"].shape[1]] = 1
+    inputs = slow.processor(emotions=wishes, visual_attention_mask=mask, **laid)
+    ids = slow.model.generate(**inputs, guidance_scale=scale, do_sample=True, num_return_sequences=number)
+    end, found = slow.processor.end_token_id, []
+    for own in ids[:, inputs["input_ids"].shape[1] :].tolist():
+        found.append(own[: own.index(end) + 1] if end in own else own)
+    return [found[first : first + number] for first in range(0, len(found), number)]
+
+
+def test_the_scores_of_candidates(rng):
+    nats = np.array([[2.0, 1.0, 3.0], [1.0, 1.0, 1.0]])
+    probabilities = rng.uniform(0.01, 0.99, (2, 3, 4))
+    weights = np.array([[1.0, 0, -0.5, 0], [0, 2.0, 0, 0]])
+    told = (np.log(probabilities[0, :, 0]) + 0.5 * np.log(1 - probabilities[0, :, 2])) / 1.5
+    first = (told - told.mean()) / told.std() + np.array([0, 1, -1]) / np.std([0, 1, -1])
+    second = np.log(probabilities[1, :, 1])
+    second = (second - second.mean()) / second.std()  # the captioner likes all alike
+    np.testing.assert_allclose(candidate_scores(nats, probabilities, weights), [first, second])
+    assert candidate_scores(nats, probabilities, 0 * weights)[1].tolist() == [0, 0, 0]
 
 
 def test_the_command_prints_a_line_a_way(table, captioner, judges, tmp_path, capsys):
@@ -263,6 +344,34 @@ def test_a_table_without_a_record_is_measured_with_a_warning(table, captioner, j
     assert "the judge may be that very teacher" in caplog.text
     assert "guidance_1/lift" in result and "guidance_1/lift_low" not in result
     assert not any("shuffled_wishes" in key for key in result)  # there is no other
+
+
+def test_a_card_shows_what_was_measured_beside_its_controls(table, captioner, judges, tmp_path):
+    run = Path(shutil.copytree(captioner, tmp_path / "run"))
+    facts = {"kind": "captioner", "dataset": table, "output_dir": str(run), "model_name_or_path": "gpt2"}
+    (run / "run_arguments.json").write_text(json.dumps(facts))
+    losses = {"split": "test", "num_examples": 3, "num_captions": 7, "truncated_captions": 0.0, "loss": 1.23456,
+              "loss_without_wish": 2.0, "loss_with_all_emotions": 1.0}  # fmt: skip
+    (run / "metrics.json").write_text(json.dumps(losses))
+    before = model_card(run, "me/captioner").text
+    assert "| wishes as in training | 1.235 |" in before and "CIDEr" not in before
+    found = evaluate_captioner(
+        run, table, judges["both"], num_candidates=2, num_images=3, num_resamples=10, output=run / "metrics.json"
+    )
+    text = model_card(run, "me/captioner").text
+    rows = {cells[1].strip(): cells[2:] for line in text.splitlines() if len(cells := line.split("|")) > 8}
+    for way, told in (
+        ("guidance_2/best_of_2", "guidance 2, best of 2"),
+        ("guidance_1/shuffled_wishes", "guidance 1, judged for other wishes"),
+        ("no_wish/shuffled_images", "without a wish, beside another picture"),
+        ("references", "the picture's own captions"),
+    ):
+        for place, key in enumerate(("alignment@1", "alignment@3", "probability", "lift", "cider_d")):
+            shown = f"{found[f'{way}/{key}']:.3f}" if f"{way}/{key}" in found else "–"
+            assert rows[html.unescape(told)][place].split()[0] == shown, (way, key)
+    assert "`both` looked for the wish" in text and "`teacher` chose among candidates" in text
+    assert f"cost {found['references/nats']:.3f} nats a token without a wish" in text and "{{" not in text
+    assert str(tmp_path) not in text
 
 
 def refused(capsys, *arguments: str) -> str:

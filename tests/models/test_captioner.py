@@ -65,9 +65,20 @@ def test_logits_are_those_of_soft_tokens_laid_before_the_words(captioner):
                 regions = by_hand(layer, regions)
             soft.append(model.soft_projection(regions))
         ids = torch.tensor([processor.tokenizer(text or "", add_special_tokens=False)["input_ids"]], dtype=torch.long)
-        whole = torch.cat([*soft, model.get_input_embeddings()(ids)], dim=1)
+        start = [torch.tensor([[processor.tokenizer.bos_token_id]])] if processor.tokenizer.bos_token else []
+        embed = model.get_input_embeddings()
+        whole = torch.cat([*map(embed, start), *soft, embed(ids)], dim=1)
         expected = model.language_model(inputs_embeds=whole).logits[0]
         torch.testing.assert_close(logits[row, -len(expected) :], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_what_starts_a_text_stands_before_the_wish(captioner, family):
+    _, processor = captioner
+    inputs = four(processor)
+    for row, own in enumerate(inputs["input_ids"]):
+        shown = own[inputs["attention_mask"][row].bool()].tolist()
+        first = shown.index(processor.image_token_id)
+        assert shown[:first] == ([processor.tokenizer.bos_token_id] if family == "gpt2" else [])
 
 
 def by_hand(layer, states: torch.Tensor) -> torch.Tensor:
@@ -258,6 +269,50 @@ def test_saved_and_loaded_it_says_the_same(captioner, tmp_path):
     assert half.generate(**inputs, max_new_tokens=3, guidance_scale=2.0).shape[0] == 4
 
 
+def test_a_gguf_file_becomes_a_captioner_that_can_be_saved(language_models, tmp_path):
+    """A file of full weights: what is unpacked is marked as quantized all the same, and such is not saved."""
+    gguf = pytest.importorskip("gguf")
+    write_gguf(gguf, language_models["llama"], tmp_path / "tiny.gguf")
+    model, processor = make_captioner(language_models["llama"])
+    other = EmocapCaptionerForConditionalGeneration.from_language_model(
+        tmp_path / "tiny.gguf", processor, visual_embedding_dim=REGION_DIM, soft_hidden_size=16, num_region_heads=2
+    )
+    other.save_pretrained(tmp_path / "saved")
+    assert "quantization" not in (tmp_path / "saved" / "config.json").read_text()
+    loaded = AutoModel.from_pretrained(tmp_path / "saved")
+    ids = torch.tensor([[5, 7, 9, 3]])
+    told, expected = (own.language_model(ids).logits[..., : processor.image_token_id] for own in (loaded, model))
+    torch.testing.assert_close(told, expected, atol=1e-4, rtol=1e-4)
+    loaded.language_model.save_pretrained(tmp_path / "language_model")
+
+
+def write_gguf(gguf, folder: str, path) -> None:
+    """A Llama in float32 as llama.cpp stores it."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    config, writer = model.config, gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    for name, values in model.state_dict().items():
+        own = values.numpy()
+        if ".q_proj." in name or ".k_proj." in name:  # halves of each head interleaved
+            heads = config.num_attention_heads if ".q_proj." in name else config.num_key_value_heads
+            own = own.reshape(heads, 2, -1, own.shape[1]).swapaxes(1, 2).reshape(own.shape)
+        writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), own.copy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 LOADS = """
 import json, sys
 import numpy as np, torch
@@ -358,8 +413,10 @@ def test_the_model_tells_what_does_not_fit(language_models):
         model(**inputs | {"visual_attention_mask": torch.ones(2, 3, dtype=torch.long)})
     with pytest.raises(ValueError, match="8-d, but the captioner reads 16-d"):
         model(**inputs | {"visual_embeds": inputs["visual_embeds"][..., :8]})
-    with pytest.raises(ValueError, match="100 tokens came.*96 positions"):
+    with pytest.raises(ValueError, match="100 tokens came .*96 positions"):
         model(input_ids=torch.ones(1, 100, dtype=torch.long))
+    with pytest.raises(ValueError, match="98 tokens came or are to be written, .* 96 positions"):
+        model.generate(**inputs, max_new_tokens=98 - inputs["input_ids"].shape[1])
     with pytest.raises(ValueError, match="negative_prompt_ids"):
         model.generate(**inputs, guidance_scale=2.0, negative_prompt_ids=inputs["input_ids"])
     with pytest.raises(ValueError, match="guidance_scale is nan"):

@@ -10,12 +10,15 @@ import torch
 from datasets import Dataset, DatasetDict, Features, List, Value
 from PIL import Image
 from safetensors.torch import load_file
+from transformers import AutoModel, pipeline
 
+from emocap.captions import fold_wishes
 from emocap.cli import main
 from emocap.data.captions import CaptionDataset, caption_scores
 from emocap.data.schema import pair_features, region_columns
 from emocap.data.storage import load_table
-from emocap.models import EmocapCaptionerForConditionalGeneration, EmocapCaptionerProcessor
+from emocap.metrics.captions import cider_d
+from emocap.models import EmocapCaptionerForConditionalGeneration, EmocapCaptionerProcessor, EmocapProcessor
 from emocap.steps import evaluate
 from emocap.training.wishes import DrawnWishes, draw_wishes, wish_statistics
 from tests.conftest import EMOTIONS, NUM_REGIONS, REGION_DIM, WORDS
@@ -183,8 +186,10 @@ def pairs(captioned) -> CaptionDataset:
     )
 
 
-def test_batches_are_what_the_processor_lays_out(pairs, captioned, rng):
+@pytest.mark.parametrize("start", [[], [4]])
+def test_batches_are_what_the_processor_lays_out(pairs, captioned, rng, start):
     table, processor = load_table(captioned)["train"], pairs.processor
+    processor.start_ids = start
     captions = [caption for own in table["captions"][:] for caption in own]
     rows = [row for row, own in enumerate(table["captions"][:]) for _ in own]
     scores = [each for own in table["caption_scores"][:] for each in own]
@@ -201,10 +206,12 @@ def test_batches_are_what_the_processor_lays_out(pairs, captioned, rng):
             region_boxes=np.array(own["region_boxes"], np.float32).reshape(1, 36, 4)[:, : counts[row]],
         )
         words = processor.tokenizer(captions[pair], add_special_tokens=False)["input_ids"]
-        expected = [processor.image_token_id] * (1 + counts[row]) + [*words, processor.end_token_id][:6]
+        before = [*start, *[processor.image_token_id] * (1 + counts[row])]
+        assert alone["input_ids"].tolist() == [[*before, *words]]
+        expected = [*before, *[*words, processor.end_token_id][:6]]
         seen = batch["attention_mask"][row].bool()
         assert batch["input_ids"][row][seen].tolist() == expected and seen[-1]
-        assert batch["labels"][row][seen].tolist() == [-100] * (1 + counts[row]) + expected[1 + counts[row] :]
+        assert batch["labels"][row][seen].tolist() == [-100] * len(before) + expected[len(before) :]
         assert (batch["labels"][row][~seen] == -100).all()
         assert batch["visual_attention_mask"][row].sum() == counts[row]
         torch.testing.assert_close(batch["visual_embeds"][row, : counts[row]].float(), alone["visual_embeds"][0])
@@ -252,11 +259,38 @@ def test_label_smoothing_reaches_the_training(job, tmp_path):
     assert not torch.equal(one["soft_projection.1.weight"], other["soft_projection.1.weight"])
 
 
+def test_the_best_checkpoint_may_be_the_one_that_writes_like_people(job, tmp_path, rng, captioned):
+    tables = DatasetDict({name: grounded_table(size, rng) for name, size in SIZES.items()})
+    tables.save_to_disk(tmp_path / "table")
+    out = tmp_path / "run"
+    main([*job, "--dataset", str(tmp_path / "table"), "--output_dir", str(out), "--random_weights",
+          "--num_train_epochs", "5", "--head_learning_rate", "0.003", "--save_total_limit", "9",
+          "--metric_for_best_model", "cider_d"])  # fmt: skip
+    state = json.loads((out / "trainer_state.json").read_text())
+    likeness = {entry["step"]: entry["eval_cider_d"] for entry in state["log_history"] if "eval_cider_d" in entry}
+    best = max(likeness.values())
+    assert len(likeness) == 5 and min(likeness.values()) < best == state["best_metric"]
+    model = EmocapCaptionerForConditionalGeneration.from_pretrained(out)
+    processor = EmocapCaptionerProcessor.from_pretrained(out)
+    rows, written = tables["validation"], []
+    for row in rows:
+        regions = np.array(row["region_features"], np.float32).reshape(1, NUM_REGIONS, -1)[:, : row["num_regions"]]
+        boxes = np.array(row["region_boxes"], np.float32).reshape(1, NUM_REGIONS, 4)[:, : row["num_regions"]]
+        ids = model.generate(**processor(visual_embeds=regions, region_boxes=boxes))
+        written.append(processor.batch_decode(ids, skip_special_tokens=True)[0])
+    assert best == pytest.approx(cider_d(written, rows["captions"]).mean(), abs=1e-3)
+    blind = DatasetDict({name: own.map(lambda row: {"num_regions": 0}) for name, own in tables.items()})
+    blind.save_to_disk(tmp_path / "blind")
+    with pytest.raises(SystemExit, match="2"):
+        main([*job, "--dataset", str(tmp_path / "blind"), "--output_dir", str(tmp_path / "other"),
+              "--metric_for_best_model", "cider_d"])  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "flags, told",
     [
-        (["--max_length", "70"], "96 positions; a wish, 36 regions and --max_length 70 tokens need 107"),
-        (["--metric_for_best_model", "bce"], "a captioner has 'loss' alone"),
+        (["--max_length", "70"], "96 positions; a start, a wish, 36 regions and --max_length 70 tokens need 108"),
+        (["--metric_for_best_model", "bce"], "--metric_for_best_model is bce; it may be loss or cider_d"),
         (["--label_smoothing_factor", "0.1"], "use --label_smoothing"),
         (["--language_model", "frozen", "--random_weights"], "are not to be kept"),
         (["--no_wish_share", "1.5"], "--no_wish_share is 1.5"),
@@ -302,7 +336,73 @@ def test_bad_tables_are_told(job, tmp_path, capsys, captioned, tiny_table_dir, t
     assert "was trained on 5 other emotions" in refused(renamed, *start)
 
 
-def test_emocap_caption_writes_a_line_a_photo(job, tmp_path, capsys, rng):
+def best_of_candidates(run: Path, photos: Path, tiny_teacher: str, tmp_path: Path, capsys) -> None:
+    """The best two of six drawn captions to a judge of words, and to one of photos and words, which needs regions."""
+    for name, emotions in (("words", EMOTIONS), ("others", ["joy", *EMOTIONS[1:]])):
+        teacher = AutoModel.from_pretrained(tiny_teacher)
+        teacher.config.id2label = dict(enumerate(emotions))
+        teacher.config.label2id = {label: place for place, label in enumerate(emotions)}
+        teacher.config.modalities = "text"
+        torch.nn.init.normal_(teacher.classifier.weight)
+        teacher.save_pretrained(tmp_path / name)
+        EmocapProcessor.from_pretrained(tiny_teacher).save_pretrained(tmp_path / name)
+    shutil.copytree(tmp_path / "words", tmp_path / "both")
+    seeing = EmocapProcessor.from_pretrained(tmp_path / "words", region_extractor=str(tmp_path / "extractor"))
+    seeing.save_pretrained(tmp_path / "both")
+    config = json.loads((tmp_path / "both" / "config.json").read_text())
+    (tmp_path / "both" / "config.json").write_text(json.dumps(config | {"modalities": "both"}))
+    (tmp_path / "ekman.yaml").write_text("sadness: [sad, curious]\nanger: angry\njoy: happy\nsurprise: null\n")
+    own = ["--emotion", "sadness=.5", "curious", "--away_from", "anger", "--label_map", str(tmp_path / "ekman.yaml"),
+           "--num_candidates", "6", "--num_captions", "2", "--guidance_scale", "1.5", "--seed", "4"]  # fmt: skip
+    given = {"emotions": {"sad": 0.5, "curious": 1.0}, "away_from": ["angry"]}
+    model = EmocapCaptionerForConditionalGeneration.from_pretrained(run)
+    processor = EmocapCaptionerProcessor.from_pretrained(run)
+    for judge in ("words", "both"):
+        main(["caption", str(run), "--image", str(photos / "a.jpg"), *own, "--judge", str(tmp_path / judge)])
+        row = json.loads(capsys.readouterr().out)
+        assert {name: row[name] for name in given} == given
+        pipe = pipeline("emotion-recognition", model=str(tmp_path / judge))
+        inputs = processor(images=row["image"], emotions=given["emotions"], away_from=("angry",))
+        unwished = processor(images=row["image"])
+        torch.manual_seed(4)
+        drawn = model.generate(**inputs, guidance_scale=1.5, do_sample=True, num_return_sequences=6)
+        texts, likely, wished = [], [], []
+        for ids in drawn[:, inputs["input_ids"].shape[1] :].tolist():
+            ids = ids[: ids.index(processor.end_token_id) + 1] if processor.end_token_id in ids else ids
+            texts.append(processor.decode(ids, skip_special_tokens=True).strip())
+            whole = torch.cat([unwished["input_ids"], torch.tensor([ids])], 1)
+            regions = {name: unwished[name] for name in unwished if "region" in name or "visual" in name}
+            told = model(input_ids=whole, **regions).logits[0, -len(ids) - 1 : -1].log_softmax(-1)
+            likely.append(told[range(len(ids)), ids].mean().item())
+            found = {own["label"]: own["score"] for own in pipe({"image": row["image"], "text": texts[-1] or "."})}
+            wished.append(0.5 * np.log(found["sad"]) + np.log(found["curious"]) + np.log(1 - found["angry"]))
+        scores = sum((np.array(own) - np.mean(own)) / np.std(own) for own in (likely, wished))
+        ranked = list(dict.fromkeys(texts[place] for place in np.argsort(-scores)))
+        assert len(set(texts)) > 2 and all(texts) and row["captions"] == ranked[:2]
+
+
+@pytest.mark.parametrize(
+    "wishes, told",
+    [
+        ({"envy": 1.0}, "no emotion 'envy'; the label map and the captioner know joy, fear, .*happy, sad"),
+        ({"fear": 1.0}, "The label map drops fear"),
+        ({"sad": 1.0}, None),
+    ],
+)
+def test_wishes_of_other_emotions(wishes, told):
+    folds = {"joy": ["happy", "excited"], "fear": [], "rage": ["angry"], "sadness": ["sad"]}
+    if told:
+        with pytest.raises(ValueError, match=told):
+            fold_wishes(wishes, folds, EMOTIONS)
+    else:
+        assert fold_wishes(wishes, folds, EMOTIONS) == wishes
+        several = {"joy": 0.5, "happy": 2.0, "fear": 1.0, "rage": 0.1}
+        assert fold_wishes(several, folds, EMOTIONS) == {"happy": 2.0, "excited": 0.5, "angry": 0.1}
+        with pytest.raises(ValueError, match="makes 'joy' 'glee', but the captioner knows happy"):
+            fold_wishes(wishes, {"joy": ["glee"]}, EMOTIONS)
+
+
+def test_emocap_caption_writes_a_line_a_photo(job, tmp_path, capsys, rng, tiny_teacher):
     from tests.models.test_regions import make_extractor
 
     make_extractor(feature_dim=REGION_DIM).save_pretrained(tmp_path / "extractor")
@@ -328,6 +428,7 @@ def test_emocap_caption_writes_a_line_a_photo(job, tmp_path, capsys, rng):
         inputs = processor(images=row["image"], emotions=row["emotions"], away_from=("angry",))
         written = model.generate(**inputs, guidance_scale=1.5, num_beams=2, num_return_sequences=2)
         assert row["captions"] == processor.batch_decode(written, skip_special_tokens=True)
+    best_of_candidates(run, photos, tiny_teacher, tmp_path, capsys)
     main(["caption", str(run), "--image", str(photos / "a.jpg"), "--text", "the dog"])
     assert json.loads(capsys.readouterr().out)["captions"][0].startswith("the dog")
     for flags, told in (
@@ -336,6 +437,21 @@ def test_emocap_caption_writes_a_line_a_photo(job, tmp_path, capsys, rng):
         (["--emotion", "sad", "sad=2"], "'sad' is named twice"),
         (["--emotion", "sad=-1"], "weight of 'sad' is -1"),
         (["--num_captions", "3"], "needs --do_sample, or --num_beams 3"),
+        (["--max_new_tokens", "90"], "the language model has 96 positions"),
+        (["--num_candidates", "2"], "name an emotion to raise or to keep away from"),
+        (["--num_candidates", "2", "--emotion", "sad"], "scored its training captions: name one with --judge"),
+        (["--num_candidates", "2", "--emotion", "sad", "--judge", tiny_teacher], "names no region extractor"),
+        (["--num_candidates", "2", "--emotion", "sad", "--judge", str(run)], "expected an emocap teacher or student"),
+        (
+            ["--num_candidates", "2", "--emotion", "sad", "--judge", str(tmp_path / "others")],
+            "tells other emotions than",
+        ),
+        (
+            ["--num_candidates", "2", "--num_captions", "3", "--emotion", "sad", "--judge", str(tmp_path / "words")],
+            "3 captions of 2 candidates cannot be kept",
+        ),
+        (["--judge", tiny_teacher], "write 2 or more of each photo"),
+        (["--label_map", str(tmp_path / "none.yaml"), "--emotion", "joy"], "There is no label map"),
         (["--image", str(tmp_path / "none.png")], "no photo or folder"),
         (["--image", str(photos / "c.png")], "cannot be read"),
         (["--image", str(tmp_path / "extractor")], "There is no photo in"),
