@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from emocap.data.own_pairs import load_pairs
     from emocap.data.photo_folder import load_photos
     from emocap.data.socratis import load_socratis
+    from emocap.demo import build_demo
+    from emocap.evaluation.folder import predict_folder
     from emocap.models import (
         BottomUpConfig,
         BottomUpDetector,
@@ -65,6 +67,7 @@ __all__ = [
     "PseudoLabels",
     "RegionFeatures",
     "Result",
+    "build_demo",
     "evaluate",
     "finetune",
     "label",
@@ -74,6 +77,7 @@ __all__ = [
     "load_photos",
     "load_scenes",
     "load_socratis",
+    "predict_folder",
     "select_pseudo_labels",
     "train_captioner",
     "train_student",
@@ -84,6 +88,7 @@ HOMES = {
     "PseudoLabels": "emocap.pseudo_labels.labelling",
     "RegionFeatures": "emocap.regions.extraction",
     "Result": "emocap.records",
+    "build_demo": "emocap.demo",
     "evaluate": "emocap.steps",
     "finetune": "emocap.steps",
     "label": "emocap.steps",
@@ -93,6 +98,7 @@ HOMES = {
     "load_photos": "emocap.data.photo_folder",
     "load_scenes": "emocap.scenes.corpus",
     "load_socratis": "emocap.data.socratis",
+    "predict_folder": "emocap.evaluation.folder",
     "select_pseudo_labels": "emocap.pseudo_labels.selection",
     "train_captioner": "emocap.steps",
     "train_student": "emocap.steps",

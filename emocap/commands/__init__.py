@@ -5,6 +5,7 @@ from typing import Any
 
 from emocap.commands.caption import Caption
 from emocap.commands.data import Coco, Oasis, Pairs, Photos, Scenes, Socratis
+from emocap.commands.demo import Demo
 from emocap.commands.evaluate import Calibrate, Evaluate, Predict
 from emocap.commands.label import Label, Regions
 from emocap.commands.publish import Export, Publish, PublishFamily, Report
@@ -27,6 +28,7 @@ COMMANDS: dict[str, Any] = {
     "calibrate": Calibrate,
     "predict": Predict,
     "caption": Caption,
+    "demo": Demo,
     "report": Report,
     "export": Export,
     "publish": Publish,
