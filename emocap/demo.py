@@ -7,8 +7,11 @@ import io
 import os
 import re
 import shutil
+import signal
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -60,7 +63,9 @@ Pipes: TypeAlias = Mapping[str, EmotionRecognitionPipeline]
 Examples: TypeAlias = Sequence[Mapping[str, str | None]]
 
 CSS = """
+/* gradio 6.31: too faint; a button without a name, around another control */
 .or { color: inherit !important; }
+button[aria-label="common.upload"] { display: none; }
 .emocap h2, .emocap h3 { margin: .6em 0 .2em; font-size: 1.1rem; }
 .emocap p { margin: .3em 0; }
 .emocap .models { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); gap: 1rem; }
@@ -126,8 +131,10 @@ class Demo(gr.Blocks):
         os.environ["GRADIO_TEMP_DIR"] = os.path.join(self.folder.name, "uploads")
 
     def launch(self, *arguments: Any, **options: Any):
-        """As `gradio.Blocks.launch`, with other defaults."""
+        """As `gradio.Blocks.launch`, with other defaults. Ended by a signal, it still empties its folder."""
         self.use_own_folder()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit())
         fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
         dark_enough = {f"button_primary_background_fill{end}": "*primary_700" for end in ("", "_dark")}
         own = {
@@ -208,9 +215,9 @@ def add_pair_tab(pipes: Pipes, captioner: str | None, examples: Examples) -> Non
     def explain(photo: str | None, caption: str | None, event: gr.EventData) -> str:
         return reasons_html(pipes, photo, caption, str(event.choice))
 
-    def pick(event: gr.EventData) -> tuple[str | None, str | None]:
-        chosen = examples[int(event.choice)]
-        return chosen["image"], chosen["text"]
+    def pick(event: gr.EventData) -> tuple[str | None, ...]:
+        photo, caption = (examples[int(event.choice)][name] for name in ("image", "text"))
+        return photo, caption, *answer(photo, caption)
 
     with gr.Row():
         with gr.Column(min_width=280):
@@ -226,29 +233,28 @@ def add_pair_tab(pipes: Pipes, captioner: str | None, examples: Examples) -> Non
     given, shown = [photo, caption], [bars, reasons]
     gr.on([ask.click, caption.submit], answer, given, shown, api_name="answer", **ONE_BY_ONE)
     bars.choose(explain, given, reasons, **PRIVATE, **ONE_BY_ONE)
-    filled = [picked.choose(pick, None, given, **PRIVATE)]
+    picked.choose(pick, None, [*given, *shown], **PRIVATE, **ONE_BY_ONE)
     if captioner:
         with wishes:
-            filled.append(add_wishes(captioner, photo, caption))
-    for event in filled:
-        event.success(answer, given, shown, **PRIVATE, **ONE_BY_ONE)
+            add_wishes(captioner, answer, photo, [caption, *shown])
 
 
-def add_wishes(captioner: str, photo: gr.Image, caption: gr.Textbox) -> Any:
-    """Sliders of wished emotions and a button that writes the caption; gives what happens when it is pressed."""
+def add_wishes(captioner: str, answer: Callable, photo: gr.Image, outputs: list[Any]) -> None:
+    """Sliders of wished emotions, and a button that writes the caption, which is answered at once."""
     processor = AutoProcessor.from_pretrained(captioner)
     if processor.region_extractor is None:
         raise ValueError(f"'{captioner}' names no region extractor, so it reads no photos.")
     model = AutoModelForImageTextToText.from_pretrained(captioner).eval()
     emotions = processor.emotions
 
-    def write(photo: str | None, scale: float, chosen: list[str], *weights: float) -> str:
+    def write(photo: str | None, scale: float, chosen: list[str], *weights: float) -> tuple[Any, ...]:
         if photo is None or not is_photo(photo):
-            raise gr.Error("Give a photo that can be read: captions are written of photos.", print_exception=False)
+            return gr.skip(), alert("Give a photo that can be read: captions are written of photos."), ""
         wish = {name: weight for name, weight in zip(emotions, weights, strict=True) if name in chosen}
         inputs = processor(images=[photo], emotions=wish or None)
         written = model.generate(**inputs, guidance_scale=scale)[0, inputs["input_ids"].shape[1] :]
-        return processor.decode(written, skip_special_tokens=True).strip()
+        caption = processor.decode(written, skip_special_tokens=True).strip()
+        return caption, *answer(photo, caption)
 
     def show(chosen: list[str]) -> list[Any]:
         return [gr.update(visible=name in chosen) for name in emotions]
@@ -259,7 +265,7 @@ def add_wishes(captioner: str, photo: gr.Image, caption: gr.Textbox) -> Any:
         scale = gr.Slider(1, 4, 2, step=0.5, label="How far words go by the wish (1: as they were learned)")
         button = gr.Button("Write a caption")
     chosen.change(show, chosen, sliders, **PRIVATE)
-    return button.click(write, [photo, scale, chosen, *sliders], caption, api_name="write", **ONE_BY_ONE)
+    button.click(write, [photo, scale, chosen, *sliders], outputs, api_name="write", **ONE_BY_ONE)
 
 
 def add_batch_tab(pipes: Pipes) -> None:

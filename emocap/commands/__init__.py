@@ -8,7 +8,7 @@ from emocap.commands.data import Coco, Oasis, Pairs, Photos, Scenes, Socratis
 from emocap.commands.demo import Demo
 from emocap.commands.evaluate import Calibrate, Evaluate, Predict
 from emocap.commands.label import Label, Regions
-from emocap.commands.publish import Export, Publish, PublishFamily, Report
+from emocap.commands.publish import Export, Publish, PublishFamily, PublishSpace, Report
 from emocap.commands.studies import CrossValidate, LabelStudy, Quickstart, TransferStudy
 from emocap.commands.train import Finetune, TrainCaptioner, TrainStudent, TrainTeacher
 
@@ -33,6 +33,7 @@ COMMANDS: dict[str, Any] = {
     "export": Export,
     "publish": Publish,
     "publish-family": PublishFamily,
+    "publish-space": PublishSpace,
     "train-teacher": TrainTeacher,
     "train-student": TrainStudent,
     "finetune": Finetune,

@@ -1,8 +1,5 @@
 """The command that starts the app."""
 
-import signal
-import sys
-
 from emocap.options import Options, option, positional
 
 __all__ = ["Demo"]
@@ -25,5 +22,4 @@ class Demo(Options):
             if error.name != "gradio":
                 raise
             raise ImportError("emocap demo needs the extra 'demo': pip install 'emocap[demo]'.") from None
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that what was uploaded goes
         build_demo(self.model, self.captioner, self.examples).launch(share=self.share)
