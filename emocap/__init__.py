@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from emocap.data.own_pairs import load_pairs
     from emocap.data.photo_folder import load_photos
     from emocap.data.socratis import load_socratis
-    from emocap.demo import build_demo
+    from emocap.demo import build_demo as build_demo
     from emocap.evaluation.folder import predict_folder
     from emocap.models import (
         BottomUpConfig,
@@ -67,7 +67,6 @@ __all__ = [
     "PseudoLabels",
     "RegionFeatures",
     "Result",
-    "build_demo",
     "evaluate",
     "finetune",
     "label",
@@ -104,19 +103,19 @@ HOMES = {
     "train_student": "emocap.steps",
     "train_teacher": "emocap.steps",
 }
-"""Modules of the names that are no models."""
+"""Modules of the names that are no models; `build_demo` needs an extra, and is not in `__all__` therefore."""
 
 
 def __getattr__(name: str) -> object:
     """A public name, imported when it is first asked for (PEP 562)."""
-    if name not in __all__:
+    if name not in __all__ and name not in HOMES:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     globals()[name] = value = getattr(importlib.import_module(HOMES.get(name, "emocap.models")), name)
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *HOMES})
 
 
 register_with_transformers()

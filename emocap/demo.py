@@ -49,12 +49,12 @@ BATCH = (
 CLEAN_EVERY, KEEP_FOR = 60, 900
 """Seconds between two cleanings, and after which an uploaded file is deleted."""
 
-SHOWN_EMOTIONS, SHOWN_REGIONS, SHOWN_ROWS, SHOWN_EXAMPLES = 8, 8, 100, 4
+SHOWN_EMOTIONS, SHOWN_REGIONS, SHOWN_ROWS, SHOWN_EXAMPLES = 6, 8, 100, 4
 SHOWN_SIDE, EXAMPLE_SIDE = 640, 200
 """Pixels of the longer side of a photo under its regions, and of an example."""
 
-AGREE, DIFFER = 0.6, 0.85
-"""Below and above which share of the prior's spread people would agree, or differ."""
+DIFFER, AGREE = 1.5, 2.0
+"""Below and above how many times the prior's `agreement` people would differ, or agree."""
 
 PIECES = "#Ġ▁"
 """What tokenizers mark the pieces of words with."""
@@ -86,7 +86,7 @@ button[aria-label="common.upload"] { display: none; }
 .emocap .bar .prior { width: 0; top: -.25rem; bottom: -.25rem; border-left: 3px solid var(--body-text-color); }
 .emocap .bar .from { width: 0; height: 0; bottom: auto; top: -.45rem; margin-left: -.3rem;
   border: .3rem solid transparent; border-top: .45rem solid var(--body-text-color); }
-.emocap svg { width: 100%; height: auto; border-radius: .4rem; }
+.emocap svg { width: 100%; max-width: 22rem; height: auto; border-radius: .4rem; }
 .emocap .words li { display: inline-block; margin: .15rem; padding: .1rem .35rem; border-radius: .3rem;
   text-align: center; color: #111; border: 2px solid #9ca3af; }
 .emocap .words li.for { border: 2px solid #1d4ed8; }
@@ -343,17 +343,20 @@ def bar_html(emotion: str, score: float, prior: float | None, start: float) -> s
 
 
 def differ(scores: Sequence[float], prior: Sequence[float]) -> str:
-    """Whether people would differ, in words: over how many emotions the answer is spread (the exponential of the
-    entropy of its shares) beside the prior, or where there is none, beside all emotions."""
-    own, usual = spread(scores), spread(prior) if prior else float(len(scores))
-    told = "largely agree" if own < AGREE * usual else "differ" if own > DIFFER * usual else "differ somewhat"
-    beside = f"over all pictures {usual:.0f}" if prior else f"of {usual:.0f}"
-    return f"People would {told}: the answer is spread over about {own:.0f} emotions ({beside})."
+    """Whether people would differ, in words: the answer's `agreement` beside the prior's or, where that is not known,
+    beside that of chance."""
+    own, usual = agreement(scores), agreement(prior or [1.0] * len(scores))
+    told = "differ" if own < DIFFER * usual else "differ somewhat" if own < AGREE * usual else "largely agree"
+    beside = "over all pictures" if prior else "by chance"
+    often = f"by these shares two of them name the same emotion {percent(own)} of the time"
+    return f"People would {told}: {often} ({beside} {percent(usual)})."
 
 
-def spread(values: Sequence[float]) -> float:
-    shares = np.maximum(np.asarray(values, dtype=np.float64) / np.sum(values), 1e-12)
-    return float(np.exp(-(shares * np.log(shares)).sum()))
+def agreement(scores: Sequence[float]) -> float:
+    """How probable it is that two mentions are of one emotion, when each is drawn with its share of all scores
+    (Simpson 1949)."""
+    shares = np.asarray(scores, dtype=np.float64) / np.sum(scores)
+    return float((shares**2).sum())
 
 
 def apart_html(found: Mapping[str, list[dict[str, Any]]]) -> str:
@@ -509,7 +512,7 @@ def alert(message: str) -> str:
 
 
 def percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+    return f"{100 * share:.0f}\u00a0%"
 
 
 def signed(weight: float) -> str:

@@ -108,7 +108,7 @@ def words(window) -> list[str]:
 
 
 def percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+    return f"{100 * share:.0f}\u00a0%"
 
 
 def test_bars_are_what_the_models_say(app, pipes, desktop, photo, screenshot):

@@ -85,7 +85,7 @@ def test_a_space_runs_from_its_clone_alone(published, examples, tmp_path, capsys
     assert f"THIS COPY {clone / 'emocap' / '__init__.py'}" in printed, printed
     for name in ("teacher", "student"):
         rows = pipeline("emotion-recognition", model=published[name])({"image": str(photo), "text": "rain"})
-        told = [f"{100 * row['score']:.0f} %" for row in rows]
+        told = [f"{100 * row['score']:.0f}\u00a0%" for row in rows]
         assert all(f'data-choice="{row["label"]}"' in page for row in rows) and all(own in page for own in told)
     assert not list((tmp_path / "temporary").rglob("*a.png")), "the photo is gone"
 
