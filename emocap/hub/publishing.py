@@ -118,7 +118,12 @@ def publish(
     staging = tempfile.TemporaryDirectory(prefix=".publish-", dir=beside, ignore_cleanup_errors=True)
     with explained(repo_id), staging:
         content = make_content(folder, kind, repo_id, names or PublicNames(), Path(staging.name), license)
-        options = {"private": private, "revision": revision, "create_pr": create_pr, "dry_run": dry_run}
+        options: dict[str, Any] = {
+            "private": private,
+            "revision": revision,
+            "create_pr": create_pr,
+            "dry_run": dry_run,
+        }
         return send(api, repo_id, content, **options)
 
 

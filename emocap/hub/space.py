@@ -9,7 +9,6 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from transformers import AutoConfig
 
-import emocap
 from emocap.cards.components import space_card
 from emocap.evaluation.scoring import load_config
 from emocap.hub.content import Content
@@ -91,7 +90,7 @@ def requirements() -> list[str]:
 
 def library_files() -> dict[str, Path]:
     """This package's files, by their path in the Space."""
-    root = Path(str(emocap.__file__)).parent
+    root = Path(__file__).resolve().parent.parent
     paths = (path for path in sorted(root.rglob("*")) if path.is_file() and path.suffix not in (".pyc", ".pyi"))
     return {
         path.relative_to(root.parent).as_posix(): path

@@ -4,10 +4,12 @@ stays."""
 import base64
 import csv
 import io
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -214,6 +216,7 @@ def test_many_photos(app, pipes, desktop, photo, tmp_path, rng):
     answers = [{row["label"]: row["score"] for row in pipes[0]({"image": str(tmp_path / name), "text": caption})}
                for name, caption in (("photo.png", CAPTION), ("été (1).png", "<b>{{7}} ${1+1}</b>"))]  # fmt: skip
     best = [", ".join(f"{name} {percent(own[name])}" for name in list(own)[:3]) for own in answers]
+    best = [own.replace("\u00a0", " ") for own in best]  # as selenium reads them
     assert [[cell.text for cell in row.find_elements(By.CSS_SELECTOR, "th, td")] for row in rows] == [
         ["photo.png", CAPTION, best[0]],
         ["été (1).png", "<b>{{7}} ${1+1}</b>", best[1]],
@@ -267,3 +270,14 @@ def test_nothing_comes_from_elsewhere_and_nothing_is_kept(app, desktop, photo):
     config = window.execute_script("return window.gradio_config")
     assert not config["analytics_enabled"] and not config["run_history"]
     assert app.demo.delete_cache == (60, 900) and list(Path(app.demo.folder.name, "uploads").rglob("photo.png"))
+
+
+def test_a_file_of_the_server_is_no_upload(app, photo):
+    """Asked through the interface of programs, as no page asks."""
+    asked = {"data": [{"path": photo, "meta": {"_type": "gradio.FileData"}}, CAPTION]}
+    headers = {"Content-Type": "application/json"}
+    address = f"{app.url}gradio_api/call/answer"
+    with urlopen(Request(address, json.dumps(asked).encode(), headers), timeout=60) as answer:
+        event = json.load(answer)["event_id"]
+    with urlopen(f"{address}/{event}", timeout=60) as answer:
+        assert answer.read().startswith(b"event: error")
