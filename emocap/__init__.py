@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from emocap.data.own_pairs import load_pairs
     from emocap.data.photo_folder import load_photos
     from emocap.data.socratis import load_socratis
+    from emocap.demo import build_demo as build_demo
+    from emocap.evaluation.folder import predict_folder
     from emocap.models import (
         BottomUpConfig,
         BottomUpDetector,
@@ -83,6 +85,7 @@ __all__ = [
     "load_photos",
     "load_scenes",
     "load_socratis",
+    "predict_folder",
     "select_pseudo_labels",
     "train_captioner",
     "train_student",
@@ -93,6 +96,7 @@ HOMES = {
     "PseudoLabels": "emocap.pseudo_labels.labelling",
     "RegionFeatures": "emocap.regions.extraction",
     "Result": "emocap.records",
+    "build_demo": "emocap.demo",
     "evaluate": "emocap.steps",
     "evaluate_captioner": "emocap.steps",
     "finetune": "emocap.steps",
@@ -103,24 +107,25 @@ HOMES = {
     "load_photos": "emocap.data.photo_folder",
     "load_scenes": "emocap.scenes.corpus",
     "load_socratis": "emocap.data.socratis",
+    "predict_folder": "emocap.evaluation.folder",
     "select_pseudo_labels": "emocap.pseudo_labels.selection",
     "train_captioner": "emocap.steps",
     "train_student": "emocap.steps",
     "train_teacher": "emocap.steps",
 }
-"""Modules of the names that are no models."""
+"""Modules of the names that are no models; `build_demo` needs an extra, and is not in `__all__` therefore."""
 
 
 def __getattr__(name: str) -> object:
     """A public name, imported when it is first asked for (PEP 562)."""
-    if name not in __all__:
+    if name not in __all__ and name not in HOMES:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     globals()[name] = value = getattr(importlib.import_module(HOMES.get(name, "emocap.models")), name)
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *HOMES})
 
 
 register_with_transformers()

@@ -21,6 +21,7 @@ from emocap.evaluation.valence import evaluate_valence
 from emocap.export import export_onnx
 from emocap.hub.family import publish_family
 from emocap.hub.publishing import publish
+from emocap.hub.space import publish_space
 from emocap.options import Count, Options, OptionsParser, option, positional, required
 from emocap.pseudo_labels.selection import Selection
 from emocap.regions import extract_regions
@@ -43,6 +44,7 @@ FUNCTIONS = {
     "export": [export_onnx],
     "publish": [publish],
     "publish-family": [publish_family],
+    "publish-space": [publish_space],
     "finetune": [check_transfer],
 }
 """The functions behind the commands that pass options on as they are."""

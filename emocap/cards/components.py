@@ -1,17 +1,20 @@
 """Cards of what a family needs beside its models: region extractor and metrics."""
 
+import platform
 import re
+from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import yaml
 from huggingface_hub import ModelCard, ModelCardData, RepoCard
 from transformers import AutoConfig
 
-from emocap.cards.models import family_table, num_parameters
+from emocap.cards.models import family_table, hub_link, num_parameters
 from emocap.cards.public_names import PublicNames
 from emocap.cards.text import Markdown, in_code, render, shell_command
 
-__all__ = ["extractor_card", "metric_card"]
+__all__ = ["extractor_card", "metric_card", "space_card"]
 
 
 def extractor_card(
@@ -63,3 +66,28 @@ def metric_card(repo_id: str, license: str | None = None) -> RepoCard:
         keys=Markdown(", ".join(f"`{key}`" for key in METRIC_KEYS)),
     )
     return RepoCard(f"---\n{yaml.safe_dump(data, sort_keys=False)}---\n{text}")
+
+
+def space_card(
+    models: Sequence[str], repo_id: str, captioner: str | None = None, license: str | None = None
+) -> RepoCard:
+    """The card of the app's Space, which also says how it runs."""
+    title = repo_id.rpartition("/")[2]
+    named = [*models, *([captioner] if captioner else [])]
+    data = {
+        "title": title,
+        "emoji": "🖼️",
+        "colorFrom": "blue",
+        "colorTo": "yellow",
+        "sdk": "gradio",
+        "sdk_version": version("gradio"),
+        "python_version": ".".join(platform.python_version_tuple()[:2]),
+        "app_file": "app.py",
+        "license": license or "apache-2.0",
+        "short_description": "Emotions that photos with captions raise in people",
+        "tags": ["emocap"],
+        "models": named,
+    }
+    links = Markdown(", ".join(hub_link(name, "model") for name in models))
+    text = render("space", title=title, models=links, captioner=captioner and hub_link(captioner, "model"))
+    return RepoCard(f"---\n{yaml.safe_dump(data, sort_keys=False, allow_unicode=True)}---\n{text}")

@@ -5,9 +5,10 @@ from typing import Any
 
 from emocap.commands.caption import Caption
 from emocap.commands.data import Coco, Oasis, Pairs, Photos, Scenes, Socratis
+from emocap.commands.demo import Demo
 from emocap.commands.evaluate import Calibrate, Evaluate, Predict
 from emocap.commands.label import Label, Regions
-from emocap.commands.publish import Export, Publish, PublishFamily, Report
+from emocap.commands.publish import Export, Publish, PublishFamily, PublishSpace, Report
 from emocap.commands.studies import CrossValidate, LabelStudy, Quickstart, TransferStudy
 from emocap.commands.train import Finetune, TrainCaptioner, TrainStudent, TrainTeacher
 
@@ -27,10 +28,12 @@ COMMANDS: dict[str, Any] = {
     "calibrate": Calibrate,
     "predict": Predict,
     "caption": Caption,
+    "demo": Demo,
     "report": Report,
     "export": Export,
     "publish": Publish,
     "publish-family": PublishFamily,
+    "publish-space": PublishSpace,
     "train-teacher": TrainTeacher,
     "train-student": TrainStudent,
     "finetune": Finetune,

@@ -164,8 +164,8 @@ class Predict(Options):
     )
     images: str | None = option(
         "in place of one picture, every picture of this folder and of those in it, beside each its caption where a "
-        ".txt of the same name has one",
-        metavar="DIR",
+        ".txt of the same name has one; or every row of a CSV with columns image, caption or both",
+        metavar="DIR_OR_CSV",
     )
     output: str | None = option(
         "where the answers of --images go, a row a picture: .csv, .jsonl or .parquet", metavar="FILE"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from emocap.options import Options, option, positional, required
 
-__all__ = ["Export", "Publish", "PublishFamily", "Report"]
+__all__ = ["Export", "Publish", "PublishFamily", "PublishSpace", "Report"]
 
 
 class Report(Options):
@@ -114,3 +114,20 @@ class PublishFamily(Publication):
         from emocap.hub.family import publish_family
 
         publish_family(**self.but(), report=self.show)
+
+
+class PublishSpace(Publication):
+    """the app of `emocap demo` over published models, as a Space"""
+
+    model: list[str] = positional("MODEL", "Hub id of a teacher or student; several answer side by side")
+    repo_id: str = required("name or owner/name; publish-family links to OWNER/PREFIX-demo", metavar="NAME")
+    captioner: str | None = option("Hub id of a captioner, which writes captions towards wished emotions")
+    examples: str | None = option(
+        "folder of photos to choose from, published too, with captions in .txt files beside them (drawn scenes)",
+        metavar="DIR",
+    )
+
+    def run(self) -> None:
+        from emocap.hub.space import publish_space
+
+        self.show(publish_space(**self.but()))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +17,8 @@ from transformers import pipeline
 
 from emocap.data.batches import weights_hash
 from emocap.data.shards import job_fingerprint, map_in_shards
-from emocap.data.storage import DataReport, write_json
+from emocap.data.sources import open_source
+from emocap.data.storage import DataReport, find_photo, write_json
 from emocap.evaluation.scoring import Committee
 from emocap.models import EmotionRecognitionPipeline
 from emocap.models.photo_emocap import photos_in_folder
@@ -32,20 +34,24 @@ PHOTOS_A_PART = 256
 
 
 def predict_folder(
-    model: str | Sequence[str], images: str | Path, output: str | Path, *, batch_size: int = 16
+    model: str | Sequence[str] | EmotionRecognitionPipeline,
+    images: str | Path,
+    output: str | Path,
+    *,
+    batch_size: int = 16,
 ) -> dict[str, Any]:
-    """Probabilities of every emotion for every photo of a folder, in a file.
+    """Probabilities of every emotion for every photo of a folder, or for every row of a CSV, in a file.
 
-    Photos are found by `photos_in_folder`, with a caption where a `.txt` of the same name lies beside one. The file
-    has a row for each: `image`, its path in the folder; `caption`, or null; a column of each emotion's name, float32;
-    of several models `disagreement`, the standard deviation of their own probabilities, mean over the emotions. JSON
-    lines hold the probabilities in a mapping `emotions` instead. Photos that cannot be read have no row: they are
-    listed in FILE.report.json beside the file. A killed job goes on where it was, and what is finished is not done
-    again unless photos, captions, weights or settings have changed.
+    Photos are found by `photos_in_folder`, with a caption where a `.txt` of the same name lies beside one; or see
+    `pairs_in_table`. The file has a row for each: `image`, its path in the folder or as the CSV has it; `caption`, or
+    null; a column of each emotion's name, float32; of several models `disagreement`, the standard deviation of their
+    own probabilities, mean over the emotions. JSON lines hold the probabilities in a mapping `emotions` instead. What
+    cannot be read has no row: it is listed in FILE.report.json beside the file. A killed job goes on where it was, and
+    what is finished is not done again unless photos, captions, weights or settings have changed.
 
     Args:
-        model: folder or Hub id of a teacher or student, or several that answer together.
-        images: the folder.
+        model: folder or Hub id of a teacher or student, several that answer together, or a loaded pipeline.
+        images: the folder, or the CSV.
         output: the file, whose ending says what it is, see `ENDINGS`.
         batch_size: photos that go through the models together.
 
@@ -53,31 +59,32 @@ def predict_folder(
         What FILE.report.json holds: `counts`, `models`, `fingerprint`, `sha256` of the file, and `problems`.
 
     Raises:
-        FileNotFoundError: no such folder, or no photo in it.
+        FileNotFoundError: no such folder or CSV, or no photo in it.
         FileExistsError: the file is there and is not this function's.
         ValueError: another ending, models with unlike emotions or with one that is called like a column, a teacher
-            without a region extractor, or no photo that can be answered.
+            without a region extractor, a CSV without the columns, or no photo that can be answered.
     """
     output = Path(output)
     if output.suffix not in ENDINGS:
         raise ValueError(f"The output is '{output}'; its name must end in {', '.join(ENDINGS)}.")
     if output.exists() and not report_path(output).is_file():
         raise FileExistsError(f"'{output}' exists and is no earlier result; give another name.")
-    root = Path(images).resolve()
-    photos = photos_in_folder(root)
-    committee = Committee([model] if isinstance(model, str) else model)
-    emotions = [committee.config.id2label[label] for label in range(committee.config.num_labels)]
+    photos = pairs_in_table(Path(images)) if Path(images).is_file() else pairs_in_folder(Path(images).resolve())
+    pipe = model if isinstance(model, EmotionRecognitionPipeline) else None
+    committee = pipe.committee if pipe else Committee([model] if isinstance(model, str) else model).config
+    emotions = [committee.id2label[label] for label in range(committee.num_labels)]
     if taken := set(emotions).intersection(OWN_COLUMNS):
         raise ValueError(f"An emotion of '{committee.names[0]}' is called '{min(taken)}', which is another column.")
-    pipe = pipeline("emotion-recognition", model=committee.names[0], committee=committee.names[1:])
+    pipe = pipe or pipeline("emotion-recognition", model=committee.names[0], committee=committee.names[1:])
     settings = {"members": [member_settings(member) for member in pipe.members]}
-    stats = [Path(str(photo["image"])).stat() for photo in photos]
+    paths = [photo["image"] for photo in photos]
+    stats = [os.stat(path) if path and os.path.isfile(path) else None for path in paths]
     table = Dataset.from_dict(
         {
-            "image": [photo["image"] for photo in photos],
+            "image": paths,
             "text": [photo["text"] for photo in photos],
-            "bytes": [stat.st_size for stat in stats],
-            "changed": [stat.st_mtime_ns for stat in stats],
+            "bytes": [stat and stat.st_size for stat in stats],
+            "changed": [stat and stat.st_mtime_ns for stat in stats],
         },
         features=Features(
             {"image": Value("string"), "text": Value("string"), "bytes": Value("int64"), "changed": Value("int64")}
@@ -108,13 +115,13 @@ def predict_folder(
         if problem is None:
             report.counts["photos answered"] += 1
         else:
-            report.problem(shown_path(photo, root), problem, "left out")
+            report.problem(photo["name"] or "a row without a photo", problem, "left out")
     if not report.counts["photos answered"]:
         shutil.rmtree(work_dir)
         raise ValueError(f"Of {len(photos)} photos none can be answered, the first because: {answers[0]['problem']}")
     partial = output.with_name(f".{output.name}.partial")
     try:
-        write_answers(partial, output.suffix, answer_table(photos, root, answers, emotions, len(committee.names) > 1))
+        write_answers(partial, output.suffix, answer_table(photos, answers, emotions, len(committee.names) > 1))
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -174,19 +181,39 @@ def answer_part(
     )
 
 
-def shown_path(photo: dict[str, str | None], root: Path) -> str:
-    return Path(str(photo["image"])).relative_to(root).as_posix()
+def pairs_in_folder(root: Path) -> list[dict[str, str | None]]:
+    """As `photos_in_folder`, with each photo's path in the folder as its `name`."""
+    photos = photos_in_folder(root)
+    return [photo | {"name": Path(str(photo["image"])).relative_to(root).as_posix()} for photo in photos]
+
+
+def pairs_in_table(path: Path) -> list[dict[str, str | None]]:
+    """As `pairs_in_folder`, of the columns `image`, a path that starts at the CSV and stays in its folder, and
+    `caption`, of which one may be absent or empty. TSV and JSON lines do, too.
+
+    Raises:
+        ValueError: the file cannot be read, or has none of these columns.
+    """
+    source, pairs = open_source(path), []
+    columns = [name for name in ("image", "caption") if name in source.columns]
+    if not columns:
+        raise ValueError(f"'{path}' has the columns {', '.join(source.columns)}; expected image, caption or both.")
+    for _, row in source.rows(columns):
+        name, caption = row.get("image") or None, row.get("caption") or None
+        image = name and (find_photo(path.parent, name) or os.path.join(path.parent, Path(name).name))
+        pairs.append({"image": image, "text": caption, "name": name})
+    return pairs
 
 
 def answer_table(
-    photos: list[dict[str, str | None]], root: Path, answers: Dataset, emotions: list[str], is_committee: bool
+    photos: list[dict[str, str | None]], answers: Dataset, emotions: list[str], is_committee: bool
 ) -> pa.Table:
     """The rows of the photos that were answered: image, caption, emotions and, of a committee, disagreement."""
     kept = np.flatnonzero([problem is None for problem in answers["problem"][:]])
     found = answers.select(kept).with_format("numpy")
     probabilities = np.asarray(found["probabilities"][:], dtype=np.float32)
     columns = {
-        "image": pa.array([shown_path(photos[row], root) for row in kept]),
+        "image": pa.array([photos[row]["name"] for row in kept], pa.string()),
         "caption": pa.array([photos[row]["text"] for row in kept], pa.string()),
     }
     columns |= {name: pa.array(probabilities[:, label]) for label, name in enumerate(emotions)}

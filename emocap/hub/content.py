@@ -30,7 +30,9 @@ REPO_TYPES: dict[str, Literal["model", "dataset", "space"]] = {
     "extractor": "model",
     "dataset": "dataset",
     "metric": "space",
+    "demo": "space",
 }
+SDKS = {"metric": "static", "demo": "gradio"}
 EXTRACTORS = {config.model_type: config for config in (EmocapRegionConfig, EmocapGridConfig, BottomUpConfig)}
 
 
@@ -51,6 +53,11 @@ class Content:
     @property
     def repo_type(self) -> Literal["model", "dataset", "space"]:
         return REPO_TYPES[self.kind]
+
+    @property
+    def sdk(self) -> str | None:
+        """What runs a Space."""
+        return SDKS.get(self.kind)
 
     @cached_property
     def additions(self) -> dict[str, CommitOperationAdd]:

@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from emocap.cards.public_names import PublicNames
 from emocap.hub.content import check_safe, kind_of
-from emocap.hub.publishing import Publication, check_login, publish, short
+from emocap.hub.publishing import Publication, check_login, explained, publish, short
 from emocap.records import STATISTICS_FILE
 
 __all__ = ["find_family", "publish_family"]
@@ -26,6 +26,7 @@ ROLES = {
     "dataset": "pseudo-labels",
     "student": "student",
     "finetuned": "fine-tuned",
+    "captioner": "captioner",
 }
 """Parts of a family, in the order in which one is made from the other."""
 
@@ -44,7 +45,8 @@ def publish_family(
 
     Each becomes a repository `namespace/prefix-FOLDER`; their cards name each other, and what one was made from. Of
     several teachers with the same emotions they say how these answer together. A Hub that keeps collections gets one
-    of them all; on another a warning says that there is none. Tables of people's labels are not among them: publish
+    of them all; on another a warning says that there is none. A Space `namespace/prefix-demo` that is there already,
+    see `publish_space`, is linked like a part of the family. Tables of people's labels are not among them: publish
     those by themselves, if their owners let you.
 
     Args:
@@ -71,6 +73,11 @@ def publish_family(
         (ROLES[role], "dataset" if role == "dataset" else "model", repo_ids[member])
         for member, role in members.items()
     ]
+    space = f"{namespace}/{repo_name(prefix, 'demo')}"
+    with explained(space):
+        has_space = HfApi().repo_exists(space, repo_type="space")
+    if has_space:
+        family.append(("app", "space", space))
     names = PublicNames(make_links(repo_ids), family, committee=[repo_ids[member] for member in committee_of(members)])
     publications = []
     for member, repo_id in repo_ids.items():
@@ -78,7 +85,8 @@ def publish_family(
         publications.append(publication)
         if report is not None:
             report(publication)
-    if not dry_run and (address := make_collection(namespace, prefix, private, publications)):
+    parts = [*publications, *([Publication(space, "space", "", {}, [], [], [])] if has_space else [])]
+    if not dry_run and (address := make_collection(namespace, prefix, private, parts)):
         print(f"Collection: {address}", flush=True)
     return publications
 

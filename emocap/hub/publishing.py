@@ -24,7 +24,7 @@ from transformers.utils import logging
 from emocap.cards.public_names import PublicNames, mask_tokens
 from emocap.hub.content import Content, check_safe, kind_of, make_content
 
-__all__ = ["Publication", "check_login", "publish", "short"]
+__all__ = ["Publication", "check_login", "explained", "publish", "send", "short"]
 
 logger = logging.get_logger(__name__)
 
@@ -118,13 +118,33 @@ def publish(
     staging = tempfile.TemporaryDirectory(prefix=".publish-", dir=beside, ignore_cleanup_errors=True)
     with explained(repo_id), staging:
         content = make_content(folder, kind, repo_id, names or PublicNames(), Path(staging.name), license)
-        content.card.validate(content.repo_type)
-        if dry_run:
-            is_new = revision and not api.revision_exists(repo_id, revision, repo_type=content.repo_type)
-            return plan(api, repo_id, content, None if is_new else revision)[0]
-        if not create_pr:
-            make_repository(api, repo_id, content, private, revision)
-        return push(api, repo_id, content, revision, create_pr)
+        options: dict[str, Any] = {
+            "private": private,
+            "revision": revision,
+            "create_pr": create_pr,
+            "dry_run": dry_run,
+        }
+        return send(api, repo_id, content, **options)
+
+
+def send(
+    api: HfApi,
+    repo_id: str,
+    content: Content,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    create_pr: bool = False,
+    dry_run: bool = False,
+) -> Publication:
+    """Brings a repository to what `content` says it holds; the options are those of `publish`."""
+    content.card.validate(content.repo_type)
+    if dry_run:
+        is_new = revision and not api.revision_exists(repo_id, revision, repo_type=content.repo_type)
+        return plan(api, repo_id, content, None if is_new else revision)[0]
+    if not create_pr:
+        make_repository(api, repo_id, content, private, revision)
+    return push(api, repo_id, content, revision, create_pr)
 
 
 def check_login(repo_id: str, token: str | None = None) -> str:
@@ -140,7 +160,7 @@ def check_login(repo_id: str, token: str | None = None) -> str:
 def make_repository(api: HfApi, repo_id: str, content: Content, private: bool, revision: str | None) -> None:
     """The repository and the branch, if they are not there yet."""
     if not api.repo_exists(repo_id, repo_type=content.repo_type):
-        options: dict[str, Any] = {"space_sdk": "static"} if content.repo_type == "space" else {}
+        options: dict[str, Any] = {"space_sdk": content.sdk} if content.sdk else {}
         api.create_repo(repo_id, repo_type=content.repo_type, private=private, exist_ok=True, **options)
     elif private and not api.repo_info(repo_id, repo_type=content.repo_type).private:
         raise ValueError(

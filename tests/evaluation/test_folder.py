@@ -194,3 +194,34 @@ def test_predict_of_one_pair_by_several_models(members, photos, capsys):
         with pytest.raises(SystemExit):
             main(["predict", *members, *flags])
         assert message in capsys.readouterr().err
+
+
+def test_a_csv_has_a_row_for_each_of_its_rows(members, photos, tmp_path, capsys):
+    table = photos / "pairs.csv"
+    rows = [
+        "image,caption,extra",
+        "0.png,a party,1",
+        "more/1.png,,2",
+        ",rain,3",
+        "../out.png,rain,4",
+        ",,5",
+        "0.png,rain,6",
+    ]
+    table.write_text("\n".join(rows))
+    pipe = pipeline("emotion-recognition", model=members[0], device="cpu")
+    Image.new("RGB", (9, 9)).save(tmp_path / "out.png")
+    report = predict_folder(pipe, table, tmp_path / "answers.csv")
+    main(["predict", members[0], "--images", str(table), "--output", str(tmp_path / "again.csv")])
+    assert "4 photos in '" in capsys.readouterr().out
+    assert (tmp_path / "answers.csv").read_bytes() == (tmp_path / "again.csv").read_bytes()
+    found = read(tmp_path / "answers.csv")
+    pairs = [("0.png", "a party"), ("more/1.png", None), ("", "rain"), ("0.png", "rain")]
+    assert [(row["image"], row["caption"]) for row in found] == pairs
+    for row, (image, caption) in zip(found, pairs, strict=True):
+        alone = pipe({"image": str(photos / image) if image else None, "text": caption})
+        for own in alone:
+            assert row[own["label"]] == pytest.approx(own["score"], abs=1e-6)
+    assert [problem["image_id"] for problem in report["problems"]] == ["../out.png", "a row without a photo"]
+    table.write_text("picture,words\n0.png,rain")
+    with pytest.raises(ValueError, match="has the columns picture, words; expected image, caption or both"):
+        predict_folder(pipe, table, tmp_path / "none.csv")
