@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets.utils.logging import tqdm
 from transformers import AutoConfig, set_seed
 
 from emocap.data.storage import photo_problem
 from emocap.models import EmocapCaptionerForConditionalGeneration, EmocapCaptionerProcessor
 from emocap.models.photo_emocap import photos_in_folder
+from emocap.terminal import progress
 
 __all__ = ["find_photos", "read_wishes", "write_captions"]
 
@@ -95,7 +95,7 @@ def write_captions(
     captioner = EmocapCaptionerForConditionalGeneration.from_pretrained(model).eval().to(device)
     set_seed(seed)
     given = {**wishes, "text": text}
-    for first in tqdm(range(0, len(photos), batch_size), desc="Captioning", unit="batch", leave=False):
+    for first in progress(range(0, len(photos), batch_size), desc="Captioning", unit="batches"):
         part = photos[first : first + batch_size]
         problems = [photo_problem(photo) for photo in part]
         read = [photo for photo, problem in zip(part, problems, strict=True) if problem is None]

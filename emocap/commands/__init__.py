@@ -1,10 +1,13 @@
-"""The sub-commands of `emocap`. Each is a class: its docstring says what it does, its fields are its options, `run`
-does it. Nothing heavy is imported until a command runs; those that train load transformers for its options too."""
+"""The sub-commands of `emocap`. Each is a class: its docstring says what it does, its fields are its options. `run`
+does it and gives its result, which `--json` prints; `show` prints that for people, and `following` is the command that
+comes next, None where there is none. `resumed`, where it has one, is how it goes on after a stop, and with which more
+flags, if not by the same command. Nothing heavy is imported until a command runs; those that train load transformers for its options too."""
 
 from typing import Any
 
 from emocap.commands.caption import Caption
 from emocap.commands.data import Coco, Oasis, Pairs, Photos, Scenes, Socratis
+from emocap.commands.doctor import Doctor
 from emocap.commands.evaluate import Calibrate, Evaluate, Predict
 from emocap.commands.label import Label, Regions
 from emocap.commands.publish import Export, Publish, PublishFamily, Report
@@ -38,5 +41,6 @@ COMMANDS: dict[str, Any] = {
     "cross-validate": CrossValidate,
     "transfer-study": TransferStudy,
     "label-study": LabelStudy,
+    "doctor": Doctor,
 }
 """Every command by the words after `emocap`."""

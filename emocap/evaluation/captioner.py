@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict, Features, concatenate_datasets
-from datasets.utils.logging import tqdm
 from torch.nn import functional as F
 from transformers import AutoConfig
 from transformers.utils import logging
@@ -27,6 +26,7 @@ from emocap.metrics import Bootstrap, intervals
 from emocap.metrics.captions import bleu, cider_d, distinct, mean_length, share_novel, share_unique
 from emocap.models import EmocapCaptionerForConditionalGeneration, EmocapCaptionerProcessor
 from emocap.records import STATISTICS_FILE, Result, read_json, recorded_arguments
+from emocap.terminal import progress
 
 __all__ = ["evaluate_captioner"]
 
@@ -319,7 +319,7 @@ def write(captioner: Captioner, rows: np.ndarray, wishes: Sequence[str | None], 
     """A greedy caption of each of the pairs' rows, for its wish."""
     model, processor, pairs, size = captioner
     texts = []
-    for first in tqdm(range(0, len(rows), size), desc="Captioning", unit="batch", leave=False):
+    for first in progress(range(0, len(rows), size), desc="Captioning", unit="batches"):
         part = rows[first : first + size]
         counts = pairs.region_counts[part]
         most = counts.max()

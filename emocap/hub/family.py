@@ -15,6 +15,7 @@ from emocap.cards.public_names import PublicNames
 from emocap.hub.content import check_safe, kind_of
 from emocap.hub.publishing import Publication, check_login, publish, short
 from emocap.records import STATISTICS_FILE
+from emocap.terminal import say
 
 __all__ = ["find_family", "publish_family"]
 
@@ -79,7 +80,7 @@ def publish_family(
         if report is not None:
             report(publication)
     if not dry_run and (address := make_collection(namespace, prefix, private, publications)):
-        print(f"Collection: {address}", flush=True)
+        say(f"Collection: {address}")
     return publications
 
 
