@@ -66,7 +66,7 @@ def perform(name: str, flags: Sequence[str]) -> int:
         sys.stdout.flush()
         if following := command.following(*options, result):
             terminal.say(f"Next: {following}", "bold")
-    return command.status(result) if hasattr(command, "status") else 0
+    return command.status(*options, result) if hasattr(command, "status") else 0
 
 
 def as_json(value: Any) -> Any:

@@ -5,6 +5,7 @@ puts around every command, are other libraries kept quiet: whoever calls `emocap
 messages and bars as ever.
 """
 
+import json
 import logging
 import os
 import re
@@ -18,6 +19,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 __all__ = ["Bar", "Terminal", "command_line", "progress", "say", "stage"]
@@ -34,8 +36,11 @@ the time gone by); a bar of less than the last leaves no line."""
 
 COLOURS = {"bold": "1", "red": "31", "yellow": "33"}
 
-LOAD_REPORT = re.compile(r"(Emocap|BottomUp)\w+ LOAD REPORT.*? from: (?P<source>[^\n]+)\n.*MISSING", re.DOTALL)
-"""transformers' report on a model of emocap's whose checkpoint lacks weights."""
+LOAD_REPORT, LACKING = (
+    re.compile(r"\w+ LOAD REPORT from: ([^\n]+)\n"),
+    re.compile(r"^(\S+) *\| *MISSING", re.MULTILINE),
+)
+"""transformers' report on loaded weights: its checkpoint, and each tensor that this lacks."""
 
 
 class Terminal:
@@ -193,17 +198,31 @@ class Warnings(logging.Handler):
 
 
 class LoadReports(logging.Filter):
-    """Of transformers' reports on loaded weights only what matters: one of emocap's models that has random ones."""
+    """Of transformers' reports on loaded weights only what matters: a finished model of emocap's that has random ones.
+    Of a body that a training starts from emocap itself says what is new."""
 
     def __init__(self, terminal: Terminal):
         super().__init__()
         self.terminal = terminal
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if found := LOAD_REPORT.match(re.sub(r"\x1b\[\d*m", "", record.getMessage())):
-            source = found["source"]
-            self.terminal.warn(f"'{source}' is not whole: weights that it lacks are drawn at random. Save it again.")
+        text = re.sub(r"\x1b\[\d*m", "", record.getMessage())
+        found, lacking = LOAD_REPORT.match(text), LACKING.findall(text)
+        if found and lacking and kind_of_model(found[1]).startswith("emocap_"):
+            named = ", ".join(lacking[:5]) + (" ..." if len(lacking) > 5 else "")
+            self.terminal.warn(f"'{found[1]}' lacks weights, which are drawn at random: {named}.")
         return record.levelno >= logging.ERROR
+
+
+def kind_of_model(checkpoint: str) -> str:
+    """The `model_type` of a folder or Hub id that is at hand, "" where its config.json does not say."""
+    from transformers.utils import cached_file
+
+    try:
+        path = cached_file(checkpoint, "config.json", local_files_only=True)
+        return str(json.loads(Path(path).read_text("utf-8")).get("model_type"))
+    except (OSError, ValueError):
+        return ""
 
 
 @contextmanager

@@ -1,7 +1,10 @@
-"""The sub-commands of `emocap`. Each is a class: its docstring says what it does, its fields are its options. `run`
-does it and gives its result, which `--json` prints; `show` prints that for people, and `following` is the command that
-comes next, None where there is none. `resumed`, where it has one, is how it goes on after a stop, and with which more
-flags, if not by the same command. Nothing heavy is imported until a command runs; those that train load transformers for its options too."""
+"""The sub-commands of `emocap`. Each is a class: its docstring says what it does, its fields are its options.
+
+`run` does it and returns the result, which `--json` prints; `show` prints that for people; `following` is the command
+that comes next, None where there is none; `status`, where there is one, is the exit status. `resumed`, where the same
+command does not just go on after a stop, says what it does and which flags it needs. Nothing heavy is imported until a
+command runs; those that train load transformers for its options too.
+"""
 
 from typing import Any
 

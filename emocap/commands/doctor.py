@@ -81,7 +81,7 @@ def look_at_packages() -> tuple[dict[str, str | None], dict[str, dict], list[str
     extras = {}
     for name, commands in EXTRAS.items():
         of_extra = [own for own in requirements if own not in always and own.marker.evaluate({"extra": name})]
-        lacking = [own.name for own in of_extra if not is_met(own)]
+        lacking = [own.name for own in of_extra if not is_met(own)] if of_extra else ["emocap, installed anew"]
         extras[name] = {"missing": lacking, "install": f'pip install "emocap[{name}]"', "for": commands}
     versions = {name: version_of(name) for name in ("emocap", *(own.name for own in always))}
     return versions, extras, [f"{own.name}{own.specifier}" for own in always if not is_met(own)]

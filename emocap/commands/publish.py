@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emocap.options import Options, option, option_fields, positional, required
+from emocap.options import Options, option, positional, required
 from emocap.terminal import command_line, say
 
 if TYPE_CHECKING:
@@ -108,15 +108,10 @@ class Published(Options):
             print(f"{len(publication.added)} files added, {len(publication.deleted)} deleted: {publication.commit}")
         print(publication.address)
 
-    def given(self) -> list[object]:
-        """The flags that were given, without --dry_run."""
-        names = [own.name for own in option_fields(type(self)) if own.name not in ("folder", "dry_run")]
-        given = {name: value for name in names if (value := getattr(self, name)) not in (None, False)}
-        return [
-            word
-            for name, value in given.items()
-            for word in ([f"--{name}"] if value is True else [f"--{name}", value])
-        ]
+    def for_good(self, name: str) -> str:
+        """The command that does what this one would do."""
+        given = {name: value for name, value in self.but("dry_run").items() if value not in (None, False)}
+        return command_line(name, *self.parser().flags_of(given))
 
 
 class Publish(Published):
@@ -137,7 +132,7 @@ class Publish(Published):
 
     def following(self, result: "Publication") -> str | None:
         if self.dry_run:
-            return command_line("publish", self.folder, *self.given())
+            return self.for_good("publish")
         return use_of(result)
 
 
@@ -159,7 +154,7 @@ class PublishFamily(Published):
 
     def following(self, result: "list[Publication]") -> str | None:
         if self.dry_run:
-            return command_line("publish-family", self.folder, *self.given())
+            return self.for_good("publish-family")
         return use_of(result[-1])
 
 
