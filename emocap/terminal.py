@@ -146,7 +146,8 @@ class Bar:
             return
         self.shown = now
         if not terminal.draws:
-            terminal.step(f"{self.desc}: {self.text(now)}")
+            if self.n != self.total:  # `close` tells of the end
+                terminal.step(f"{self.desc}: {self.text(now)}")
             return
         filled = round(20 * min((self.n + self.part) / self.total, 1)) if self.total else 0
         line = f"{self.desc} {'━' * filled}{'┈' * (20 - filled)} {self.text(now)}"
