@@ -30,7 +30,7 @@ RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 SAME_WARNINGS = 10
 """So many warnings from one place are shown, such as of damaged photos: all of these stand in a report."""
 
-REDRAWN, WRITTEN, WORTH_A_LINE = 0.1, 60.0, 1.0
+REDRAWN, WRITTEN, WORTH_A_LINE = 0.1, 60.0, 3.0
 """Seconds between two drawings of a bar, and, where there is no terminal, between two of its lines (later a tenth of
 the time gone by); a bar of less than the last leaves no line."""
 
@@ -170,7 +170,7 @@ class Bar:
             self.terminal.stream.flush()
 
     def close(self) -> None:
-        """Takes the bar away; of a job that was done to its end, and was no matter of a second, a line stays."""
+        """Takes the bar away; of a job that was done to its end, and was no matter of seconds, a line stays."""
         if self.terminal.bar is not self:
             return
         self.erase()
