@@ -16,7 +16,7 @@ import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -36,11 +36,11 @@ the time gone by); a bar of less than the last leaves no line."""
 
 COLOURS = {"bold": "1", "red": "31", "yellow": "33"}
 
-LOAD_REPORT, LACKING = (
-    re.compile(r"\w+ LOAD REPORT from: ([^\n]+)\n"),
-    re.compile(r"^(\S+) *\| *MISSING", re.MULTILINE),
-)
-"""transformers' report on loaded weights: its checkpoint, and each tensor that this lacks."""
+LOAD_REPORT = re.compile(r"\w+ LOAD REPORT from: ([^\n]+)\n")
+"""transformers' report on loaded weights, and their checkpoint."""
+
+LACKING = re.compile(r"^(\S+) *\| *MISSING", re.MULTILINE)
+"""In it, a tensor that the checkpoint lacks."""
 
 
 class Terminal:
@@ -231,7 +231,8 @@ def quiet_libraries(terminal: Terminal) -> Iterator[None]:
     """Inside, other libraries log errors alone, and only the Hub's client has bars, of downloads, on a terminal.
     Python's warnings, which are for programmers, show where `-W` or PYTHONWARNINGS ask for them; a library's logging,
     where its own variable does (TRANSFORMERS_VERBOSITY, DATASETS_VERBOSITY, HF_HUB_VERBOSITY)."""
-    last, reports, undo = logging.lastResort, LoadReports(terminal), []
+    last, reports = logging.lastResort, LoadReports(terminal)
+    undo: list[Callable[[], Any]] = []
     try:
         import datasets
         from datasets.utils import logging as datasets_logging

@@ -80,7 +80,8 @@ def look_at_packages() -> tuple[dict[str, str | None], dict[str, dict], list[str
     always = [own for own in requirements if own.marker is None or own.marker.evaluate({"extra": ""})]
     extras = {}
     for name, commands in EXTRAS.items():
-        of_extra = [own for own in requirements if own not in always and own.marker.evaluate({"extra": name})]
+        of_extra = [own for own in requirements if own.marker and own.marker.evaluate({"extra": name})]
+        of_extra = [own for own in of_extra if own not in always]
         lacking = [own.name for own in of_extra if not is_met(own)] if of_extra else ["emocap, installed anew"]
         extras[name] = {"missing": lacking, "install": f'pip install "emocap[{name}]"', "for": commands}
     versions = {name: version_of(name) for name in ("emocap", *(own.name for own in always))}
