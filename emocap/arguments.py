@@ -271,6 +271,10 @@ class RunArguments(TrainingArguments):
         "random, or group_by_length: captions of like length in a step, so that little is padding.", "random"
     )
     remove_unused_columns: bool = option("Kept off: batches come ready-made.", False)
+    dataloader_pin_memory: bool = option(
+        "Batches wait in memory that an accelerator reads at once; on by default where there is one.",
+        torch.accelerator.is_available,
+    )
     license: str | None = option("Licence that the card names. By default that of the training data, if known.")
     bf16: bool = option(
         "bfloat16 autocast; on by default on GPUs that have it.",

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from datasets.utils.logging import tqdm
 from transformers import AutoConfig, set_seed
 
 from emocap.data.label_cells import read_label_map
@@ -24,6 +23,7 @@ from emocap.evaluation.candidates import (
 from emocap.evaluation.scoring import Committee
 from emocap.models import EmocapCaptionerForConditionalGeneration, EmocapCaptionerProcessor, EmocapProcessor
 from emocap.models.photo_emocap import photos_in_folder
+from emocap.terminal import progress
 
 __all__ = ["find_photos", "fold_wishes", "read_wishes", "write_captions"]
 
@@ -165,7 +165,7 @@ def write_captions(
         choice = choice._replace(judge=choice.judge.load())
     set_seed(seed)
     given = {**wishes, "text": text}
-    for first in tqdm(range(0, len(photos), batch_size), desc="Captioning", unit="batch", leave=False):
+    for first in progress(range(0, len(photos), batch_size), desc="Captioning", unit="batches"):
         part = photos[first : first + batch_size]
         problems = [photo_problem(photo) for photo in part]
         read = [photo for photo, problem in zip(part, problems, strict=True) if problem is None]

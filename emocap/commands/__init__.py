@@ -1,11 +1,17 @@
-"""The sub-commands of `emocap`. Each is a class: its docstring says what it does, its fields are its options, `run`
-does it. Nothing heavy is imported until a command runs; those that train load transformers for its options too."""
+"""The sub-commands of `emocap`. Each is a class: its docstring says what it does, its fields are its options.
+
+`run` does it and returns the result, which `--json` prints; `show` prints that for people; `following` is the command
+that comes next, None where there is none; `status`, where there is one, is the exit status. `resumed`, where the same
+command does not just go on after a stop, says what it does and which flags it needs. Nothing heavy is imported until a
+command runs; those that train load transformers for its options too.
+"""
 
 from typing import Any
 
 from emocap.commands.caption import Caption
 from emocap.commands.data import Coco, Oasis, Pairs, Photos, Scenes, Socratis
 from emocap.commands.demo import Demo
+from emocap.commands.doctor import Doctor
 from emocap.commands.evaluate import Calibrate, Evaluate, Predict
 from emocap.commands.label import Label, Regions
 from emocap.commands.publish import Export, Publish, PublishFamily, PublishSpace, Report
@@ -41,5 +47,6 @@ COMMANDS: dict[str, Any] = {
     "cross-validate": CrossValidate,
     "transfer-study": TransferStudy,
     "label-study": LabelStudy,
+    "doctor": Doctor,
 }
 """Every command by the words after `emocap`."""

@@ -2,8 +2,10 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from emocap.options import Amount, Count, Options, Whole, option, positional, required
+from emocap.terminal import command_line
 
 __all__ = ["Caption"]
 
@@ -45,7 +47,7 @@ class Caption(Options):
     seed: Whole = option("of --do_sample", 0)
     output: str | None = option("write a line of JSON a photo there, and not to the terminal", metavar="FILE")
 
-    def run(self) -> None:
+    def run(self) -> list[dict[str, Any]]:
         needs_more = self.num_captions > 1 and self.num_candidates == 1
         if needs_more and not self.do_sample and self.num_beams < self.num_captions:
             raise ValueError(
@@ -54,7 +56,7 @@ class Caption(Options):
         from emocap.captions import find_photos, read_wishes, write_captions
 
         photos = find_photos(self.image)
-        rows = write_captions(
+        written = write_captions(
             self.model,
             photos,
             read_wishes(self.emotion) if self.emotion else None,
@@ -71,12 +73,17 @@ class Caption(Options):
             num_return_sequences=self.num_captions,
             **({} if self.max_new_tokens is None else {"max_new_tokens": self.max_new_tokens}),
         )
-        lines = (json.dumps(row, ensure_ascii=False) for row in rows)
-        if self.output is None:
-            for line in lines:
-                print(line)
-            return
-        from emocap.data.storage import write_text
+        rows = list(written)
+        if self.output is not None:
+            from emocap.data.storage import write_text
 
-        Path(self.output).parent.mkdir(parents=True, exist_ok=True)
-        write_text(self.output, "".join(f"{line}\n" for line in lines))
+            Path(self.output).parent.mkdir(parents=True, exist_ok=True)
+            write_text(self.output, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
+        return rows
+
+    def show(self, result: list[dict[str, Any]]) -> None:
+        for row in result if self.output is None else ():
+            print(json.dumps(row, ensure_ascii=False))
+
+    def following(self, result: list[dict[str, Any]]) -> str:
+        return command_line("evaluate", self.model, "--dataset", "ID_OR_DIR", "--judge", "ID_OR_DIR")

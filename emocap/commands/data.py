@@ -1,29 +1,50 @@
 """Commands that build a table of pairs."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from emocap.options import Count, Options, Whole, option, positional, required
+from emocap.terminal import command_line
 
 __all__ = ["Coco", "Oasis", "Pairs", "Photos", "Scenes", "Socratis"]
 
 
 class Built(Options):
+    extractor = "torchvision:fasterrcnn_resnet50_fpn_v2"  # one that anybody can have
+
     output_dir: str = required("folder for the table")
 
-    def run(self) -> None:
+    def run(self) -> dict[str, Any]:
         from emocap.data.licenses import license_note, license_of
         from emocap.data.storage import check_output_dir, save_table
 
         check_output_dir(self.output_dir)
         tables, report = self.build()
         save_table(tables, self.output_dir, report)
-        if report:
-            for what, column in report.extra.get("columns", {}).items():
-                print(f"column of {what}: {column}")
-            for what, number in report.counts.items():
-                print(f"{what}: {number}")
-        if note := license_note(license_of(tables.values())):
-            print(note)
+        images = [split.data.column("image") for split in tables.values() if "image" in split.features]
+        return {
+            "output_dir": self.output_dir,
+            "rows": {name: len(split) for name, split in tables.items()},
+            "photos": sum(len(column) - column.null_count for column in images),
+            **(report.to_dict() if report else {}),
+            "license": license_note(license_of(tables.values())),
+        }
+
+    def show(self, result: dict[str, Any]) -> None:
+        for what, column in result.get("columns", {}).items():
+            print(f"column of {what}: {column}")
+        for what, number in result.get("counts", {}).items():
+            print(f"{what}: {number}")
+        print(f"rows: {', '.join(f'{name} {number}' for name, number in result['rows'].items())}")
+        if result["license"]:
+            print(result["license"])
+
+    def following(self, result: dict[str, Any]) -> str:
+        if result["photos"]:
+            return command_line(
+                "regions", self.output_dir, "--extractor", self.extractor, "--output_dir", f"{self.output_dir}-regions"
+            )
+        own = ("--dataset", self.output_dir, "--model_name_or_path", "ID_OR_DIR", "--output_dir", "runs/teacher")
+        return command_line("train-teacher", *own)
 
     def build(self) -> tuple:
         """The table, and the report on its rows or None."""
@@ -136,6 +157,8 @@ class Oasis(Table):
 
 class Scenes(Table):
     """the built-in corpus"""
+
+    extractor = "scenes"
 
     num_target: Whole = option("labelled images", 2000)
     num_source: Whole = option("images without labels", 6000)

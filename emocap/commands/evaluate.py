@@ -2,9 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from emocap.options import Amount, Count, Options, Whole, option, positional, required
+from emocap.terminal import command_line
+
+if TYPE_CHECKING:
+    from emocap.records import Result
 
 __all__ = ["Calibrate", "Evaluate", "Predict"]
 
@@ -63,30 +67,48 @@ class Evaluate(Options):
         "write the metrics there as JSON and, but for a captioner, FILE_details.json beside it", metavar="FILE"
     )
 
-    def run(self) -> None:
-        from emocap.commands.printing import print_result
+    def run(self) -> "Result":
         from emocap.steps import evaluate
 
         if self.is_captioner():
-            self.run_captioner()
-            return
+            return self.run_captioner()
         for name in ("judge", "wishes", "ranker"):
             if getattr(self, name):
                 raise ValueError(f"--{name} goes with a captioner, and '{self.model[0]}' is none; leave it out.")
         if self.valence_norms:
-            self.run_valence(self.valence_norms)
-            return
+            return self.run_valence(self.valence_norms)
         of_captioners = ("judge", "wishes", "guidance_scale", "num_candidates", "ranker", "num_images")
-        own = self.but("dataset", "valence_norms", *of_captioners)
-        print_result(evaluate(tables=self.dataset, **own))
+        return evaluate(tables=self.dataset, **self.but("dataset", "valence_norms", *of_captioners))
+
+    def show(self, result: "Result") -> None:
+        from emocap.commands.printing import print_captioner, print_on_scenes, print_result, print_valence
+        from emocap.evaluation.scenes_captions import SCENES_JUDGE
+
+        if self.judge == [SCENES_JUDGE]:
+            print_on_scenes(result)
+        elif "guidance_scales" in result:
+            print_captioner(result)
+        elif self.valence_norms:
+            print_valence(result)
+        else:
+            print_result(result)
+
+    def following(self, result: "Result") -> str:
+        model = self.model[0]
+        if self.judge:
+            return command_line("caption", model, "--image", "FILE_OR_DIR", "--emotion", "NAME")
+        if self.valence_norms or len(self.model) > 1:
+            return command_line("predict", *self.model, "--image", "FILE")
+        if not self.controls:
+            return command_line("evaluate", model, "--dataset", self.dataset, "--split", self.split, "--controls")
+        return command_line("report", f"model={model}", "--dataset", self.dataset, "--output", "report.html")
 
     def is_captioner(self) -> bool:
         from transformers import AutoConfig
 
         return len(self.model) == 1 and AutoConfig.from_pretrained(self.model[0]).model_type == "emocap_captioner"
 
-    def run_captioner(self) -> None:
-        from emocap.commands.printing import print_captioner, print_on_scenes
+    def run_captioner(self) -> "Result":
         from emocap.evaluation.scenes_captions import SCENES_JUDGE, evaluate_on_scenes
         from emocap.steps import evaluate_captioner
 
@@ -101,12 +123,10 @@ class Evaluate(Options):
             "model", "dataset", "judge", "label_column", "modalities", "controls", "valence_norms", "encoder"
         )
         if self.judge == [SCENES_JUDGE]:
-            print_on_scenes(evaluate_on_scenes(self.model[0], self.dataset, **options))
-            return
-        print_captioner(evaluate_captioner(self.model[0], self.dataset, self.judge, **options))
+            return evaluate_on_scenes(self.model[0], self.dataset, **options)
+        return evaluate_captioner(self.model[0], self.dataset, self.judge, **options)
 
-    def run_valence(self, norms: str) -> None:
-        from emocap.commands.printing import print_valence
+    def run_valence(self, norms: str) -> "Result":
         from emocap.data.storage import load_table, write_json
         from emocap.evaluation.valence import evaluate_valence
 
@@ -123,7 +143,7 @@ class Evaluate(Options):
         if self.output:
             Path(self.output).parent.mkdir(parents=True, exist_ok=True)
             write_json(self.output, result.metrics)
-        print_valence(result)
+        return result
 
 
 class Calibrate(Options):
@@ -135,14 +155,21 @@ class Calibrate(Options):
     label_column: str = option("column of the truth", "labels")
     batch_size: Count = option("pairs a step", 64)
 
-    def run(self) -> None:
+    def run(self) -> dict[str, Any]:
         from emocap.data.storage import load_table
         from emocap.evaluation.evaluate import calibrate
 
         config = calibrate(self.model, load_table(self.dataset), **self.but("model", "dataset"))
-        print(f"temperature {config.temperature}")
-        for label, threshold in enumerate(config.thresholds):
-            print(f"{config.id2label[label]:16}{threshold:9.4f}")
+        thresholds = {config.id2label[label]: threshold for label, threshold in enumerate(config.thresholds)}
+        return {"temperature": config.temperature, "thresholds": thresholds}
+
+    def show(self, result: dict[str, Any]) -> None:
+        print(f"temperature {result['temperature']}")
+        for label, threshold in result["thresholds"].items():
+            print(f"{label:16}{threshold:9.4f}")
+
+    def following(self, result: dict[str, Any]) -> str:
+        return command_line("evaluate", self.model, "--dataset", self.dataset)
 
 
 class Predict(Options):
@@ -172,10 +199,9 @@ class Predict(Options):
     )
     batch_size: Count = option("pictures of --images a step", 16)
 
-    def run(self) -> None:
+    def run(self) -> list[dict] | dict[str, Any]:
         if self.images or self.output:
-            self.run_folder()
-            return
+            return self.run_folder()
         if not self.caption and not self.image:
             raise ValueError("Give --caption, --image or both.")
         if self.figure and not self.figure.endswith((".png", ".pdf", ".svg")):
@@ -194,20 +220,35 @@ class Predict(Options):
             self.draw(rows, self.figure)
         for row in rows:
             row.get("explanation", {}).pop("saliency", None)  # the boxes' weights once more
-            print(json.dumps(row))
+        return rows
 
-    def run_folder(self) -> None:
+    def run_folder(self) -> dict[str, Any]:
         if not (self.images and self.output):
             raise ValueError("--images and --output go together: a folder of pictures, and a file for the answers.")
         if self.caption or self.image or self.figure or self.explain:
             raise ValueError("--images goes without --caption, --image, --figure and --explain.")
-        from emocap.evaluation.folder import predict_folder, report_path
+        from emocap.evaluation.folder import predict_folder
 
-        report = predict_folder(self.model, self.images, self.output, batch_size=self.batch_size)
-        for problem in report["problems"]:
+        return predict_folder(self.model, self.images, self.output, batch_size=self.batch_size)
+
+    def show(self, result: list[dict] | dict[str, Any]) -> None:
+        """A line of JSON an emotion, or, of a folder, what became of its photos."""
+        if isinstance(result, list):
+            for row in result:
+                print(json.dumps(row))
+            return
+        for problem in result["problems"]:
             print(f"{problem['image_id']}: {problem['reason']}")
-        answered, left_out = (report["counts"].get(name, 0) for name in ("photos answered", "left out"))
-        print(f"{answered} photos in '{self.output}', {left_out} left out, see '{report_path(self.output)}'")
+        answered, left_out = (result["counts"].get(name, 0) for name in ("photos answered", "left out"))
+        print(f"{answered} photos in '{self.output}', {left_out} left out, see '{self.output}.report.json'")
+
+    def following(self, result: list[dict] | dict[str, Any]) -> str:
+        if self.images:
+            return command_line("data", "photos", self.images, "--output_dir", "data/photos")
+        if self.explain:
+            return command_line("predict", *self.model, "--images", "DIR", "--output", "answers.csv")
+        pair = [text for name in ("caption", "image") if (own := getattr(self, name)) for text in (f"--{name}", own)]
+        return command_line("predict", *self.model, *pair, "--explain")
 
     def draw(self, rows: list[dict], figure: str) -> None:
         from emocap.evaluation.scoring import Committee

@@ -1,8 +1,10 @@
 """Commands that add to a table: region features, and pseudo-labels."""
 
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from emocap.options import Count, Options, Share, option, positional, required
+from emocap.terminal import command_line
 
 __all__ = ["Label", "Regions"]
 
@@ -32,17 +34,38 @@ class Regions(Options):
     )
     num_workers: Count | None = option("threads that decode photos, and on a CPU compute (one a core)")
 
-    def run(self) -> None:
+    def run(self) -> dict[str, Any]:
         if bool(self.extractor) == bool(self.features):
             raise ValueError("Give --extractor or --import, one of them.")
+        import numpy as np
+
         from emocap.data.storage import load_table
         from emocap.regions import extract_regions, import_regions
 
         tables = load_table(self.dataset)
         if self.features:
-            import_regions(tables, self.features, self.output_dir)
+            tables = import_regions(tables, self.features, self.output_dir)
         else:
-            extract_regions(tables, **self.but("dataset", "features"))
+            tables = extract_regions(tables, **self.but("dataset", "features"))
+        counted = {name: np.asarray(split.with_format("arrow")["num_regions"][:]) for name, split in tables.items()}
+        return {
+            "output_dir": self.output_dir,
+            "rows": {name: len(own) for name, own in counted.items()},
+            "with_regions": {name: int((own > 0).sum()) for name, own in counted.items()},
+            "has_labels": any("labels" in split.features for split in tables.values()),
+        }
+
+    def show(self, result: dict[str, Any]) -> None:
+        for name, number in result["rows"].items():
+            print(f"{name}: {number:,} rows, {result['with_regions'][name]:,} with regions")
+        print(f"Table and report: {self.output_dir}, {Path(self.output_dir, 'data_report.json')}")
+
+    def following(self, result: dict[str, Any]) -> str:
+        if result["has_labels"]:
+            own = ("--dataset", self.output_dir, "--model_name_or_path", "ID_OR_DIR", "--output_dir", "runs/teacher")
+            return command_line("train-teacher", *own)
+        labelled = ("--output_dir", f"{self.output_dir}-labelled")
+        return command_line("label", self.output_dir, "--teacher", "ID_OR_DIR", *labelled)
 
 
 class Label(Options):
@@ -70,7 +93,19 @@ class Label(Options):
     bf16: bool | None = option("score in bfloat16 (on GPUs that have it)")
     batch_size: Count = option("pairs a step", 64)
 
-    def run(self) -> None:
+    def run(self) -> dict[str, Any]:
+        from emocap.records import STATISTICS_FILE, read_json
         from emocap.steps import label
 
         label(tables=self.dataset, **self.but("dataset"))
+        return read_json(Path(self.output_dir, STATISTICS_FILE), "what the labels are")
+
+    def show(self, result: dict[str, Any]) -> None:
+        from emocap.commands.printing import print_labels
+
+        print_labels(result)
+        print(f"Table and page: {self.output_dir}, {Path(self.output_dir, 'labels.html')}")
+
+    def following(self, result: dict[str, Any]) -> str:
+        own = ("--dataset", self.output_dir, "--word_embeddings", "ID_OR_DIR", "--output_dir", "runs/student")
+        return command_line("train-student", *own)

@@ -1,5 +1,7 @@
 """What commands print of a measurement."""
 
+from typing import Any
+
 from emocap.metrics import FEW_UNITS, METRIC_KEYS
 from emocap.records import (
     CAPTION_FIGURES,
@@ -12,7 +14,7 @@ from emocap.records import (
     wished_ways,
 )
 
-__all__ = ["print_captioner", "print_losses", "print_on_scenes", "print_result", "print_valence"]
+__all__ = ["print_captioner", "print_labels", "print_losses", "print_on_scenes", "print_result", "print_valence"]
 
 REFERENCES = ("prior", "chance", "tfidf", "lexicon", "encoder", "ceiling", "human", "as_human")
 
@@ -117,6 +119,23 @@ def print_losses(result: Result) -> None:
         print(f"{what:40}{result[key]:9.4f}")
     images = f"{result['num_examples']} images, split '{result['split']}'"
     print(f"nats a token; {result['num_captions']} captions of {images}")
+
+
+def print_labels(statistics: dict[str, Any]) -> None:
+    """One line an emotion: the share of the images that carry it, beside it that of the teacher's training set."""
+    emotions = statistics["emotions"]
+    has_prior = any(own["prevalence"] is not None for own in emotions.values())
+    heads = ["images", "share", *["prior"] * has_prior, "score"]
+    print(f"{'':20}" + "".join(f"{head:>9}" for head in heads))
+    for name, own in emotions.items():
+        shares = [own["share"], *[own["prevalence"]] * has_prior, own["score_mean"]]
+        cells = "".join("        -" if share is None else f"{share:9.4f}" for share in shares)
+        print(f"{name:20}{own['images']:9,}{cells}")
+    kept = sum(own["images"] for own in emotions.values()) / statistics["images"]
+    told = f"{statistics['images']:,} images, {statistics['captions']:,} captions, {kept:.2f} emotions an image"
+    print(f"{told}, {statistics['distinct_sets']:,} sets of emotions")
+    if has_prior:
+        print("prior: share of the teacher's training images; score: its mean probability")
 
 
 def print_valence(result: Result) -> None:

@@ -1,8 +1,13 @@
 """Commands that bring finished runs to people: a report, a file for other software, the Hub."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from emocap.options import Options, option, positional, required
+from emocap.terminal import command_line, say
+
+if TYPE_CHECKING:
+    from emocap.hub.publishing import Publication
 
 __all__ = ["Export", "Publish", "PublishFamily", "PublishSpace", "Report"]
 
@@ -22,10 +27,10 @@ class Report(Options):
     readme: str | None = option("put the table into this markdown file", metavar="FILE")
     block: str = option("between its '<!-- BLOCK -->' comments", "results")
 
-    def run(self) -> None:
+    def run(self) -> list[dict[str, Any]]:
         from emocap.data.storage import load_table
         from emocap.records import records_folder
-        from emocap.report.page import format_table, markdown_table, results_rows, update_block, write_report
+        from emocap.report.page import markdown_table, results_rows, update_block, write_report
 
         if any("=" not in run for run in self.runs):
             raise ValueError("Give each run as NAME=ID_OR_DIR, such as teacher=runs/teacher.")
@@ -46,7 +51,17 @@ class Report(Options):
             raise ValueError("--figures draws the charts of the page; give --output too.")
         if self.readme:
             update_block(Path(self.readme), self.block, markdown_table(rows))
-        print(format_table(rows))
+        return rows
+
+    def show(self, result: list[dict[str, Any]]) -> None:
+        from emocap.report.page import format_table
+
+        print(format_table(result))
+        if self.output:
+            print(f"Report: {self.output}")
+
+    def following(self, result: list[dict[str, Any]]) -> str:
+        return command_line("publish", self.runs[0].partition("=")[2], "--repo_id", "NAME", "--dry_run")
 
 
 class Export(Options):
@@ -58,7 +73,7 @@ class Export(Options):
     dataset: str | None = option("folder or Hub id of a table with human labels, to compare file and model on")
     split: str = option("its split", "test")
 
-    def run(self) -> None:
+    def run(self) -> dict[str, Any]:
         from emocap.data.storage import load_table
         from emocap.export import export_onnx, measure_export
 
@@ -66,30 +81,40 @@ class Export(Options):
         if tables and self.split not in tables:
             raise ValueError(f"'{self.dataset}' has no split '{self.split}' (splits: {', '.join(tables)}).")
         path = export_onnx(self.model, self.output, int8=self.int8)
-        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
-        if tables:
-            scores = measure_export(path, self.model, tables[self.split])
-            for name in ("map_macro", "lrap", "bce"):
-                model, file = scores["checkpoint"][name], scores["onnx"][name]
-                print(f"{name:12} model {model:.4f}, file {file:.4f}, difference {file - model:+.4f}")
+        scores = measure_export(path, self.model, tables[self.split]) if tables else {}
+        return {"output": str(path), "bytes": path.stat().st_size, **scores}
+
+    def show(self, result: dict[str, Any]) -> None:
+        print(f"{result['output']}: {result['bytes'] / 1e6:.1f} MB")
+        for name in ("map_macro", "lrap", "bce") if "onnx" in result else ():
+            model, file = result["checkpoint"][name], result["onnx"][name]
+            print(f"{name:12} model {model:.4f}, file {file:.4f}, difference {file - model:+.4f}")
+
+    def following(self, result: dict[str, Any]) -> str:
+        return command_line("publish", self.model, "--repo_id", "NAME", "--dry_run")
 
 
-class Publication(Options):
+class Published(Options):
     private: bool = option("make new repositories private", False)
     license: str | None = option("the Hub's id of a licence for the card (that of the data, where known)")
     dry_run: bool = option("list files, sizes and changes, and push nothing", False)
 
-    def show(self, publication) -> None:
+    def show_one(self, publication: "Publication") -> None:
         if self.dry_run:
             print(publication.describe())
         elif publication.commit is None:
             print("Nothing has changed: no commit.")
         else:
             print(f"{len(publication.added)} files added, {len(publication.deleted)} deleted: {publication.commit}")
-        print(publication.address, flush=True)
+        print(publication.address)
+
+    def for_good(self, name: str) -> str:
+        """The command that does what this one would do."""
+        given = {name: value for name, value in self.but("dry_run").items() if value not in (None, False)}
+        return command_line(name, *self.parser().flags_of(given))
 
 
-class Publish(Publication):
+class Publish(Published):
     """a run, an extractor or a table with its card, to the Hub"""
 
     folder: str = positional("DIR", "folder of a finished run, an extractor or a table; 'metric' for the metrics")
@@ -97,26 +122,43 @@ class Publish(Publication):
     revision: str | None = option("branch to push to, made if absent (main)")
     create_pr: bool = option("open a pull request instead", False)
 
-    def run(self) -> None:
+    def run(self) -> "Publication":
         from emocap.hub.publishing import publish
 
-        self.show(publish(**self.but()))
+        return publish(**self.but())
+
+    def show(self, result: "Publication") -> None:
+        self.show_one(result)
+
+    def following(self, result: "Publication") -> str | None:
+        if self.dry_run:
+            return self.for_good("publish")
+        return use_of(result)
 
 
-class PublishFamily(Publication):
+class PublishFamily(Published):
     """every run, extractor and labelled table of a folder, linked"""
 
     folder: str = positional("RUNS_DIR", "folder of folders, such as a quickstart's")
     namespace: str | None = option("user or organisation (yourself)")
     prefix: str = option("names are PREFIX-FOLDER", "emocap")
 
-    def run(self) -> None:
+    def run(self) -> "list[Publication]":
         from emocap.hub.family import publish_family
 
-        publish_family(**self.but(), report=self.show)
+        return publish_family(**self.but(), report=lambda publication: say(publication.address))
+
+    def show(self, result: "list[Publication]") -> None:
+        for publication in result:
+            self.show_one(publication)
+
+    def following(self, result: "list[Publication]") -> str | None:
+        if self.dry_run:
+            return self.for_good("publish-family")
+        return use_of(result[-1])
 
 
-class PublishSpace(Publication):
+class PublishSpace(Published):
     """the app of `emocap demo` over published models, as a Space"""
 
     model: list[str] = positional("MODEL", "Hub id of a teacher or student; several answer side by side")
@@ -127,7 +169,23 @@ class PublishSpace(Publication):
         metavar="DIR",
     )
 
-    def run(self) -> None:
+    def run(self) -> "Publication":
         from emocap.hub.space import publish_space
 
-        self.show(publish_space(**self.but()))
+        return publish_space(**self.but())
+
+    def show(self, result: "Publication") -> None:
+        self.show_one(result)
+
+    def following(self, result: "Publication") -> str | None:
+        return self.for_good("publish-space") if self.dry_run else None
+
+
+def use_of(publication: "Publication") -> str | None:
+    """What to do with what is published; None where no command reads it."""
+    if publication.repo_type == "dataset":
+        own = ("--word_embeddings", "ID_OR_DIR", "--output_dir", "runs/student")
+        return command_line("train-student", "--dataset", publication.repo_id, *own)
+    return (
+        command_line("predict", publication.repo_id, "--image", "FILE") if publication.repo_type == "model" else None
+    )

@@ -1,8 +1,10 @@
 """Commands that train one model. Their options are transformers' too, which are loaded when they are asked for."""
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from emocap.options import OptionsParser
+from emocap.terminal import command_line
 
 if TYPE_CHECKING:
     from emocap.records import Result
@@ -19,6 +21,7 @@ class StepParser(OptionsParser):
 
 class Training:
     step: str  # of emocap.steps
+    resumed = ("Go on", ("--resume_from_checkpoint", "true"))
 
     @classmethod
     def parser(cls) -> OptionsParser:
@@ -28,20 +31,18 @@ class Training:
         return StepParser(*own.parts, defaults=own.defaults)
 
     @classmethod
-    def run(cls, options: dict[str, Any]) -> None:
-        from accelerate import PartialState
-
+    def run(cls, options: dict[str, Any]) -> "Result":
         from emocap import steps
 
-        result = getattr(steps, cls.step)(options.pop("dataset"), **options)
-        if PartialState().is_main_process:
-            cls.show(result)
+        rest = {name: value for name, value in options.items() if name != "dataset"}
+        return getattr(steps, cls.step)(options["dataset"], **rest)
 
     @classmethod
-    def show(cls, result: "Result") -> None:
+    def show(cls, options: dict[str, Any], result: "Result") -> None:
         from emocap.commands.printing import print_result
 
         print_result(result)
+        print(f"Model, figures and card: {options['output_dir']}")
 
 
 class TrainTeacher(Training):
@@ -49,17 +50,31 @@ class TrainTeacher(Training):
 
     step = "train_teacher"
 
+    @staticmethod
+    def following(options: dict[str, Any], result: "Result") -> str:
+        return command_line("evaluate", options["output_dir"], "--dataset", options["dataset"], "--controls")
+
 
 class TrainStudent(Training):
     """train a student"""
 
     step = "train_student"
 
+    @staticmethod
+    def following(options: dict[str, Any], result: "Result") -> str:
+        own = ("--student", options["output_dir"], "--strategy", "anb+", "--output_dir", "runs/anb+")
+        return command_line("finetune", "--dataset", "ID_OR_DIR", *own)
+
 
 class Finetune(Training):
     """fine-tune onto the target: AnB, AnB+ and controls"""
 
     step = "finetune"
+
+    @staticmethod
+    def following(options: dict[str, Any], result: "Result") -> str:
+        folder, page = options["output_dir"], ("--output", os.path.join(options["output_dir"], "report.html"))
+        return command_line("report", f"finetuned={folder}", "--dataset", options["dataset"], *page)
 
 
 class TrainCaptioner(Training):
@@ -68,7 +83,12 @@ class TrainCaptioner(Training):
     step = "train_captioner"
 
     @classmethod
-    def show(cls, result: "Result") -> None:
+    def show(cls, options: dict[str, Any], result: "Result") -> None:
         from emocap.commands.printing import print_losses
 
         print_losses(result)
+        print(f"Model, figures and card: {options['output_dir']}")
+
+    @staticmethod
+    def following(options: dict[str, Any], result: "Result") -> str:
+        return command_line("caption", options["output_dir"], "--image", "FILE_OR_DIR", "--emotion", "NAME")

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict, get_dataset_config_names, load_dataset, load_from_disk
-from datasets.utils.logging import tqdm
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
 from PIL import Image, UnidentifiedImageError
@@ -22,6 +21,7 @@ from transformers.utils import logging
 
 from emocap.data.heavy_columns import PHOTOS_CONFIG, REGIONS_CONFIG, join_regions, read_folder, save_apart
 from emocap.data.licenses import card_license, set_license
+from emocap.terminal import progress
 
 __all__ = [
     "HUB_ID",
@@ -103,7 +103,8 @@ def photo_problems(paths: Sequence[str | os.PathLike | bytes]) -> list[str | Non
     if not paths:
         return []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(tqdm(pool.map(photo_problem, paths), total=len(paths), desc="Checking photos", unit=" photos"))
+        found = pool.map(photo_problem, paths)
+        return list(progress(found, total=len(paths), desc="Checking photos", unit="photos"))
 
 
 def attach_photos(rows: list[dict], photos_dir: str | os.PathLike | None, report: DataReport) -> list[dict]:

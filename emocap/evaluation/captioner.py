@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict, Features, concatenate_datasets
-from datasets.utils.logging import tqdm
 from torch.nn import functional as F
 from transformers import AutoConfig, BatchFeature, set_seed
 from transformers.utils import logging
@@ -35,6 +34,7 @@ from emocap.metrics.captions import bleu, cider_d, distinct, mean_length, share_
 from emocap.models import EmocapCaptionerForConditionalGeneration, EmocapCaptionerProcessor
 from emocap.models.processing_emocap_captioner import Wish
 from emocap.records import Result
+from emocap.terminal import progress
 
 __all__ = ["Captioner", "choose_pictures", "evaluate_captioner", "write"]
 
@@ -377,7 +377,7 @@ def write(
     """A greedy caption of each of the pairs' rows, for its wish and away from another emotion."""
     model, processor, _, size = captioner
     texts = []
-    for first in tqdm(range(0, len(rows), size), desc="Captioning", unit="batch", leave=False):
+    for first in progress(range(0, len(rows), size), desc="Captioning", unit="batches"):
         own = slice(first, first + size)
         inputs = read_pictures(captioner, rows[own], wishes[own], None if away_from is None else away_from[own])
         ids = model.generate(**inputs, guidance_scale=scale, do_sample=False, num_beams=1)

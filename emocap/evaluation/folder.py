@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features, List, Value
-from datasets.utils.logging import tqdm
 from pyarrow import csv, parquet
 from transformers import pipeline
 
@@ -22,6 +21,7 @@ from emocap.data.storage import DataReport, find_photo, write_json
 from emocap.evaluation.scoring import Committee
 from emocap.models import EmotionRecognitionPipeline
 from emocap.models.photo_emocap import photos_in_folder
+from emocap.terminal import progress
 
 __all__ = ["ENDINGS", "predict_folder", "report_path"]
 
@@ -97,9 +97,9 @@ def predict_folder(
     work_dir = output.with_name(f".{output.name}.parts")
 
     def answer(parts: list[Dataset]) -> Iterator[pa.Table]:
-        with tqdm(total=sum(map(len, parts)), desc="Predicting", unit=" photos") as progress:
+        with progress(total=sum(map(len, parts)), desc="Predicting", unit="photos") as bar:
             for part in parts:
-                yield answer_part(pipe, part, emotions, batch_size, progress)
+                yield answer_part(pipe, part, emotions, batch_size, bar)
 
     columns = Features(
         {
@@ -159,13 +159,13 @@ def member_settings(member: EmotionRecognitionPipeline) -> dict[str, Any]:
 
 
 def answer_part(
-    pipe: EmotionRecognitionPipeline, part: Dataset, emotions: list[str], batch_size: int, progress: tqdm
+    pipe: EmotionRecognitionPipeline, part: Dataset, emotions: list[str], batch_size: int, bar: Any
 ) -> pa.Table:
     """Probabilities, disagreement and problem of each row of a part."""
     probabilities, spreads, problems = [], [], []
     pairs = part.select_columns(["image", "text"]).to_list()
     for rows in pipe.answers(pairs, batch_size):
-        progress.update(1)
+        bar.update(1)
         problems.append(None if isinstance(rows, list) else str(rows))
         found = {row["label"]: row for row in rows} if isinstance(rows, list) else {}
         probabilities.append([found[name]["score"] for name in emotions] if found else None)

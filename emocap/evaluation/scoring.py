@@ -7,7 +7,6 @@ from typing import NamedTuple
 import datasets
 import numpy as np
 import torch
-from datasets.utils.logging import tqdm
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from emocap.data.pairs import PairDataset, has_photos, with_pixels
@@ -15,6 +14,7 @@ from emocap.data.schema import NUM_REGIONS
 from emocap.evaluation.calibration import temper
 from emocap.models import EmocapProcessor
 from emocap.models.common_emocap import CommitteeConfig
+from emocap.terminal import progress
 
 __all__ = [
     "Committee",
@@ -108,7 +108,7 @@ def predict_logits(model: torch.nn.Module, pairs: PairDataset, batch_size: int =
         raise ValueError(f"batch_size is {batch_size}; it must be 1 or more pairs a step.")
     # what is never written stays NaN, which every metric refuses
     all_logits = np.full((len(pairs), model.config.num_labels), np.nan, dtype=np.float32)
-    for start in tqdm(range(0, len(order), batch_size), desc="Scoring", unit="batch", leave=False):
+    for start in progress(range(0, len(order), batch_size), desc="Scoring", unit="batches"):
         chosen = order[start : start + batch_size]
         batch = pairs.__getitems__(chosen)
         batch.pop("labels", None)

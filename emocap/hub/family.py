@@ -15,6 +15,7 @@ from emocap.cards.public_names import PublicNames
 from emocap.hub.content import check_safe, kind_of
 from emocap.hub.publishing import Publication, check_login, explained, publish, short
 from emocap.records import STATISTICS_FILE
+from emocap.terminal import say
 
 __all__ = ["find_family", "publish_family"]
 
@@ -87,7 +88,7 @@ def publish_family(
             report(publication)
     parts = [*publications, *([Publication(space, "space", "", {}, [], [], [])] if has_space else [])]
     if not dry_run and (address := make_collection(namespace, prefix, private, parts)):
-        print(f"Collection: {address}", flush=True)
+        say(f"Collection: {address}")
     return publications
 
 

@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, concatenate_datasets
-from datasets.utils.logging import disable_progress_bar, tqdm
 from transformers import AutoModel, PreTrainedModel
 
 from emocap.data.batches import BatchFunction, config_fields, digest_of, pick_rank_device, weights_hash
@@ -31,6 +30,7 @@ from emocap.pseudo_labels.selection import Selected, Selection
 from emocap.pseudo_labels.statistics import label_statistics
 from emocap.records import STATISTICS_FILE
 from emocap.regions.extraction import is_result_of
+from emocap.terminal import progress
 
 __all__ = ["PseudoLabels", "label_tables", "score_columns"]
 
@@ -206,8 +206,6 @@ def label_tables(
     committee = Committee([teacher] if isinstance(teacher, str) else teacher)
     check_job(tables, committee, wanted)
     ranks = launched_ranks()
-    if not ranks.is_first:
-        disable_progress_bar()
     labels = PseudoLabels(committee.names, batch_size, bf16=bf16)
     bf16 = has_bf16(pick_rank_device(ranks.local_rank)) if bf16 is None else bf16
     members = [
@@ -230,7 +228,12 @@ def label_tables(
         score = partial(labels.score, rank=ranks.local_rank)
         scored = {
             name: map_in_shards(
-                split, partial(in_turn, score, name), labels.features, work_dir / name, settings, ranks=ranks
+                split,
+                partial(in_turn, score, name, ranks.is_first),
+                labels.features,
+                work_dir / name,
+                settings,
+                ranks=ranks,
             )
             for name, split in tables.items()
         }
@@ -302,9 +305,11 @@ def holds_scores(output: Path, fingerprint: str) -> bool:
     return not json.loads((output / "data_report.json").read_text("utf-8"))["problems"]
 
 
-def in_turn(score: Callable[[Dataset], pa.Table], name: str, shards: list[Dataset]) -> Iterator[pa.Table]:
+def in_turn(
+    score: Callable[[Dataset], pa.Table], name: str, show_progress: bool, shards: list[Dataset]
+) -> Iterator[pa.Table]:
     """The shards' columns, one after the other, under a progress bar."""
-    return map(score, tqdm(shards, desc=f"Labelling {name}", unit="shard"))
+    return map(score, progress(shards, desc=f"Labelling {name}", unit="shards", disable=not show_progress))
 
 
 def score_columns(committee: Committee) -> Features:

@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 from datasets import Dataset, DatasetDict, Features, concatenate_datasets
-from datasets.utils.logging import tqdm
 from PIL import Image
 from transformers import PreTrainedModel
 from transformers.utils import logging
@@ -26,6 +25,7 @@ from emocap.data.shards import job_fingerprint, map_in_shards
 from emocap.data.storage import DataReport, check_output_dir, load_table, save_table
 from emocap.models.processing_emocap import load_region_extractor
 from emocap.regions.photos import decode_ahead, photo_column, why_without_regions
+from emocap.terminal import progress, say
 
 __all__ = ["DTYPES", "SCENES_DETECTOR", "RegionFeatures", "extract_regions"]
 
@@ -197,7 +197,7 @@ def map_splits(
     fingerprint = job_fingerprint(settings, tables.values(), sorted(tables))
     if ranks.first_decides([is_result_of(output, fingerprint)])[0]:
         if ranks.is_first:
-            print(f"'{output_dir}' holds these regions already: same photos, same settings. Nothing to do.")
+            say(f"'{output_dir}' holds these regions already: same photos, same settings. Nothing to do.")
         ranks.wait_for_all()
         return load_table(output_dir)
     for name, split in tables.items():
@@ -249,7 +249,7 @@ def regions_of_shards(
     if on_cpu:
         torch.set_num_threads(1)
     pool = ThreadPoolExecutor(num_workers)
-    progress = tqdm(total=sum(map(len, shards)), desc="Regions", unit=" photos", disable=not show_progress)
+    bar = progress(total=sum(map(len, shards)), desc="Regions", unit="photos", disable=not show_progress)
     try:
         batches = decode_ahead(
             shards, step, 2 * (step + num_workers), pool, (lambda photo: look([photo])) if on_cpu else None
@@ -261,12 +261,12 @@ def regions_of_shards(
                     (features[rows, :limit], boxes[rows, :limit], counts[rows]) = (
                         results[0] if on_cpu else look(results)
                     )
-                    progress.update(len(rows))
-            progress.update(sum(map(len, shards[: number + 1])) - progress.n)  # rows without a readable photo
+                    bar.update(len(rows))
+            bar.update(sum(map(len, shards[: number + 1])) - bar.n)  # rows without a readable photo
             yield regions_table(features, boxes, counts)
     finally:
         pool.shutdown(cancel_futures=True)
-        progress.close()
+        bar.close()
         torch.set_num_threads(compute_threads)
 
 

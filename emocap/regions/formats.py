@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetDict
-from datasets.utils.logging import tqdm
 from safetensors import SafetensorError, safe_open
 
 from emocap.data.schema import NUM_REGIONS
 from emocap.data.storage import DataReport, check_output_dir
 from emocap.regions.extraction import empty_regions, map_splits, regions_table
+from emocap.terminal import progress
 
 __all__ = ["image_key", "import_regions"]
 
@@ -132,7 +132,7 @@ def match(
         key = image_key(image_id)
         keys[key] = None if key in keys else image_id  # two images by one key: only their own names tell them apart
     readers, widths, reasons, others = {}, {}, {}, Counter()
-    for name, read in tqdm(entries, desc="Reading the file", unit=" images"):
+    for name, read in progress(entries, desc="Reading the file", unit="images"):
         image_id = name if name in image_ids else keys.get(image_key(name))
         if image_id is None:
             others[name] += 1

@@ -24,13 +24,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, Features, List, Value
-from datasets.utils import tqdm
 
 from emocap.data.licenses import set_license
 from emocap.data.schema import SPLIT_SHARES, pair_features, socratis_labels, split_of
 from emocap.scenes import tables
 from emocap.scenes.drawing import PICTURE_ATTRIBUTES, SCENE_CLASSES, PictureState, draw_scene
 from emocap.scenes.grammar import WORD_STATES, WordState, describe, write_caption
+from emocap.terminal import progress
 
 __all__ = [
     "CAPTIONS_PER_SOURCE_IMAGE",
@@ -224,10 +224,12 @@ def _draw_split(ids: Sequence[str], features: Features, kept: np.ndarray, seed: 
     parts = [ids[start : start + _ROWS_A_CHUNK] for start in range(0, len(ids), _ROWS_A_CHUNK)]
     digest = hashlib.blake2b(schema.serialize(), digest_size=8)  # datasets' own would copy the whole table
     chunks = [schema.empty_table()]
-    for part in tqdm(parts, desc="Drawing scenes", unit_scale=_ROWS_A_CHUNK, unit=" pictures", leave=False):
-        chunks.append(_to_arrow([_draw_row(image_id, kept, seed) for image_id in part], schema))
-        for batch in chunks[-1].to_batches():
-            digest.update(batch.serialize())
+    with progress(total=len(ids), desc="Drawing scenes", unit="pictures") as bar:
+        for part in parts:
+            chunks.append(_to_arrow([_draw_row(image_id, kept, seed) for image_id in part], schema))
+            for batch in chunks[-1].to_batches():
+                digest.update(batch.serialize())
+            bar.update(len(part))
     return Dataset(pa.concat_tables(chunks), fingerprint=digest.hexdigest())
 
 

@@ -9,11 +9,11 @@ import argparse
 
 import numpy as np
 import torch
-from datasets.utils.logging import tqdm
 from transformers import set_seed
 
 from emocap.models import EmocapRegionConfig, EmocapRegionExtractor
 from emocap.scenes.corpus import SCENE_CLASSES, draw_scene, random_scene
+from emocap.terminal import progress
 
 __all__ = ["train_scenes_detector"]
 
@@ -31,8 +31,7 @@ def train_scenes_detector(steps: int) -> EmocapRegionExtractor:
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
     rng = np.random.default_rng(CORPUS_SEED)
-    progress = tqdm(range(steps), desc="Training the detector")
-    for _ in progress:
+    for _ in progress(range(steps), desc="Training the detector", unit="steps"):
         images, targets = zip(*(training_example(rng) for _ in range(BATCH_SIZE)), strict=True)
         loss = sum(model.detector(list(images), list(targets)).values())
         optimizer.zero_grad()
@@ -40,7 +39,6 @@ def train_scenes_detector(steps: int) -> EmocapRegionExtractor:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
         schedule.step()
-        progress.set_postfix(loss=f"{loss.item():.3f}")
     return model.eval()
 
 

@@ -37,6 +37,7 @@ from emocap.records import Result
 from emocap.steps import train_teacher
 from emocap.studies.options import CrossValidationArguments
 from emocap.studies.skeleton import remember_plan
+from emocap.terminal import progress, say
 
 __all__ = ["cross_validate", "fold_of"]
 
@@ -84,10 +85,13 @@ def cross_validate(own: CrossValidationArguments, flags: list[str]) -> Result:
     others = [check_finished(Path(folder), own.num_folds) for folder in own.together]
     remember_plan(output, own.but("together") | {"flags": flags})
     finished = []
-    for fold in range(own.num_folds):
-        tables = fold_tables(table, folds, fold)
-        finished.append(run_fold(output / f"fold{fold}", tables, settings, options, own))
-        print(f"fold {fold}: {json.dumps(finished[-1].chosen)}", flush=True)
+    trainings = len(settings) * own.num_seeds  # a fold
+    with progress(desc="Cross-validation", total=own.num_folds * trainings, unit="trainings") as bar:
+        for fold in range(own.num_folds):
+            tables = fold_tables(table, folds, fold)
+            finished.append(run_fold(output / f"fold{fold}", tables, settings, options, own, bar))
+            say(f"Fold {fold}: {json.dumps(finished[-1].chosen)}")
+            bar.update((fold + 1) * trainings - bar.n)  # of a fold that was finished before
     finished = [with_committee(fold, number, others) for number, fold in enumerate(finished)]
     metrics = summarise(finished, truth_column(table))
     write_json(output / "metrics.json", metrics)
@@ -157,16 +161,20 @@ def fold_tables(table: Dataset, folds: np.ndarray, fold: int) -> DatasetDict:
 
 
 def run_fold(
-    folder: Path, tables: DatasetDict, settings: list[dict], options: list[dict], own: CrossValidationArguments
+    folder: Path,
+    tables: DatasetDict,
+    settings: list[dict],
+    options: list[dict],
+    own: CrossValidationArguments,
+    bar: Any,
 ) -> Fold:
     """Trains every setting on the other folds, chooses on their validation rows and scores this fold once."""
     test = tables.pop("test")  # no training sees it
     if not (folder / "chosen.json").is_file():
-        seeds = range(own.num_seeds)
-        runs = [
-            [train_once(folder / f"setting{index}_seed{seed}", tables, each | {"seed": seed}) for seed in seeds]
-            for index, each in enumerate(options)
-        ]
+        runs: list[list[Result]] = [[] for _ in options]
+        for (index, each), seed in itertools.product(enumerate(options), range(own.num_seeds)):
+            runs[index].append(train_once(folder / f"setting{index}_seed{seed}", tables, each | {"seed": seed}))
+            bar.update()
         validated = [float(np.mean([run[own.choose_by] for run in each])) for each in runs]
         best = best_of(validated, own.choose_by)
         prior = prior_probabilities(label_matrix(tables["train"], "labels"))

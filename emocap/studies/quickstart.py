@@ -8,9 +8,10 @@ from typing import Any
 import yaml
 
 from emocap.data.schema import label_names
-from emocap.report.page import format_table, results_rows, write_report
+from emocap.report.page import results_rows, write_report
 from emocap.steps import evaluate, finetune, train_student
-from emocap.studies.scenes_corpus import make_corpus, stage
+from emocap.studies.scenes_corpus import make_corpus
+from emocap.terminal import stage
 from emocap.threads import one_thread
 
 __all__ = ["quickstart"]
@@ -19,10 +20,11 @@ NUM_EXAMPLES = 24
 
 
 @one_thread()
-def quickstart(output_dir: str) -> None:
+def quickstart(output_dir: str) -> list[dict[str, Any]]:
     """Corpus, regions, teacher, pseudo-labels, student, AnB, AnB+ and scratch, evaluation, report.
 
-    Everything lies in a folder of `output_dir` of its own; the table at the end and report.html compare the models.
+    Everything lies in a folder of `output_dir` of its own; report.html and the rows given back, see `results_rows`,
+    compare the models.
     """
     output = Path(output_dir)
     settings = yaml.safe_load(resources.files("emocap.presets").joinpath("quickstart.yaml").read_text("utf-8"))
@@ -51,8 +53,7 @@ def quickstart(output_dir: str) -> None:
             examples=labelled_examples(labelled["train"]),
             tables=tables,
         )
-    print(format_table(results_rows(runs)))
-    print(f"Report: {output / 'report.html'}")
+    return results_rows(runs)
 
 
 def labelled_examples(table) -> list[dict[str, Any]]:

@@ -2,9 +2,6 @@
 source pictures labelled by it."""
 
 import shutil
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
@@ -16,8 +13,9 @@ from emocap.regions import SCENES_DETECTOR, extract_regions
 from emocap.scenes.body import make_body
 from emocap.scenes.corpus import load_scenes
 from emocap.steps import label, train_teacher
+from emocap.terminal import stage
 
-__all__ = ["make_corpus", "scenes_corpus", "stage"]
+__all__ = ["make_corpus", "scenes_corpus"]
 
 SIZES = {"num_target": 4000, "num_source": 4000, "seed": 0}
 
@@ -51,12 +49,3 @@ def make_corpus(output: Path, settings: dict[str, dict]) -> tuple[DatasetDict, D
         source = DatasetDict({"train": tables["source"]})
         labelled = label(source, output / "teacher", output / "labelled", **settings["label"])
     return tables, labelled
-
-
-@contextmanager
-def stage(name: str) -> Iterator[None]:
-    """Announces a stage and says how long it took."""
-    print(f"== {name}", flush=True)
-    start = time.perf_counter()
-    yield
-    print(f"   {time.perf_counter() - start:.0f} s", flush=True)

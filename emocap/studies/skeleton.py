@@ -14,7 +14,6 @@ import datasets
 import numpy as np
 import torch
 import transformers
-from tqdm.auto import tqdm
 
 from emocap.arguments import StudentArguments
 from emocap.data.storage import write_array, write_json, write_text
@@ -23,6 +22,7 @@ from emocap.metrics import Bootstrap, check_metric, intervals, resampled_metrics
 from emocap.report.tables import update_block
 from emocap.studies.options import StudyArguments
 from emocap.studies.runs import Part, Recipe
+from emocap.terminal import progress
 from emocap.threads import one_thread
 
 __all__ = ["PairedGain", "Study", "digest", "paired_gain", "remember_plan"]
@@ -108,7 +108,8 @@ class Study(Generic[RunT, ArgumentsT]):
         todo = [[run for run in stage if not self.is_finished(run)] for stage in stages]
         jobs, total = min(self.arguments.jobs, max(map(len, todo))), sum(map(len, stages))
         with ExitStack() as stack:
-            bar = stack.enter_context(tqdm(total=total, initial=total - sum(map(len, todo)), desc="Study", unit="run"))
+            finished = total - sum(map(len, todo))
+            bar = stack.enter_context(progress(desc="Study", unit="runs", total=total, initial=finished))
             work: Callable[..., Iterable] = map
             if jobs > 1:
                 context, start = multiprocessing.get_context("spawn"), (type(self), self.arguments)

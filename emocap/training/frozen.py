@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import PartialState
-from datasets.utils.logging import tqdm
 from torch import nn
 
 from emocap.data.pairs import PairDataset
 from emocap.models.modeling_emocap_teacher import EmocapTeacherForMultiLabelClassification
+from emocap.terminal import progress
 from emocap.training.heads import head_of
 from emocap.training.layers import layers_of, parts_beside
 
@@ -224,7 +224,7 @@ def write_once(
     state.wait_for_everyone()
     files = {path.stem: np.load(path, mmap_mode="r+") for path in sorted(folder.glob("*.npy"))}
     starts = range(0, len(order), batch_size)
-    for start in tqdm(starts, desc="Outputs of what is frozen, once", disable=not state.is_main_process):
+    for start in progress(starts, desc="Outputs of what is frozen", unit="batches", disable=not state.is_main_process):
         write(files, order[start : start + batch_size])
     for values in files.values():
         values.flush()

@@ -6,12 +6,14 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.data import SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
+from emocap.terminal import Terminal, progress
 from emocap.training.frozen import PairsWithStates, PooledPairs, frozen_layers, only_head_trains, skipped_layers
 from emocap.training.sampling import PairSampler
 from emocap.training.weight_decay import parameter_groups
@@ -37,6 +39,10 @@ class EmocapTrainer(Trainer):
         self.fresh, self.sampler = fresh, sampler
         if sampler is not None:
             self.add_callback(EpochOfSampler(sampler))
+        if Terminal.current is not None:  # a command has its own look
+            for callback in (ProgressCallback, PrinterCallback):
+                self.remove_callback(callback)
+            self.add_callback(TrainingProgress)
 
     def _get_train_sampler(self, train_dataset: torch.utils.data.Dataset | None = None):
         return super()._get_train_sampler(train_dataset) if self.sampler is None else self.sampler
@@ -65,6 +71,60 @@ class EpochOfSampler(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **kwargs) -> None:
         self.sampler.set_epoch(int(state.epoch or 0))
+
+
+class TrainingProgress(TrainerCallback):
+    """One bar a training, with epoch, loss and the metric that its best checkpoint goes by; one for what is measured
+    after it."""
+
+    def __init__(self):
+        self.bar: Any = None
+        self.is_training = False
+        self.figures: dict[str, float] = {}
+        self.note, self.measured = "", 0
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        self.is_training = True
+        self.bar = progress(desc="Training", total=state.max_steps, initial=state.global_step, unit="steps")
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        if not self.is_training:
+            return
+        best = (args.metric_for_best_model or "loss").removeprefix("eval_")
+        names = {"loss": "loss", f"eval_{best}": f"validation {best}"}
+        self.figures |= {told: logs[name] for name, told in names.items() if name in (logs or {})}
+        told = [f"{name} {value:.4g}" for name, value in self.figures.items()]
+        self.note = ", ".join([f"epoch {state.epoch:.3g} of {state.num_train_epochs}", *told])
+        self.bar.set_postfix_str(self.note)
+
+    def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs) -> None:
+        if self.is_training:
+            self.measured += 1
+            self.bar.set_postfix_str(f"{self.note}, measuring: {self.measured} of {len(eval_dataloader)}")
+        else:
+            self.bar = self.bar or progress(desc="Measuring", total=len(eval_dataloader), unit="batches")
+            self.bar.update()
+
+    def on_evaluate(self, args, state, control, **kwargs) -> None:
+        self.measured = 0
+        if not self.is_training:
+            self.close()
+
+    def on_predict(self, args, state, control, **kwargs) -> None:
+        self.close()
+
+    def on_train_end(self, args, state, control, **kwargs) -> None:
+        self.is_training, self.bar.total = False, self.bar.n  # it may have stopped early
+        self.bar.set_postfix_str(self.note)
+        self.close()
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        self.bar = None
 
 
 @contextmanager
