@@ -152,7 +152,7 @@ def test_coco_without_annotations(refused, tmp_path, out):
     (tmp_path / "coco" / "train2017").mkdir(parents=True)
     message = refused("data", "coco", tmp_path / "coco", "--output_dir", out)
     assert str(tmp_path / "coco" / "annotations" / "captions_train2017.json") in message
-    assert "Expected COCO's own layout" in message
+    assert "expected COCO's own layout" in message
 
 
 def test_an_output_folder_with_other_things_is_refused(refused, tmp_path, tiny_table_dir, tiny_teacher):

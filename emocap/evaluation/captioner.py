@@ -412,7 +412,7 @@ def write_best(
     set_seed(seed)
     rows, wishes = np.repeat(np.arange(len(pictures)), len(labels)), np.tile(labels, len(pictures))
     texts, nats, step = [], [], max(1, size // number)
-    for first in tqdm(range(0, len(rows), step), desc="Captioning", unit="batch", leave=False):
+    for first in progress(range(0, len(rows), step), desc="Captioning", unit="batches"):
         own = slice(first, first + step)
         inputs = read_pictures(captioner, rows[own], [emotions[label] for label in wishes[own]])
         told, costs = write_candidates(model, processor, inputs, number, guidance_scale=scale)

@@ -17,7 +17,7 @@ from transformers import pipeline
 from emocap.data.batches import weights_hash
 from emocap.data.shards import job_fingerprint, map_in_shards
 from emocap.data.sources import open_source
-from emocap.data.storage import DataReport, find_photo, write_json
+from emocap.data.storage import DataReport, find_photos, write_json
 from emocap.evaluation.scoring import Committee
 from emocap.models import EmotionRecognitionPipeline
 from emocap.models.photo_emocap import photos_in_folder
@@ -199,9 +199,10 @@ def pairs_in_table(path: Path) -> list[dict[str, str | None]]:
     if not columns:
         raise ValueError(f"'{path}' has the columns {', '.join(source.columns)}; expected image, caption or both.")
     for _, row in source.rows(columns):
-        name, caption = row.get("image") or None, row.get("caption") or None
-        image = name and (find_photo(path.parent, name) or os.path.join(path.parent, Path(name).name))
-        pairs.append({"image": image, "text": caption, "name": name})
+        pairs.append({"name": row.get("image") or None, "text": row.get("caption") or None})
+    found = find_photos(path.parent, [pair["name"] for pair in pairs])
+    for pair, (photo, problem) in zip(pairs, found, strict=True):
+        pair["image"] = str(photo or path.parent / Path(pair["name"] or "").name) if photo or problem else None
     return pairs
 
 
