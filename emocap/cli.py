@@ -52,11 +52,9 @@ def perform(name: str, flags: Sequence[str]) -> int:
     command, parser = COMMANDS[name], command_parser(name)
     values = parser.given(flags)
     showing = Showing(**{own.name: values.pop(own.name) for own in option_fields(Showing) if own.name in values})
-    terminal = Terminal(showing.quiet)
-    with terminal.opened():
-        options = parser.make(values)
-        with redirect_stdout(sys.stderr):  # whatever a library prints is no result
-            result = command.run(*options)
+    options, terminal = parser.make(values), Terminal(showing.quiet)
+    with terminal.opened(), redirect_stdout(sys.stderr):  # whatever a library prints is no result
+        result = command.run(*options)
     if not terminal.is_first:
         return 0
     if showing.json:
