@@ -273,8 +273,8 @@ def add_wishes(captioner: str, answer: Callable, photo: gr.Image, outputs: list[
 
 
 def add_batch_tab(pipes: Pipes) -> None:
-    def answer(folder: dict[str, str], files: dict[str, str], name: str) -> str:
-        return batch_html(pipes[name], folder | files)
+    def answer(folder: list[tuple[str, str]], files: list[tuple[str, str]], name: str) -> str:
+        return batch_html(pipes[name], folder + files)
 
     gr.Markdown(BATCH)
     with gr.Row():
@@ -283,7 +283,7 @@ def add_batch_tab(pipes: Pipes) -> None:
             gr.File(label="Photos, a CSV", file_count="multiple"),
         ]
     for own in given:
-        own.preprocess = lambda payload: {one.orig_name or one.path: one.path for one in payload or []}
+        own.preprocess = lambda payload: [(Path(one.orig_name or one.path).name, one.path) for one in payload or []]
     name = gr.Radio(list(pipes), value=next(iter(pipes)), label="Model", visible=len(pipes) > 1)
     ask = gr.Button("Answer all", variant="primary")
     table = gr.HTML(elem_classes="emocap", label="Answers")
@@ -440,23 +440,24 @@ def regions_html(photo: Image.Image, boxes: Sequence[Sequence[float]], weights: 
     )
 
 
-def batch_html(pipe: EmotionRecognitionPipeline, files: Mapping[str, str]) -> str:
+def batch_html(pipe: EmotionRecognitionPipeline, files: list[tuple[str, str]]) -> str:
     """The file to save, what was left out, and a table of the first answers.
 
     Args:
         pipe: of the model that answers.
-        files: paths by the names that they were uploaded with.
+        files: the name that each was uploaded with, which says nothing of folders, and where it lies.
     """
-    names = {name: Path(name.replace("\\", "/")) for name in files}
-    tables = [own for own in names.values() if own.suffix.lower() in (".csv", ".tsv")]
+    names = [name for name, _ in files]
+    tables = [name for name in names if name.lower().endswith((".csv", ".tsv"))]
     if not files or len(tables) > 1:
         return alert("Give one CSV at most." if tables else "Give a folder, photos or a CSV.")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        return alert(f"More than one file is called {', '.join(twice)}; rename all but one.")
     with tempfile.TemporaryDirectory(prefix="emocap-demo-") as work:
         given, output = Path(work, "given"), Path(work, "answers.csv")
-        for name, path in files.items():
-            own = given / Path(*(part for part in names[name].parts if part not in ("/", "..")))
-            own.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, own)
+        given.mkdir()
+        for name, path in files:
+            shutil.copyfile(path, given / name)
         try:
             report = predict_folder(pipe, given / tables[0] if tables else given, output)
         except (OSError, ValueError) as error:
