@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 import gradio as gr
 import numpy as np
+import torch
 from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, pipeline
 
@@ -233,7 +234,7 @@ def add_pair_tab(pipes: Pipes, captioner: str | None, examples: Examples) -> Non
     picked = gr.HTML(examples_html(examples), js_on_load=CHOOSE, elem_classes="emocap", label="Examples")
     given, shown = [photo, caption], [bars, reasons]
     gr.on([ask.click, caption.submit], answer, given, shown, api_name="answer", **ONE_BY_ONE)
-    bars.choose(explain, given, reasons, **PRIVATE, **ONE_BY_ONE)
+    bars.choose(explain, given, reasons, scroll_to_output=True, **PRIVATE, **ONE_BY_ONE)
     picked.choose(pick, None, [*given, *shown], **PRIVATE, **ONE_BY_ONE)
     if captioner:
         with wishes:
@@ -245,14 +246,15 @@ def add_wishes(captioner: str, answer: Callable, photo: gr.Image, outputs: list[
     processor = AutoProcessor.from_pretrained(captioner)
     if processor.region_extractor is None:
         raise ValueError(f"'{captioner}' names no region extractor, so it reads no photos.")
-    model = AutoModelForImageTextToText.from_pretrained(captioner).eval()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = AutoModelForImageTextToText.from_pretrained(captioner).eval().to(device)
     emotions = processor.emotions
 
     def write(photo: str | None, scale: float, chosen: list[str], *weights: float) -> tuple[Any, ...]:
         if photo is None or not is_photo(photo):
             return gr.skip(), alert("Give a photo that can be read: captions are written of photos."), ""
         wish = {name: weight for name, weight in zip(emotions, weights, strict=True) if name in chosen}
-        inputs = processor(images=[photo], emotions=wish or None)
+        inputs = processor(images=[photo], emotions=wish or None, device=device).to(device)
         written = model.generate(**inputs, guidance_scale=scale)[0, inputs["input_ids"].shape[1] :]
         caption = processor.decode(written, skip_special_tokens=True).strip()
         return caption, *answer(photo, caption)
@@ -261,6 +263,7 @@ def add_wishes(captioner: str, answer: Callable, photo: gr.Image, outputs: list[
         return [gr.update(visible=name in chosen) for name in emotions]
 
     with gr.Accordion("Write a caption that raises wished emotions", open=False):
+        gr.Markdown("Each chosen emotion has a slider; 1 is as much as 2 % of the captions that were learned exceed.")
         chosen = gr.CheckboxGroup(emotions, label="Wished emotions")
         sliders = [gr.Slider(0, 2, 1, step=0.1, label=name, visible=False) for name in emotions]
         scale = gr.Slider(1, 4, 2, step=0.5, label="How far words go by the wish (1: as they were learned)")
@@ -270,8 +273,8 @@ def add_wishes(captioner: str, answer: Callable, photo: gr.Image, outputs: list[
 
 
 def add_batch_tab(pipes: Pipes) -> None:
-    def answer(folder: dict[str, str], files: dict[str, str], name: str) -> str:
-        return batch_html(pipes[name], folder | files)
+    def answer(folder: list[tuple[str, str]], files: list[tuple[str, str]], name: str) -> str:
+        return batch_html(pipes[name], folder + files)
 
     gr.Markdown(BATCH)
     with gr.Row():
@@ -280,7 +283,7 @@ def add_batch_tab(pipes: Pipes) -> None:
             gr.File(label="Photos, a CSV", file_count="multiple"),
         ]
     for own in given:
-        own.preprocess = lambda payload: {one.orig_name or one.path: one.path for one in payload or []}
+        own.preprocess = lambda payload: [(Path(one.orig_name or one.path).name, one.path) for one in payload or []]
     name = gr.Radio(list(pipes), value=next(iter(pipes)), label="Model", visible=len(pipes) > 1)
     ask = gr.Button("Answer all", variant="primary")
     table = gr.HTML(elem_classes="emocap", label="Answers")
@@ -437,23 +440,24 @@ def regions_html(photo: Image.Image, boxes: Sequence[Sequence[float]], weights: 
     )
 
 
-def batch_html(pipe: EmotionRecognitionPipeline, files: Mapping[str, str]) -> str:
+def batch_html(pipe: EmotionRecognitionPipeline, files: list[tuple[str, str]]) -> str:
     """The file to save, what was left out, and a table of the first answers.
 
     Args:
         pipe: of the model that answers.
-        files: paths by the names that they were uploaded with.
+        files: the name that each was uploaded with, which says nothing of folders, and where it lies.
     """
-    names = {name: Path(name.replace("\\", "/")) for name in files}
-    tables = [own for own in names.values() if own.suffix.lower() in (".csv", ".tsv")]
+    names = [name for name, _ in files]
+    tables = [name for name in names if name.lower().endswith((".csv", ".tsv"))]
     if not files or len(tables) > 1:
         return alert("Give one CSV at most." if tables else "Give a folder, photos or a CSV.")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        return alert(f"More than one file is called {', '.join(twice)}; rename all but one.")
     with tempfile.TemporaryDirectory(prefix="emocap-demo-") as work:
         given, output = Path(work, "given"), Path(work, "answers.csv")
-        for name, path in files.items():
-            own = given / Path(*(part for part in names[name].parts if part not in ("/", "..")))
-            own.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, own)
+        given.mkdir()
+        for name, path in files:
+            shutil.copyfile(path, given / name)
         try:
             report = predict_folder(pipe, given / tables[0] if tables else given, output)
         except (OSError, ValueError) as error:

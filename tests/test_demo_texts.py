@@ -1,9 +1,12 @@
 """What the app says, and what it refuses, without a browser."""
 
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from emocap.cli import main
 
@@ -27,6 +30,27 @@ def test_what_it_refuses(tiny_teacher, tiny_student, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["demo", tiny_student, "--captioner", tiny_teacher])
     assert stop.value.code == 2 and "expected emocap_captioner" in capsys.readouterr().err
+
+
+def test_what_is_uploaded_is_deleted_while_the_app_runs(tiny_student, tmp_path, rng, monkeypatch):
+    from gradio_client import Client, handle_file
+
+    monkeypatch.setattr(demo, "CLEAN_EVERY", 1)
+    monkeypatch.setattr(demo, "KEEP_FOR", 5)
+    Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(tmp_path / "own.png")
+    app = emocap.build_demo(tiny_student)
+    try:
+        url = app.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")[1]
+        client = Client(url, verbose=False, analytics_enabled=False)
+        page = client.predict(handle_file(str(tmp_path / "own.png")), "a party", api_name="/answer")[0]
+        assert page.count("data-choice") == 5 and "by chance" in page
+        deadline = time.monotonic() + 30
+        while [path for path in Path(app.folder.name).rglob("*own.png") if path.is_file()]:
+            assert time.monotonic() < deadline, "the photo is still there"
+            time.sleep(0.2)
+    finally:
+        app.close()
+    assert not Path(app.folder.name).exists()
 
 
 def test_without_gradio_it_names_the_extra(monkeypatch, capsys):

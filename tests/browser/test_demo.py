@@ -18,6 +18,7 @@ from PIL import Image
 pytest.importorskip("gradio", reason='pip install -e ".[demo]"')
 pytest.importorskip("selenium", reason='pip install -e ".[browser]"')
 
+from selenium.webdriver import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
@@ -170,7 +171,7 @@ def test_an_emotion_shows_what_spoke_for_it(app, pipes, desktop, photo):
     assert not violations(window) and not console_errors(window)
 
 
-def test_wishes_write_a_caption(app, desktop, photo):
+def test_wishes_write_a_caption(app, desktop, photo, screenshot):
     window = opened(desktop, app)
     button(window, "Write a caption that raises wished emotions").click()
     wait(lambda: find(window, "input[type=checkbox]"))
@@ -196,9 +197,10 @@ def test_wishes_write_a_caption(app, desktop, photo):
     assert written == processor.decode(made, skip_special_tokens=True).strip()
     assert wait(lambda: bars(window)), "and what the models say of it"
     assert not console_errors(window)
+    screenshot(window, "demo_wishes")
 
 
-def test_many_photos(app, pipes, desktop, photo, tmp_path, rng):
+def test_many_photos(app, pipes, desktop, photo, tmp_path, rng, screenshot):
     window = opened(desktop, app)
     button(window, "Many photos").click()
     Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(tmp_path / "été (1).png")
@@ -229,6 +231,7 @@ def test_many_photos(app, pipes, desktop, photo, tmp_path, rng):
     assert [own.partition(":")[0] for own in alerts] == ["broken.jpg", "../photo.gif"]
     assert not any("/tmp" in own or str(tmp_path) in own for own in alerts)
     assert not violations(window) and not console_errors(window) and not too_wide(window)
+    screenshot(window, "demo_many_photos")
 
 
 def test_what_cannot_be_read_is_said(app, desktop, tmp_path):
@@ -248,7 +251,12 @@ def test_what_cannot_be_read_is_said(app, desktop, tmp_path):
 def test_on_a_phone_in_the_dark_by_keyboard(app, open_browser, screenshot):
     window = opened(open_browser("phone", dark=True), app)
     assert not too_wide(window) and not violations(window)
-    wait(lambda: find(window, ".examples button"))[0].send_keys(Keys.ENTER)
+    wait(lambda: find(window, ".examples button"))
+    for _ in range(40):
+        ActionChains(window).send_keys(Keys.TAB).perform()
+        if window.execute_script("return document.activeElement.matches('.examples button')"):
+            break
+    ActionChains(window).send_keys(Keys.ENTER).perform()
     wait(lambda: len(bars(window)) == 2)
     caption = find(window, "textarea")[0].get_attribute("value")
     assert caption and caption in find(window, ".examples button")[0].text
@@ -281,3 +289,25 @@ def test_a_file_of_the_server_is_no_upload(app, photo):
         event = json.load(answer)["event_id"]
     with urlopen(f"{address}/{event}", timeout=60) as answer:
         assert answer.read().startswith(b"event: error")
+
+
+def test_a_folder(app, desktop, photo, tmp_path):
+    window = opened(desktop, app)
+    button(window, "Many photos").click()
+    (tmp_path / "album" / "more").mkdir(parents=True)
+    for name in ("a.png", "more/b.png"):
+        (tmp_path / "album" / name).write_bytes(Path(photo).read_bytes())
+    (tmp_path / "album" / "more" / "b.txt").write_text(CAPTION)
+    wait(lambda: find(window, "input[type=file][webkitdirectory]"))[0].send_keys(str(tmp_path / "album"))
+    wait(lambda: len(find(window, ".file-preview tr")) == 3)
+    button(window, "Answer all").click()
+    rows = wait(lambda: find(window, ".emocap tbody tr"))
+    cells = [[cell.text for cell in row.find_elements(By.CSS_SELECTOR, "th, td")][:2] for row in rows]
+    assert cells == [["a.png", ""], ["b.png", CAPTION]]
+    (tmp_path / "album" / "b.png").write_bytes(Path(photo).read_bytes())
+    button(opened(window, app), "Many photos").click()
+    wait(lambda: find(window, "input[type=file][webkitdirectory]"))[0].send_keys(str(tmp_path / "album"))
+    wait(lambda: len(find(window, ".file-preview tr")) == 4)
+    button(window, "Answer all").click()
+    told = wait(lambda: find(window, "[role=alert].alert"))[0].text
+    assert told == "More than one file is called b.png; rename all but one." and not console_errors(window)

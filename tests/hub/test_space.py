@@ -15,6 +15,7 @@ from PIL import Image
 from transformers import pipeline
 
 from emocap.cli import main
+from emocap.hub import family as family_module
 from emocap.hub.family import find_family, publish_family
 from emocap.hub.publishing import publish
 from emocap.hub.space import publish_space
@@ -99,7 +100,9 @@ def test_a_second_time_there_is_nothing_to_do(published):
     assert dry.added == ["README.md", "app.py"] and dry.commit is None
 
 
-def test_the_familys_cards_link_to_the_space(family, published):
+def test_the_familys_cards_and_collection_link_to_the_space(family, published, monkeypatch):
+    collected = []
+    monkeypatch.setattr(family_module, "make_collection", lambda *own: collected.extend(own[-1]))
     publish_space(published["teacher"], published["demo"])
     namespace, _, prefix = published["teacher"].removesuffix("-teacher").partition("/")
     publications = publish_family(family, namespace=namespace, prefix=prefix)
@@ -107,6 +110,10 @@ def test_the_familys_cards_link_to_the_space(family, published):
     for own in publications:
         card = RepoCard.load(own.repo_id, repo_type=own.repo_type)
         assert f"/spaces/{published['demo']})" in card.text, own.repo_id
+    assert [(own.repo_id, own.repo_type) for own in collected] == [
+        *((own.repo_id, own.repo_type) for own in publications),
+        (published["demo"], "space"),
+    ]
 
 
 def test_a_captioner_is_part_of_a_family(tmp_path):
