@@ -47,7 +47,9 @@ from emocap.training.build import sample_regions
 from emocap.training.wishes import draw_wishes, wish_statistics
 
 WAYS = ("subsets", "strongest", "vector", "none", "cross-attention")
-WIDTH, LAYERS, BATCH, LENGTH, NO_WISH, SEED = 128, 2, 64, 32, 0.2, 0
+WIDTH, LAYERS, BATCH, LENGTH, NO_WISH, SEED = 128, 2, 16, 32, 0.2, 0
+EVALUATED = 64
+SPREAD = 0.08  # of new weights: a language model of this size starts slowly from less
 
 
 def main() -> None:
@@ -86,7 +88,7 @@ class Bench:
             settings = yaml.safe_load(resources.files("emocap.presets").joinpath("quickstart.yaml").read_text("utf-8"))
             make_corpus(folder, settings | {"scenes": sizes})
         table = load_table(folder / "labelled")["train"]
-        held = max(pictures, len(table) // 15)
+        held = max(pictures, min(100, len(table) // 15))
         self.train, test = table.select(range(held, len(table))), table.select(range(held))
         self.emotions = label_names(table)
         self.processor = EmocapCaptionerProcessor(
@@ -213,8 +215,8 @@ class Bench:
     @torch.inference_mode()
     def write(self, model, rows: np.ndarray, levels: np.ndarray, mask: np.ndarray, scale: float) -> list[str]:
         texts, pairs = [], self.test
-        for first in range(0, len(rows), BATCH):
-            part = slice(first, first + BATCH)
+        for first in range(0, len(rows), EVALUATED):
+            part = slice(first, first + EVALUATED)
             counts = pairs.region_counts[rows[part]]
             most = max(int(counts.max()), 1)
             inputs = self.processor(
@@ -236,8 +238,8 @@ class Bench:
 def nats(model, pairs: CaptionDataset, levels: np.ndarray, mask: np.ndarray) -> float:
     """A token of the captions."""
     total = tokens = 0
-    for first in range(0, len(pairs), BATCH):
-        own = np.arange(first, min(first + BATCH, len(pairs)))
+    for first in range(0, len(pairs), EVALUATED):
+        own = np.arange(first, min(first + EVALUATED, len(pairs)))
         batch = pairs.__getitems__(own)
         batch |= {"wish_levels": torch.tensor(levels[own]), "wish_mask": torch.tensor(mask[own]).long()}
         number = int((batch["labels"] != -100).sum())
@@ -292,7 +294,17 @@ def make_model(kind: Callable, processor: EmocapCaptionerProcessor, table: Datas
     vocabulary, end = len(processor.tokenizer), processor.end_token_id
     ids = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": processor.tokenizer.pad_token_id}
     language_model = GPT2Config(
-        n_embd=WIDTH, n_layer=LAYERS, n_head=4, n_positions=2 * LENGTH + NUM_REGIONS, vocab_size=vocabulary, **ids
+        n_embd=WIDTH,
+        n_layer=LAYERS,
+        n_head=4,
+        n_inner=2 * WIDTH,
+        n_positions=2 * LENGTH + NUM_REGIONS,
+        vocab_size=vocabulary,
+        initializer_range=SPREAD,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        **ids,
     )
     config = EmocapCaptionerConfig(
         text_config=language_model,
@@ -300,9 +312,12 @@ def make_model(kind: Callable, processor: EmocapCaptionerProcessor, table: Datas
         visual_embedding_dim=table.features["region_features"].length // NUM_REGIONS,
         soft_hidden_size=WIDTH,
         caption_length=LENGTH,
+        initializer_range=SPREAD,
         **processor.wishes,
     )
     model = kind(config)
+    for embedding in (model.wish_encoder.directions, model.wish_encoder.shown, model.wish_encoder.no_wish):
+        torch.nn.init.normal_(embedding.weight, std=SPREAD)
     model.region_normalizer.fit(sample_regions(table), target_std=1.0)
     generation = model.generation_config
     generation.eos_token_id, generation.pad_token_id = end, processor.tokenizer.pad_token_id
