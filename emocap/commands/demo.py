@@ -16,6 +16,7 @@ class Demo(Options):
     share: bool = option("also at an address of gradio.live that everybody who knows it can open, for a week", False)
 
     def run(self) -> None:
+        """Serves until it is stopped."""
         try:
             from emocap.demo import build_demo
         except ModuleNotFoundError as error:
@@ -23,3 +24,9 @@ class Demo(Options):
                 raise
             raise ImportError("emocap demo needs the extra 'demo': pip install 'emocap[demo]'.") from None
         build_demo(self.model, self.captioner, self.examples).launch(share=self.share)
+
+    def show(self, result: None) -> None:
+        pass
+
+    def following(self, result: None) -> None:
+        return None

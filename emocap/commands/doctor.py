@@ -17,8 +17,10 @@ EXTRAS = {
     "lexicon": "evaluate --controls, cross-validate: one more control",
     "lora": "train-captioner --language_model lora",
     "export": "export",
+    "demo": "demo",
     "ray": "RegionFeatures and PseudoLabels on a cluster",
     "test": "the test suite",
+    "browser": "its tests in a browser",
 }
 """The package's extras, and which commands need them."""
 

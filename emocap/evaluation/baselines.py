@@ -56,11 +56,13 @@ def regression_baselines(
     encoder: str | None,
     label_column: str = "labels",
     photos: bool = True,
+    known: dict[str, np.ndarray] | None = None,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The regressions on `table`: `tfidf`, where its packages are installed `lexicon`, and with an encoder `encoder`.
 
     Args:
         validation: rows by which layers and penalties are chosen and thresholds fitted; None: a tenth of `train`.
+        known: as in `caption_embeddings`.
 
     Returns:
         Name to probabilities float64 `(rows, L)` and thresholds `(L,)`.
@@ -71,7 +73,8 @@ def regression_baselines(
     if lexicon_is_installed():
         found["lexicon"] = lexicon_regression(train, validation, [table, validation], label_column)
     if encoder is not None:
-        found["encoder"] = encoder_regression(encoder, train, validation, [table, validation], label_column, photos)
+        tables = [table, validation]
+        found["encoder"] = encoder_regression(encoder, train, validation, tables, label_column, photos, known)
     truth = label_matrix(validation, label_column)
     return {name: (own, fit_thresholds(on_validation, truth)) for name, (own, on_validation) in found.items()}
 
@@ -176,6 +179,7 @@ def encoder_regression(
     others: Sequence[Dataset],
     label_column: str = "labels",
     photos: bool = True,
+    known: dict[str, np.ndarray] | None = None,
 ) -> list[np.ndarray]:
     """Probabilities of logistic regression on a frozen encoder's caption embeddings and, where `photos` and the table
     has them, mean and maximum of the region features, standardised on `train`.
@@ -188,12 +192,13 @@ def encoder_regression(
         encoder: folder or Hub id of a BERT, VisualBERT or emocap teacher checkpoint.
         train, others, label_column: as in `tfidf_regression`.
         validation: the rows to choose by.
+        known: as in `caption_embeddings`.
 
     Returns:
         float64 `(rows, L)` for each of `others`.
     """
     tables = [train, validation, *others]
-    words = caption_embeddings(encoder, tables)
+    words = caption_embeddings(encoder, tables, known)
     pictures = None
     if photos and "region_features" in train.features:
         pictures = standardised([region_statistics(table) for table in tables])  # as long as the words' own
@@ -226,9 +231,28 @@ def texts_of(table: Dataset) -> list[str]:
     return [" ".join(own) for own in table["captions"][:]]
 
 
+def caption_embeddings(
+    encoder: str, tables: Sequence[Dataset], known: dict[str, np.ndarray] | None = None
+) -> list[np.ndarray]:
+    """Of each table float32 `(rows, layers + 1, hidden_size)`, the embeddings first; 0 for rows without a caption.
+
+    Args:
+        encoder: as in `encoder_regression`.
+        known: the same encoder's embeddings of captions, to which those of further captions are added.
+    """
+    known = {} if known is None else known
+    captions = [table["captions"][:] for table in tables]
+    new = {own for rows in captions for row in rows for own in row} - known.keys()
+    if new or not known:
+        known |= embed(encoder, sorted(new, key=lambda text: (len(text), text)) or ["none"])
+    nothing = np.zeros_like(next(iter(known.values())))
+    return [np.stack([np.mean([known[own] for own in row], 0) if row else nothing for row in rows])
+            for rows in captions]  # fmt: skip
+
+
 @torch.inference_mode()
-def caption_embeddings(encoder: str, tables: Sequence[Dataset]) -> list[np.ndarray]:
-    """Of each table float32 `(rows, layers + 1, hidden_size)`, the embeddings first; 0 for rows without a caption."""
+def embed(encoder: str, texts: list[str]) -> dict[str, np.ndarray]:
+    """Each text's float32 `(layers + 1, hidden_size)`; those of about one length are best side by side."""
     tokenizer = AutoTokenizer.from_pretrained(encoder)
     if AutoConfig.from_pretrained(encoder).model_type == "emocap_student":
         raise ValueError(
@@ -236,28 +260,18 @@ def caption_embeddings(encoder: str, tables: Sequence[Dataset]) -> list[np.ndarr
         )
     model = AutoModel.from_pretrained(encoder).eval()
     model = getattr(model, "body", model)
-    found = []
-    for table in tables:
-        captions = table["captions"][:]
-        texts = [caption for own in captions for caption in own]
-        rows = np.repeat(np.arange(len(table)), [len(own) for own in captions])
-        shape = (len(table), model.config.num_hidden_layers + 1, model.config.hidden_size)
-        sums = np.zeros(shape, dtype=np.float32)
-        order = np.argsort([len(text) for text in texts], kind="stable")
-        for start in range(0, len(texts), BATCH):
-            chosen = order[start : start + BATCH]
-            words = [texts[index] for index in chosen]
-            inputs = tokenizer(
-                words, truncation=True, max_length=MAX_LENGTH, padding=True, padding_side="right", return_tensors="pt"
-            )
-            attention = inputs["attention_mask"]
-            output = model(input_ids=inputs["input_ids"], attention_mask=attention, output_hidden_states=True)
-            mask = attention[:, None, :, None]
-            states = torch.stack(output.hidden_states, dim=1).float()
-            pooled = torch.nn.functional.normalize((states * mask).sum(2) / mask.sum(2), dim=-1)
-            np.add.at(sums, rows[chosen], pooled.numpy())
-        counts = np.maximum(np.bincount(rows, minlength=len(table)), 1)
-        found.append(sums / counts[:, None, None])
+    found = {}
+    for start in range(0, len(texts), BATCH):
+        chosen = texts[start : start + BATCH]
+        inputs = tokenizer(
+            chosen, truncation=True, max_length=MAX_LENGTH, padding=True, padding_side="right", return_tensors="pt"
+        )
+        attention = inputs["attention_mask"]
+        output = model(input_ids=inputs["input_ids"], attention_mask=attention, output_hidden_states=True)
+        mask = attention[:, None, :, None]
+        states = torch.stack(output.hidden_states, dim=1).float()
+        pooled = torch.nn.functional.normalize((states * mask).sum(2) / mask.sum(2), dim=-1)
+        found |= dict(zip(chosen, pooled.numpy(), strict=True))
     return found
 
 

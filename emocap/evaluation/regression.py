@@ -23,8 +23,8 @@ def fit_regressions(
     """For each strength the weight `(L, D)` and bias `(L,)`, float64, of logistic regressions with a squared penalty
     on the weights, as scikit-learn's `LogisticRegression(C=strength)` fits them label by label.
 
-    All labels are one convex problem. It is solved in the features' principal axes, each scaled by the curvature that
-    the prior gives it, and each strength starts from the solution of the one before.
+    All labels are one convex problem. It is solved in the features' principal axes; they and the biases are scaled by
+    the curvature that the prior gives each, and each strength starts from the solution of the one before.
 
     Args:
         features: float `(N, D)`.
@@ -33,23 +33,36 @@ def fit_regressions(
     """
     inputs, targets = (torch.as_tensor(np.asarray(own), dtype=torch.float64) for own in (features, labels))
     centre = inputs.mean(0)
-    left, length, axes = torch.linalg.svd(inputs - centre, full_matrices=False)
-    inputs, prior = left * length, targets.mean(0).clamp(1e-4, 1 - 1e-4)
-    weight, bias = torch.zeros(len(prior), len(length), dtype=torch.float64), torch.logit(prior)
+    inputs, axes = principal_axes(inputs - centre)
+    prior = targets.mean(0).clamp(1e-4, 1 - 1e-4)
+    weight, bias = torch.zeros(len(prior), len(axes), dtype=torch.float64), torch.logit(prior)
     found = []
     for strength in strengths:
-        unit = (1 + strength * (prior * (1 - prior))[:, None] * length**2).rsqrt()
-        weight, bias = minimise(inputs, targets, strength, unit, weight, bias)
+        curvature = strength * prior * (1 - prior)
+        units = (1 + curvature[:, None] * inputs.square().sum(0)).rsqrt(), (curvature * len(inputs)).rsqrt()
+        weight, bias = minimise(inputs, targets, strength, units, (weight, bias))
         turned = weight @ axes
         found.append((turned.numpy(), (bias - turned @ centre).numpy()))
     return found
 
 
-def minimise(inputs, targets, strength: float, unit, weight, bias) -> tuple[torch.Tensor, torch.Tensor]:
-    """The best weight and bias, searched for in steps of `unit` from those given."""
-    scaled, bias = (weight / unit).requires_grad_(True), bias.clone().requires_grad_(True)
+def principal_axes(inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Centred rows `(N, D)` in their principal axes `(N, R)`, and the axes `(R, D)`, by the smaller of the two Gram
+    matrices; axes in which the rows do not differ are left out."""
+    wide = inputs.shape[1] > len(inputs)
+    squares, vectors = torch.linalg.eigh(inputs @ inputs.T if wide else inputs.T @ inputs)
+    kept = squares > 1e-12 * squares[-1]
+    vectors, lengths = vectors[:, kept], squares[kept].sqrt()
+    if wide:
+        return vectors * lengths, (vectors / lengths).T @ inputs
+    return inputs @ vectors, vectors.T
+
+
+def minimise(inputs, targets, strength: float, units, start) -> list[torch.Tensor]:
+    """The best weight and bias, searched for in steps of `units` from those given."""
+    steps = [(own / unit).requires_grad_(True) for own, unit in zip(start, units, strict=True)]
     optimizer = torch.optim.LBFGS(
-        [scaled, bias],
+        steps,
         max_iter=MAX_STEPS,
         history_size=20,
         tolerance_grad=1e-8,
@@ -59,14 +72,14 @@ def minimise(inputs, targets, strength: float, unit, weight, bias) -> tuple[torc
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
-        weight = scaled * unit
+        weight, bias = (own * unit for own, unit in zip(steps, units, strict=True))
         losses = F.binary_cross_entropy_with_logits(F.linear(inputs, weight, bias), targets, reduction="sum")
         value = (losses + (weight * weight).sum() / (2 * strength)) / len(inputs)
         value.backward()
         return value
 
     optimizer.step(loss)
-    return (scaled * unit).detach(), bias.detach()
+    return [(own * unit).detach() for own, unit in zip(steps, units, strict=True)]
 
 
 def regression_probabilities(features: np.ndarray, fitted: tuple[np.ndarray, np.ndarray]) -> np.ndarray:

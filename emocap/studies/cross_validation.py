@@ -85,11 +85,12 @@ def cross_validate(own: CrossValidationArguments, flags: list[str]) -> Result:
     others = [check_finished(Path(folder), own.num_folds) for folder in own.together]
     remember_plan(output, own.but("together") | {"flags": flags})
     finished = []
+    known: dict[str, np.ndarray] = {}
     trainings = len(settings) * own.num_seeds  # a fold
     with progress(desc="Cross-validation", total=own.num_folds * trainings, unit="trainings") as bar:
         for fold in range(own.num_folds):
             tables = fold_tables(table, folds, fold)
-            finished.append(run_fold(output / f"fold{fold}", tables, settings, options, own, bar))
+            finished.append(run_fold(output / f"fold{fold}", tables, settings, options, own, known, bar))
             say(f"Fold {fold}: {json.dumps(finished[-1].chosen)}")
             bar.update((fold + 1) * trainings - bar.n)  # of a fold that was finished before
     finished = [with_committee(fold, number, others) for number, fold in enumerate(finished)]
@@ -166,9 +167,11 @@ def run_fold(
     settings: list[dict],
     options: list[dict],
     own: CrossValidationArguments,
+    known: dict[str, np.ndarray],
     bar: Any,
 ) -> Fold:
-    """Trains every setting on the other folds, chooses on their validation rows and scores this fold once."""
+    """Trains every setting on the other folds, chooses on their validation rows and scores this fold once; `known` as
+    in `caption_embeddings`."""
     test = tables.pop("test")  # no training sees it
     if not (folder / "chosen.json").is_file():
         runs: list[list[Result]] = [[] for _ in options]
@@ -180,7 +183,7 @@ def run_fold(
         prior = prior_probabilities(label_matrix(tables["train"], "labels"))
         scores = {"prior": (np.tile(prior, (len(test), 1)), np.full(len(prior), prior_threshold(prior)))}
         encoder = options[0]["model_name_or_path"]
-        scores |= regression_baselines(tables["train"], tables["validation"], test, encoder)
+        scores |= regression_baselines(tables["train"], tables["validation"], test, encoder, known=known)
         for seed, run in enumerate(runs[best]):
             model, processor = load_model(str(run.folder))
             scores[f"seed{seed}"] = score_table(model, processor, test), np.array(model.config.thresholds)

@@ -159,6 +159,18 @@ def test_caption_embeddings_are_means_over_words_and_captions(tiny_bert):
         np.testing.assert_allclose(row, np.mean(means, axis=0) if means else 0 * row, atol=1e-5)
 
 
+def test_a_caption_is_embedded_once(tiny_bert, monkeypatch):
+    def table(*captions):
+        return Dataset.from_dict({"captions": captions}, Features({"captions": [Value("string")]}))
+
+    known = {}
+    one = caption_embeddings(tiny_bert, [table(["the dog", "rocket"], ["rocket"])], known)[0]
+    assert known.keys() == {"the dog", "rocket"}
+    monkeypatch.setattr(baselines, "embed", None)
+    two = caption_embeddings(tiny_bert, [table(["rocket"], [], ["rocket", "the dog"])], known)[0]
+    np.testing.assert_allclose(two, [one[1], 0 * one[1], one[0]], atol=1e-6)
+
+
 def test_labels_that_never_or_always_hold_keep_that_answer(tiny_table, tiny_bert):
     def constant(row):
         return {"labels": [1.0, 0.0, *row["labels"][2:]]}

@@ -6,7 +6,7 @@ from datasets import Dataset
 from sklearn.linear_model import LogisticRegression
 
 from emocap.data.pairs import label_matrix
-from emocap.evaluation import baselines
+from emocap.evaluation import baselines, regression
 from emocap.evaluation.baselines import encoder_regression, layer_sets, regression_baselines
 from emocap.evaluation.regression import STRENGTHS, best_regression, fit_regressions, regression_probabilities
 
@@ -28,6 +28,31 @@ def test_it_equals_scikit_learn_label_by_label(rng, strength, width):
         np.testing.assert_allclose(fitted[0][label], model.coef_[0], atol=2e-3 * max(1, np.abs(model.coef_).max()))
         assert fitted[1][label] == pytest.approx(model.intercept_[0], abs=2e-3 * max(1, abs(model.intercept_[0])))
         np.testing.assert_allclose(probabilities[:, label], model.predict_proba(features)[:, 1], atol=5e-4)
+
+
+def test_layers_side_by_side_that_say_the_same_equal_scikit_learn(rng):
+    layer = rng.normal(size=(60, 6)) @ rng.normal(size=(6, 40))  # of rank 6
+    features = np.concatenate([layer, layer + 1e-3 * rng.normal(size=layer.shape), np.ones((60, 5))], axis=1)
+    labels = (layer[:, :3] + rng.normal(size=(60, 3)) > 0.5).astype(np.float32)
+    for strength, fitted in zip(STRENGTHS, fit_regressions(features, labels, STRENGTHS), strict=True):
+        probabilities = regression_probabilities(features, fitted)
+        for label in range(3):
+            model = scikit_learn(features, labels[:, label], strength)
+            np.testing.assert_allclose(probabilities[:, label], model.predict_proba(features)[:, 1], atol=1e-3)
+            assert np.linalg.norm(fitted[0][label]) <= np.linalg.norm(model.coef_[0]) * (1 + 1e-3)
+
+
+def test_it_takes_few_steps(rng, monkeypatch):
+    """Some 20 a strength where labels are rare and rows many, of unit length and far from 0, as embeddings are."""
+    counted = []
+    losses = regression.F.binary_cross_entropy_with_logits
+    monkeypatch.setattr(
+        regression.F, "binary_cross_entropy_with_logits", lambda *a, **k: counted.append(1) or losses(*a, **k)
+    )
+    features = rng.normal(size=(400, 60)) + 2
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    fit_regressions(features, (rng.random((400, 8)) < rng.uniform(0.02, 0.7, 8)).astype(float), STRENGTHS)
+    assert len(counted) < 60 * len(STRENGTHS)
 
 
 def test_soft_labels_are_weighted_rows_of_both_answers(rng):
@@ -78,7 +103,7 @@ def spied(monkeypatch) -> list[tuple[int, float]]:
 
 @pytest.mark.parametrize("layer", [0, 2, 4])
 def test_the_layer_that_carries_the_labels_is_chosen(rng, tiny_table, monkeypatch, layer):
-    def embeddings(encoder, tables):
+    def embeddings(encoder, tables, known):
         found = []
         for table in tables:
             states = rng.normal(size=(len(table), 5, 8))
