@@ -20,13 +20,13 @@ from emocap.data.batches import weights_hash
 from emocap.data.captions import CaptionDataset, caption_scores, check_captions
 from emocap.data.pairs import tokenise
 from emocap.data.schema import NUM_REGIONS, label_names
-from emocap.data.storage import load_table, local_folder, write_json
+from emocap.data.storage import load_table, local_folder
 from emocap.data.truth import row_groups
 from emocap.evaluation.scoring import Committee, check_labels
 from emocap.metrics import Bootstrap, intervals
 from emocap.metrics.captions import bleu, cider_d, distinct, mean_length, share_novel, share_unique
 from emocap.models import EmocapCaptionerForConditionalGeneration, EmocapCaptionerProcessor
-from emocap.records import STATISTICS_FILE, Result, read_json, recorded_arguments
+from emocap.records import STATISTICS_FILE, Result, read_json, recorded_arguments, write_metrics
 
 __all__ = ["evaluate_captioner"]
 
@@ -91,7 +91,8 @@ def evaluate_captioner(
         batch_size: captions a step.
         num_resamples: bootstrap draws over pictures behind `KEY_low` and `KEY_high`; 0: none.
         seed: of the pictures, of the wish of the one caption, and of what is shuffled.
-        output: where the figures are written as JSON.
+        output: where the figures are written as JSON, and beside them every sentence with the judge's probabilities
+            of the wishes, which the report shows, see `details_path`.
 
     Raises:
         ValueError: checkpoints of other families, unlike emotions, a judge that reads no captions or that scored
@@ -121,7 +122,7 @@ def evaluate_captioner(
         batch_size,
     )
     training = [text for own in tables["train"]["captions"][:] for text in own or []] if "train" in tables else None
-    by_picture, corpus = measure(captioner, committee, pictures, labels, scales, training, seed)
+    by_picture, corpus, sentences = measure(captioner, committee, pictures, labels, scales, training, seed)
     metrics: dict[str, Any] = average(by_picture, Bootstrap(num_resamples, groups=row_groups(pictures))) | corpus
     metrics |= {
         "num_examples": len(pictures),
@@ -132,8 +133,8 @@ def evaluate_captioner(
         "guidance_scales": ", ".join(f"{scale:g}" for scale in scales),
     }
     if output is not None:
-        Path(output).parent.mkdir(parents=True, exist_ok=True)
-        write_json(output, metrics)
+        wished = [processor.emotions[label] for label in labels]
+        write_metrics(output, metrics, {"wishes": wished, "image_id": pictures["image_id"][:], "sentences": sentences})
     return Result(metrics, name)
 
 
@@ -214,9 +215,10 @@ def measure(
     scales: Sequence[float],
     training: Sequence[str] | None,
     seed: int,
-) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Figures that are means over pictures, float64 `(pictures,)` with NaN where a picture has none, and those of all
-    captions together."""
+) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, dict[str, list]]]:
+    """Figures that are means over pictures, float64 `(pictures,)` with NaN where a picture has none; those of all
+    captions together; and of each way the `captions`, `(pictures, wishes)`, or `(pictures, 1)` where one stands for
+    all wishes, with the judge's `probabilities` of each wish, `(pictures, wishes)`."""
     rows, emotions = np.arange(len(pictures)), captioner.processor.emotions
     partner = np.roll(rows, 1)  # the pictures are in random order
     drawn = np.random.default_rng([seed, 1]).integers(len(labels), size=len(rows))
@@ -226,7 +228,7 @@ def measure(
         f"guidance_{scale:g}": np.array(write(captioner, *grid, scale), dtype=object).reshape(len(rows), -1)
         for scale in scales
     }
-    raised_by = steering(committee, pictures, unwished, written, labels, partner, captioner.batch_size)
+    raised_by, first = steering(committee, pictures, unwished, written, labels, partner, captioner.batch_size)
     by_picture = {}
     for way, own in raised_by.items():
         for key, values in own.items():
@@ -235,11 +237,18 @@ def measure(
     single = {way: captions[rows, drawn].tolist() for way, captions in written.items()} | {"no_wish": unwished}
     likeness, corpus = compare(single, pictures["captions"][:], partner)
     single["references"] = [own[0] for own in pictures["captions"][:]]
+    shown = {way: (captions, raised_by[way]["probability"]) for way, captions in written.items()}
+    shown["no_wish"] = np.array(unwished, dtype=object)[:, None], raised_by["no_wish"]["probability"]
+    shown["references"] = np.array(single["references"], dtype=object)[:, None], first
+    sentences = {
+        way: {"captions": captions.tolist(), "probabilities": probabilities.round(4).tolist()}
+        for way, (captions, probabilities) in shown.items()
+    }
     for way, captions in single.items():
         likeness[f"{way}/retrieval@1"] = retrieved(captioner, captions)
         corpus |= {f"{way}/{key}": value for key, value in language(captions, training).items()}
     corpus |= {f"references/{key}": value for key, value in reference_nats(captioner, partner).items()}
-    return by_picture | likeness, {key: value for key, value in corpus.items() if not math.isnan(value)}
+    return by_picture | likeness, {key: own for key, own in corpus.items() if not math.isnan(own)}, sentences
 
 
 def steering(
@@ -250,9 +259,9 @@ def steering(
     labels: Sequence[int],
     partner: np.ndarray,
     batch_size: int,
-) -> dict[str, dict[str, np.ndarray]]:
-    """Figures of wishes for each way of getting captions, each float64 `(pictures, wishes)`; `written` holds captions
-    `(pictures, wishes)`."""
+) -> tuple[dict[str, dict[str, np.ndarray]], np.ndarray]:
+    """Figures of wishes for each way of getting captions, each float64 `(pictures, wishes)`, and the judge's
+    probabilities of the pictures' first captions, of that shape too; `written` holds captions `(pictures, wishes)`."""
     number, wishes = len(pictures), np.arange(len(labels))
     prepared = committee.prepare(pictures)
 
@@ -285,7 +294,7 @@ def steering(
             own["lift"] = own["probability"] - plain
     counts = np.diff(starts)[:, None]
     found["references"] = {key: np.add.reduceat(own, starts[:-1]) / counts for key, own in figures.items()}
-    return found
+    return found, figures["probability"][starts[:-1]]
 
 
 def compare(

@@ -1,0 +1,84 @@
+"""What a captioner wrote for each wish, and what a judge says of it, as tables of a page."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from emocap.records import Result, details_path, read_json
+from emocap.report.tables import value_text
+
+__all__ = ["FIGURES", "caption_tables"]
+
+FIGURES = {
+    "alignment@1": "Share of the sentences whose wish is the judge's most probable emotion.",
+    "alignment@3": "Share whose wish is among the judge's three most probable emotions.",
+    "probability": "The judge's probability of the wish.",
+    "lift": "This less its probability for the sentence of the same picture without a wish.",
+    "cider_d": "CIDEr-D against the picture's own captions.",
+    "bleu_4": "BLEU-4 against them.",
+    "retrieval@1": "Share of sentences that the captioner holds likelier of their own picture than of any other.",
+    "novel": "Share that is no caption of the train split.",
+    "unique": "Share of different sentences.",
+}
+"""Figures of the table of ways, and what they mean."""
+
+NUM_PICTURES = 12
+
+
+def caption_tables(folder: Path, result: Result, photo: Callable[[str], str | None]) -> dict[str, Any]:
+    """Two kinds of tables of one captioner, from its metrics.json and metrics_details.json.
+
+    Args:
+        folder: where both lie.
+        result: its figures.
+        photo: the data URI of an image id's photo, None where there is none.
+
+    Returns:
+        `ways`, each way of getting captions with a text for each of `FIGURES`; and `grids`, for each guidance scale
+        `wishes` as (name, mean lift) and a row for each of the first pictures: `image_id`, `image`, `own` and `plain`
+        (its own caption, and the one without a wish) and `cells`, for each wish the sentence, the judge's probability
+        of the wish, and its probability of the same for `plain`.
+
+    Raises:
+        FileNotFoundError: figures without the sentences beside them.
+    """
+    details = read_json(details_path(folder / "metrics.json"), "the sentences that `emocap evaluate --output` leaves")
+    told, wishes, ids = (details[key] for key in ("sentences", "wishes", "image_id"))
+    scales = [f"guidance_{scale}" for scale in result["guidance_scales"].split(", ")]
+    images = [photo(image_id) for image_id in ids[:NUM_PICTURES]]
+    grids = {}
+    for way in scales:
+        rows = [
+            {
+                "image_id": ids[row],
+                "image": image,
+                "own": told["references"]["captions"][row][0],
+                "plain": told["no_wish"]["captions"][row][0],
+                "cells": list(
+                    zip(
+                        told[way]["captions"][row],
+                        told[way]["probabilities"][row],
+                        told["no_wish"]["probabilities"][row],
+                        strict=True,
+                    )
+                ),
+            }
+            for row, image in enumerate(images)
+        ]
+        lifts = [result.figure(f"{way}/lift/{wish}") for wish in wishes]
+        grids[way.replace("_", " ")] = {"wishes": list(zip(wishes, lifts, strict=True)), "rows": rows}
+    return {"ways": [[name, *own] for name, own in ways_of(result, scales).items()], "grids": grids}
+
+
+def ways_of(result: Result, scales: list[str]) -> dict[str, list[str]]:
+    """The figures of every way that was measured, as texts."""
+    names = {"no_wish": "no wish", "best_caption": "own caption with most of the wish", "references": "own captions"}
+    names = {**{scale: scale.replace("_", " ") for scale in scales}, **names}
+    controls = {"": "", "/shuffled_wishes": ", for another wish", "/shuffled_images": ", beside another picture"}
+    found = {}
+    for way, name in names.items():
+        for control, what in controls.items():
+            values = [result.figure(f"{way}{control}/{key}") for key in FIGURES]
+            if any(value is not None for value in values):
+                found[name + what] = [value_text(value) for value in values]
+    return found
