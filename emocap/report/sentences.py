@@ -34,20 +34,20 @@ def caption_tables(folder: Path, result: Result, photo: Callable[[str], str | No
         photo: the data URI of an image id's photo, None where there is none.
 
     Returns:
-        `ways`, each way of getting captions with a text for each of `FIGURES`; and `grids`, for each guidance scale
-        `wishes` as (name, mean lift) and a row for each of the first pictures: `image_id`, `image`, `own` and `plain`
-        (its own caption, and the one without a wish) and `cells`, for each wish the sentence, the judge's probability
-        of the wish, and its probability of the same for `plain`.
+        `ways`, each way of getting captions with a text for each of `FIGURES`; and `grids`, for each way of following
+        wishes, such as a guidance scale, `wishes` as (name, mean lift) and a row for each of the first pictures:
+        `image_id`, `image`, `own` and `plain` (its own caption, and the one without a wish) and `cells`, for each wish
+        the sentence, the judge's probability of the wish, and its probability of the same for `plain`.
 
     Raises:
         FileNotFoundError: figures without the sentences beside them.
     """
     details = read_json(details_path(folder / "metrics.json"), "the sentences that `emocap evaluate --output` leaves")
     told, wishes, ids = (details[key] for key in ("sentences", "wishes", "image_id"))
-    scales = [f"guidance_{scale}" for scale in result["guidance_scales"].split(", ")]
+    wished = [way for way in told if way not in ("no_wish", "references")]
     images = [photo(image_id) for image_id in ids[:NUM_PICTURES]]
     grids = {}
-    for way in scales:
+    for way in wished:
         rows = [
             {
                 "image_id": ids[row],
@@ -66,14 +66,18 @@ def caption_tables(folder: Path, result: Result, photo: Callable[[str], str | No
             for row, image in enumerate(images)
         ]
         lifts = [result.figure(f"{way}/lift/{wish}") for wish in wishes]
-        grids[way.replace("_", " ")] = {"wishes": list(zip(wishes, lifts, strict=True)), "rows": rows}
-    return {"ways": [[name, *own] for name, own in ways_of(result, scales).items()], "grids": grids}
+        grids[name_of(way)] = {"wishes": list(zip(wishes, lifts, strict=True)), "rows": rows}
+    return {"ways": [[name, *own] for name, own in ways_of(result, wished).items()], "grids": grids}
 
 
-def ways_of(result: Result, scales: list[str]) -> dict[str, list[str]]:
+def name_of(way: str) -> str:
+    return way.replace("/", ", ").replace("_", " ")
+
+
+def ways_of(result: Result, wished: list[str]) -> dict[str, list[str]]:
     """The figures of every way that was measured, as texts."""
     names = {"no_wish": "no wish", "best_caption": "own caption with most of the wish", "references": "own captions"}
-    names = {**{scale: scale.replace("_", " ") for scale in scales}, **names}
+    names = {way: name_of(way) for way in wished} | names
     controls = {"": "", "/shuffled_wishes": ", for another wish", "/shuffled_images": ", beside another picture"}
     found = {}
     for way, name in names.items():
