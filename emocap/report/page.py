@@ -19,7 +19,7 @@ from emocap.report.figures import (
     transfer_figure,
 )
 from emocap.report.render import jpeg_uri, render_page, small_rgb
-from emocap.report.sentences import FIGURES, caption_tables
+from emocap.report.sentences import caption_tables
 from emocap.report.tables import (
     COLUMNS,
     LOWER_IS_BETTER,
@@ -82,7 +82,7 @@ def write_report(
     Raises:
         FileNotFoundError: a run without metrics.json, a captioner without its sentences, or a study without its
             study.json.
-        ValueError: no runs, or a file of a run that is no JSON object.
+        ValueError: no runs, a file of a run that is no JSON object, or a captioner whose wishes were not measured.
     """
     rows = results_rows(runs)
     metrics = {name: read_metrics(name, runs) for name in runs}
@@ -115,7 +115,6 @@ def write_report(
             name: (own, caption_tables(folders_of(runs, name)[0], own, lambda image_id: _photo(find(image_id))))
             for name, own in captioners.items()
         },
-        caption_figures=FIGURES,
         precision_columns=["emotion", *["prior"] * has_prior, *details],
         precisions=[
             [row["emotion"], *map(value_text, [row["prevalence"]] * has_prior + row["scores"])] for row in precisions

@@ -109,8 +109,8 @@ def results_rows(runs: Runs) -> list[dict[str, Any]]:
 
 
 def is_captioner(result: Mapping[str, Any]) -> bool:
-    """Whether these are the figures of a captioner's wishes, see `evaluate_captioner`."""
-    return "judge" in result
+    """Whether these are a captioner's: of its training, or of its wishes as `evaluate_captioner` measures them."""
+    return "judge" in result or "loss_without_wish" in result
 
 
 def folders_of(runs: Runs, name: str) -> list[Path]:
