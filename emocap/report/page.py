@@ -111,6 +111,7 @@ def write_report(
         controls=CONTROLS,
         gain_keys=GAIN_KEYS,
         runs=list(metrics),
+        has_losses=any(drawn[f"loss_{name}"] for name in metrics),
         captioners={
             name: (own, caption_tables(folders_of(runs, name)[0], own, lambda image_id: _photo(find(image_id))))
             for name, own in captioners.items()

@@ -1,7 +1,6 @@
 """The pages in Chromium: light, dark and on a phone; what their script adds, and that they do without it."""
 
 import itertools
-import json
 import random
 import time
 import xml.etree.ElementTree as ElementTree
@@ -16,6 +15,7 @@ from emocap.pseudo_labels.statistics import label_statistics
 from emocap.report.labels_page import label_report, surest_pictures
 from emocap.report.page import COLUMNS, write_report
 from emocap.studies.label_report import study_page
+from emocap.studies.transfer_report import study_page as transfer_page
 from tests.browser.conftest import console_errors, too_wide, violations
 from tests.conftest import EMOTIONS, SEED, make_tiny_table
 from tests.pseudo_labels.test_label_statistics import SELECTION, random_table
@@ -67,13 +67,19 @@ def pages(tmp_path_factory) -> dict[str, str]:
     frequent = ["happy", "curious", "angry"]
     (folder / "labels.html").write_text(label_report(statistics, surest_pictures(table, frequent, number=3)))
     (folder / "label_study.html").write_text(study_page(label_study_summary()))
-    (folder / "study.json").write_text(json.dumps({"metric": "map_macro", "rows": study_rows()}))
-    report("transfer_study", runs={"anb": runs["anb"]}, study=folder)
+    (folder / "transfer_study.html").write_text(transfer_page(transfer_rows(), "map_macro"))
     folds = {"split": "5 folds", "decisions": "fitted", "committee/map_macro": 0.31, "map_macro_sd": 0.01}
     crossed, _ = make_run(folder / "crossed", SEED + 3, ceilings=False, **controls, **folds)
     (crossed / "trainer_state.json").unlink()
     report("cross_validation", runs={"teacher": crossed})
     return {name: (folder / f"{name}.html").as_uri() for name in PAGES}
+
+
+def transfer_rows() -> list[dict]:
+    """Rows of a study with what its table tells beside the figure's values."""
+    more = {"truth": "labels", "given_word_embeddings": False, "steps": [20, 30], "base_steps": None}
+    gain = {"mean": 0.1, "low": 0.05, "high": 0.15, "low_images": 0.02, "high_images": 0.2}
+    return [row | more | ({"over_scratch": gain} if row["num_layers"] == 5 else {}) for row in study_rows()]
 
 
 def label_study_summary() -> dict:
