@@ -111,8 +111,8 @@ print(table[["strategy", "num_layers", "base_steps", "steps"]].to_string(index=F
 
 # %% [markdown]
 # ## Figure and table
-# Dots are seeds, lines their means. `emocap report NAME=RUN --study FOLDER --output report.html` puts the figure into
-# a page; `study.md` in the study's folder is the table in Markdown, gains that are clear of 0 in bold.
+# Dots are seeds, lines their means. `report.html` in the study's folder shows the figure over a table that sorts;
+# `study.md` is the table in Markdown. Gains that are clear of 0 are in bold.
 
 # %%
 save_figure(transfer_figure(rows, metric), FOLDER / "transfer.png")
