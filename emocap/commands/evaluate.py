@@ -64,7 +64,7 @@ class Evaluate(Options):
     num_images: Count = option("of a captioner: pictures at most", 100)
     num_resamples: Whole = option("bootstrap draws behind the intervals; 0: none", 1000)
     output: str | None = option(
-        "write the metrics there as JSON and, but for a captioner, FILE_details.json beside it", metavar="FILE"
+        "write the metrics there as JSON and FILE_details.json beside it, what the report shows", metavar="FILE"
     )
 
     def run(self) -> "Result":

@@ -17,10 +17,11 @@ class Report(Options):
 
     runs: list[str] = positional(
         "NAME=ID_OR_DIR",
-        "a name and a finished run's folder or Hub id; a name that comes again is another seed of that run",
+        "a name and a finished run's folder or Hub id; a name that comes again is another seed of that run; of a "
+        "captioner the folder of what evaluate --output wrote",
     )
     output: str | None = option("write the self-contained HTML page there", metavar="FILE")
-    dataset: str | None = option("folder or Hub id of the table measured on: shows best and worst examples")
+    dataset: str | None = option("folder or Hub id of the table measured on: shows its pictures")
     study: str | None = option("folder of a transfer study: shows its curves", metavar="DIR")
     figures: str | None = option("write the page's figures there as PNG and PDF files", metavar="DIR")
     title: str = option("title of the page", "emocap")
@@ -38,6 +39,8 @@ class Report(Options):
         for name, _, folder in (run.partition("=") for run in self.runs):
             runs.setdefault(name, []).append(records_folder(folder))
         rows = results_rows(runs)
+        if self.readme and not rows:
+            raise ValueError("--readme takes a table of teachers and students, and all runs are captioners.")
         if self.output:
             write_report(
                 Path(self.output),

@@ -18,7 +18,7 @@ from transformers.utils import logging
 from emocap.data.captions import CaptionDataset, caption_scores, check_captions
 from emocap.data.pairs import tokenise
 from emocap.data.schema import NUM_REGIONS, label_names
-from emocap.data.storage import load_table, write_json
+from emocap.data.storage import load_table
 from emocap.data.truth import row_groups
 from emocap.evaluation.candidates import (
     candidate_scores,
@@ -33,7 +33,7 @@ from emocap.metrics import Bootstrap, intervals
 from emocap.metrics.captions import bleu, cider_d, distinct, mean_length, share_novel, share_unique
 from emocap.models import EmocapCaptionerForConditionalGeneration, EmocapCaptionerProcessor
 from emocap.models.processing_emocap_captioner import Wish
-from emocap.records import Result
+from emocap.records import Result, write_metrics
 from emocap.terminal import progress
 
 __all__ = ["Captioner", "choose_pictures", "evaluate_captioner", "write"]
@@ -111,7 +111,8 @@ def evaluate_captioner(
         batch_size: captions a step.
         num_resamples: bootstrap draws over pictures behind `KEY_low` and `KEY_high`; 0: none.
         seed: of the pictures, of the wish of the one caption, and of what is shuffled.
-        output: where the figures are written as JSON.
+        output: where the figures are written as JSON, and beside them every sentence with the judge's probabilities
+            of the wishes, which the report shows, see `details_path`.
 
     Raises:
         ValueError: checkpoints of other families, unlike emotions, a judge that reads no captions, that chooses among
@@ -143,7 +144,7 @@ def evaluate_captioner(
     )
     training = [text for own in tables["train"]["captions"][:] for text in own or []] if "train" in tables else None
     candidates = Candidates(num_candidates, rankers)
-    by_picture, corpus = measure(captioner, committee, pictures, labels, scales, candidates, training, seed)
+    by_picture, corpus, sentences = measure(captioner, committee, pictures, labels, scales, candidates, training, seed)
     metrics: dict[str, Any] = average(by_picture, Bootstrap(num_resamples, groups=row_groups(pictures))) | corpus
     metrics |= {
         "num_examples": len(pictures),
@@ -157,8 +158,8 @@ def evaluate_captioner(
     if rankers is not None:
         metrics["ranker"] = ", ".join(rankers.names)
     if output is not None:
-        Path(output).parent.mkdir(parents=True, exist_ok=True)
-        write_json(output, metrics)
+        wished = [processor.emotions[label] for label in labels]
+        write_metrics(output, metrics, {"wishes": wished, "image_id": pictures["image_id"][:], "sentences": sentences})
     return Result(metrics, name)
 
 
@@ -263,9 +264,10 @@ def measure(
     candidates: Candidates,
     training: Sequence[str] | None,
     seed: int,
-) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Figures that are means over pictures, float64 `(pictures,)` with NaN where a picture has none, and those of all
-    captions together."""
+) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, dict[str, list]]]:
+    """Figures that are means over pictures, float64 `(pictures,)` with NaN where a picture has none; those of all
+    captions together; and of each way the `captions`, `(pictures, wishes)`, or `(pictures, 1)` where one stands for
+    all wishes, with the judge's `probabilities` of each wish, `(pictures, wishes)`."""
     rows, emotions = np.arange(len(pictures)), captioner.processor.emotions
     partner = np.roll(rows, 1)  # the pictures are in random order
     drawn = np.random.default_rng([seed, 1]).integers(len(labels), size=len(rows))
@@ -278,7 +280,7 @@ def measure(
             best = write_best(captioner, candidates, pictures, labels, scale, seed)
             written[f"guidance_{scale:g}/best_of_{candidates.number}"] = best
     written = {way: np.array(own, dtype=object).reshape(len(rows), -1) for way, own in written.items()}
-    raised_by = steering(committee, pictures, unwished, written, labels, partner, captioner.batch_size)
+    raised_by, first = steering(committee, pictures, unwished, written, labels, partner, captioner.batch_size)
     by_picture = {}
     for way, own in raised_by.items():
         for key, values in own.items():
@@ -287,11 +289,18 @@ def measure(
     single = {way: captions[rows, drawn].tolist() for way, captions in written.items()} | {"no_wish": unwished}
     likeness, corpus = compare(single, pictures["captions"][:], partner)
     single["references"] = [own[0] for own in pictures["captions"][:]]
+    shown = {way: (captions, raised_by[way]["probability"]) for way, captions in written.items()}
+    shown["no_wish"] = np.array(unwished, dtype=object)[:, None], raised_by["no_wish"]["probability"]
+    shown["references"] = np.array(single["references"], dtype=object)[:, None], first
+    sentences = {
+        way: {"captions": captions.tolist(), "probabilities": probabilities.round(4).tolist()}
+        for way, (captions, probabilities) in shown.items()
+    }
     for way, captions in single.items():
         likeness[f"{way}/retrieval@1"] = retrieved(captioner, captions)
         corpus |= {f"{way}/{key}": value for key, value in language(captions, training).items()}
     corpus |= {f"references/{key}": value for key, value in reference_nats(captioner, partner).items()}
-    return by_picture | likeness, {key: value for key, value in corpus.items() if not math.isnan(value)}
+    return by_picture | likeness, {key: own for key, own in corpus.items() if not math.isnan(own)}, sentences
 
 
 def steering(
@@ -302,9 +311,9 @@ def steering(
     labels: Sequence[int],
     partner: np.ndarray,
     batch_size: int,
-) -> dict[str, dict[str, np.ndarray]]:
-    """Figures of wishes for each way of getting captions, each float64 `(pictures, wishes)`; `written` holds captions
-    `(pictures, wishes)`."""
+) -> tuple[dict[str, dict[str, np.ndarray]], np.ndarray]:
+    """Figures of wishes for each way of getting captions, each float64 `(pictures, wishes)`, and the judge's
+    probabilities of the pictures' first captions, of that shape too; `written` holds captions `(pictures, wishes)`."""
     number, wishes = len(pictures), np.arange(len(labels))
     prepared = committee.prepare(pictures)
 
@@ -337,7 +346,7 @@ def steering(
             own["lift"] = own["probability"] - plain
     counts = np.diff(starts)[:, None]
     found["references"] = {key: np.add.reduceat(own, starts[:-1]) / counts for key, own in figures.items()}
-    return found
+    return found, figures["probability"][starts[:-1]]
 
 
 def compare(

@@ -1,4 +1,4 @@
-"""One self-contained page of figures about a table of pseudo-labels, and a sheet of its surest pictures."""
+"""One self-contained page of figures about a table of pseudo-labels, and of its surest pictures."""
 
 import json
 import os
@@ -8,7 +8,6 @@ from typing import Any
 import datasets
 import numpy as np
 from datasets import Dataset
-from PIL import Image, ImageDraw
 
 from emocap.data.pairs import label_matrix
 from emocap.data.schema import label_names
@@ -18,24 +17,26 @@ from emocap.records import STATISTICS_FILE
 from emocap.report.figures import co_occurrence_figure, histogram_figure, share_figure
 from emocap.report.render import jpeg_uri, render_page, small_rgb
 
-__all__ = ["label_report", "picture_sheet", "write_label_page"]
+__all__ = ["label_report", "surest_pictures", "write_label_page"]
 
 THUMBNAIL = 112  # px, both sides
-SHEET_EMOTIONS = 6
+EMOTIONS_SHOWN = 12
 
 
 def write_label_page(folder: str | os.PathLike) -> Path:
     """Writes labels.html beside a labelled table, from its statistics and its first split's photos."""
     statistics = json.loads((Path(folder) / STATISTICS_FILE).read_text("utf-8"))
     frequent = sorted(statistics["emotions"], key=lambda name: -statistics["emotions"][name]["images"])
-    sheet = picture_sheet(next(iter(load_table(folder).values())), frequent[:SHEET_EMOTIONS])
+    surest = surest_pictures(next(iter(load_table(folder).values())), frequent[:EMOTIONS_SHOWN])
     page = Path(folder) / "labels.html"
-    write_text(page, label_report(statistics, sheet), errors="replace")
+    write_text(page, label_report(statistics, surest), errors="replace")
     return page
 
 
-def label_report(statistics: dict[str, Any], sheet: Image.Image | None = None, title: str = "Pseudo-labels") -> str:
-    """HTML of what `label_statistics` returned, with figures as SVG and, where given, a sheet of pictures."""
+def label_report(
+    statistics: dict[str, Any], surest: dict[str, list[dict[str, Any]]] | None = None, title: str = "Pseudo-labels"
+) -> str:
+    """HTML of what `label_statistics` returned, with figures as SVG and, where given, pictures of each emotion."""
     emotions = statistics["emotions"]
     figures = {
         "shares": share_figure(emotions),
@@ -49,41 +50,44 @@ def label_report(statistics: dict[str, Any], sheet: Image.Image | None = None, t
         statistics=statistics,
         teachers=list(zip(*(as_list(statistics["selection"][key]) for key in ("teacher", "revision")), strict=True)),
         has_prevalence=any(own["prevalence"] is not None for own in emotions.values()),
-        sheet=None if sheet is None else jpeg_uri(sheet),
+        surest=surest,
     )
 
 
-def picture_sheet(table: Dataset, emotions: list[str], number: int = 20, columns: int = 10) -> Image.Image | None:
-    """The `number` pictures with the highest score for each emotion, best first, under its name; scores below each.
+def surest_pictures(table: Dataset, emotions: list[str], number: int = 6) -> dict[str, list[dict[str, Any]]]:
+    """The `number` pictures with the highest score for each emotion, best first.
 
-    Rows without a photo take no part; photos that cannot be read leave a gap. None where the table has no photo.
+    Rows without a photo take no part; the image of a photo that cannot be read is None.
+
+    Returns:
+        For each emotion dicts of `image` (a data URI), `caption`, `score` and `emotions`, all that it is labelled
+        with; empty where the table has no photo.
     """
     if "image" not in table.features:
-        return None
+        return {}
     stored = table.cast_column("image", datasets.Image(decode=False))
     present = np.flatnonzero(~stored.with_format("arrow")["image"][:].is_null().to_numpy())
-    if not len(present):
-        return None
     names, scores = label_names(table), label_matrix(table, "emotion_scores")
-    number = min(number, len(present))
-    columns = min(columns, number)
-    lines, line = -(-number // columns), THUMBNAIL + 18
-    sheet = Image.new("RGB", (columns * (THUMBNAIL + 4), len(emotions) * (lines * line + 24)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for block, emotion in enumerate(emotions):
-        own, top = scores[present, names.index(emotion)], block * (lines * line + 24)
-        draw.text((4, top + 6), emotion, fill="black", font_size=16)
-        for place, row in enumerate(present[np.argsort(-own, kind="stable")[:number]]):
-            corner = (place % columns * (THUMBNAIL + 4), top + 24 + place // columns * line)
-            if photo := thumbnail(stored[int(row)]["image"]):
-                sheet.paste(photo, corner)
-            score = f"{scores[row, names.index(emotion)]:.2f}"
-            draw.text((corner[0] + 2, corner[1] + THUMBNAIL + 1), score, fill="black", font_size=11)
-    return sheet
+    stored = stored.select_columns(["image", "captions", "emotions"])
+    found = {}
+    for emotion in emotions if len(present) else []:
+        own = scores[:, names.index(emotion)]
+        found[emotion] = [
+            {
+                "image": thumbnail(row["image"]),
+                "caption": (row["captions"] or [""])[0],
+                "emotions": [names[label] for label in row["emotions"]],
+                "truth": None,
+                "score": float(own[place]),
+            }
+            for place in present[np.argsort(-own[present], kind="stable")[:number]].tolist()
+            for row in [stored[place]]
+        ]
+    return found
 
 
-def thumbnail(content: dict[str, Any]) -> Image.Image | None:
+def thumbnail(content: dict[str, Any]) -> str | None:
     try:
-        return small_rgb(datasets.Image().decode_example(content), THUMBNAIL)
+        return jpeg_uri(small_rgb(datasets.Image().decode_example(content), THUMBNAIL))
     except Exception:  # decoders raise whatever a damaged file makes them trip over
         return None

@@ -1,7 +1,7 @@
 """The HTML report of finished runs, from their metrics.json, its details and trainer_state.json."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from emocap.report.figures import (
     transfer_figure,
 )
 from emocap.report.render import jpeg_uri, render_page, small_rgb
+from emocap.report.sentences import caption_tables
 from emocap.report.tables import (
     COLUMNS,
     LOWER_IS_BETTER,
@@ -30,6 +31,7 @@ from emocap.report.tables import (
     format_table,
     groups,
     interval_text,
+    is_captioner,
     markdown_table,
     name_text,
     notes,
@@ -58,7 +60,8 @@ def write_report(
     study: str | Path | None = None,
     figures: str | Path | None = None,
 ) -> None:
-    """Writes one HTML file that needs nothing else: results, controls, curves, emotions, mistakes and pictures.
+    """Writes one HTML file that needs nothing else: results, controls, curves, emotions, mistakes and pictures; of
+    captioners their sentences for each wish, with a judge's probabilities.
 
     What the details of a run show (average precision of each emotion, reliability, mistakes, examples) is drawn of
     the runs that were measured on the same rows as the first run on human labels.
@@ -67,20 +70,25 @@ def write_report(
         path: where the report goes; replaced whole or left as it was.
         title: heading of the report.
         runs: name to folder of a finished run with metrics.json and, where they are, metrics_details.json and
-            trainer_state.json; or to the folders of several seeds, of which details and curves are the first's.
+            trainer_state.json; or to the folders of several seeds, of which details and curves are the first's. Of a
+            captioner the folder in which `emocap evaluate --output FOLDER/metrics.json` left both files.
         examples: `{"image": PIL.Image or None, "caption": str, "emotions": list[str], "truth": list[str] or None}`,
             shown as a grid of pictures.
-        tables: the table of pairs that the runs were measured on: with it, the best and the worst examples are shown.
+        tables: the table of pairs that the runs were measured on: with it, the best and the worst examples are shown,
+            and photos beside a captioner's sentences.
         study: folder of a finished transfer study, for its curves.
         figures: folder for the figures as PNG and PDF files as well.
 
     Raises:
-        FileNotFoundError: a run without metrics.json, or a study without its study.json.
-        ValueError: no runs, or a file of a run that is no JSON object.
+        FileNotFoundError: a run without metrics.json, a captioner without its sentences, or a study without its
+            study.json.
+        ValueError: no runs, a file of a run that is no JSON object, or a captioner whose wishes were not measured.
     """
     rows = results_rows(runs)
-    first = {name: folders_of(runs, name)[0] for name in runs}
     metrics = {name: read_metrics(name, runs) for name in runs}
+    captioners = {name: metrics.pop(name) for name in runs if is_captioner(metrics[name])}
+    first = {name: folders_of(runs, name)[0] for name in metrics}
+    find = _finder(tables)
     details = _comparable_details(first, metrics)
     precisions = _precision_rows(details)
     has_prior = any(row["prevalence"] for row in precisions)
@@ -102,14 +110,19 @@ def write_report(
         measured={name: own for name, own in metrics.items() if own.controls},
         controls=CONTROLS,
         gain_keys=GAIN_KEYS,
-        runs=list(runs),
+        runs=list(metrics),
+        has_losses=any(drawn[f"loss_{name}"] for name in metrics),
+        captioners={
+            name: (own, caption_tables(folders_of(runs, name)[0], own, lambda image_id: _photo(find(image_id))))
+            for name, own in captioners.items()
+        },
         precision_columns=["emotion", *["prior"] * has_prior, *details],
         precisions=[
             [row["emotion"], *map(value_text, [row["prevalence"]] * has_prior + row["scores"])] for row in precisions
         ],
         mistakes={name: [list(own.values()) for own in found] for name, found in mistakes.items()},
         examples=[_picture(example) for example in examples or []],
-        extremes=_extremes(details, tables) if tables is not None else {},
+        extremes=_extremes(details, find),
     )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -186,17 +199,30 @@ def _mistakes(details: dict) -> list[dict[str, Any]]:
     ]
 
 
-def _extremes(details: dict[str, dict], tables: DatasetDict) -> dict[str, dict[str, list[dict]]]:
-    """Of each run the pictures that it ranked best and worst; those that the table lacks are left out."""
+def _finder(tables: DatasetDict | None) -> Callable[[str], dict[str, Any] | None]:
+    """Gives the row of an image id, None where the tables lack it."""
+    splits = tables or DatasetDict()
     places = {
-        image_id: (name, row) for name, split in tables.items() for row, image_id in enumerate(split["image_id"])
+        image_id: (name, row) for name, split in splits.items() for row, image_id in enumerate(split["image_id"])
     }
+
+    def find(image_id: str) -> dict[str, Any] | None:
+        if image_id not in places:
+            return None
+        split, row = places[image_id]
+        return splits[split][row]
+
+    return find
+
+
+def _extremes(
+    details: dict[str, dict], find: Callable[[str], dict[str, Any] | None]
+) -> dict[str, dict[str, list[dict]]]:
+    """Of each run the pictures that it ranked best and worst; those that are not found are left out."""
     found = {}
     for run, own in details.items():
         for example in own.get("examples", []):
-            if example["image_id"] in places:
-                split, row = places[example["image_id"]]
-                pair = tables[split][row]
+            if pair := find(example["image_id"]):
                 picture = {
                     "image": pair["image"],
                     "caption": (pair["captions"] or [""])[0],
@@ -215,5 +241,9 @@ def _history(folder: Path) -> list[dict]:
 
 def _picture(example: dict) -> dict[str, Any]:
     """What the grid shows of one example: its photo becomes a data URI."""
-    photo = None if example["image"] is None else jpeg_uri(small_rgb(example["image"], THUMBNAIL))
-    return {"truth": None, **example, "image": photo}
+    return {"truth": None, **example, "image": _photo(example)}
+
+
+def _photo(row: dict[str, Any] | None) -> str | None:
+    """A small photo as a data URI; None where a row has none, or there is no row."""
+    return None if row is None or row["image"] is None else jpeg_uri(small_rgb(row["image"], THUMBNAIL))

@@ -1,6 +1,7 @@
 """Pages from the package's templates, with their figures and pictures inside."""
 
 import base64
+import hashlib
 import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,9 @@ __all__ = ["jpeg_uri", "render_page", "small_rgb"]
 
 def render_page(template: str, figures: Mapping[str, "Figure | None"], **values: Any) -> str:
     """A page of this package's templates; every value is escaped, and each figure an SVG under its name."""
+    loader = jinja2.PackageLoader("emocap", "templates")
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("emocap", "templates"),
+        loader=loader,
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -31,6 +33,9 @@ def render_page(template: str, figures: Mapping[str, "Figure | None"], **values:
         name: figure and Markup(svg_text(figure, f"figure-{place}"))
         for place, (name, figure) in enumerate(figures.items(), start=1)
     }
+    script, _, _ = loader.get_source(environment, "page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()  # no other script runs in the page
+    values |= {"script": Markup(script), "script_hash": digest}
     return environment.get_template(template).render(figures=drawn, **values)
 
 

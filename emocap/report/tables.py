@@ -17,6 +17,7 @@ __all__ = [
     "format_table",
     "groups",
     "interval_text",
+    "is_captioner",
     "markdown_lines",
     "markdown_table",
     "name_text",
@@ -68,7 +69,8 @@ def results_rows(runs: Runs) -> list[dict[str, Any]]:
     """The results table as data: for each setting (split, truth, number of examples) prior, models and ceilings.
 
     Models are compared only within a setting. References that differ between its runs, such as priors fitted on more
-    or fewer examples, are listed once each, with the runs they belong to.
+    or fewer examples, are listed once each, with the runs they belong to. Captioners, whose figures are of another
+    kind, have no row.
 
     Args:
         runs: name to folder of a finished run, or to several that differ by their seed: their means are shown.
@@ -88,7 +90,8 @@ def results_rows(runs: Runs) -> list[dict[str, Any]]:
         raise ValueError("There are no runs to report; give a name and a finished run's folder for each.")
     settings = {}
     for name in runs:
-        result = read_metrics(name, runs)
+        if is_captioner(result := read_metrics(name, runs)):
+            continue
         settings.setdefault(tuple(map(result.get, SETTING)), {})[name] = result
     rows = []
     for values, group in settings.items():
@@ -103,6 +106,11 @@ def results_rows(runs: Runs) -> list[dict[str, Any]]:
         shared = [PSEUDO_NOTE] * is_pseudo + [FEW_NOTE] * any(result.is_few for result in group.values())
         rows += [{**row, **setting, "notes": [*shared, *row.get("notes", [])]} for row in own]
     return rows
+
+
+def is_captioner(result: Mapping[str, Any]) -> bool:
+    """Whether these are a captioner's: of its training, or of its wishes as `evaluate_captioner` measures them."""
+    return "judge" in result or "loss_without_wish" in result
 
 
 def folders_of(runs: Runs, name: str) -> list[Path]:

@@ -23,7 +23,8 @@ def make_body(tables: DatasetDict, folder: str | os.PathLike, settings: dict[str
         preset = resources.files("emocap.presets").joinpath("quickstart.yaml").read_text("utf-8")
         settings = yaml.safe_load(preset)["body"]
     set_seed(0)
-    captions = [caption for split in ("train", "source") for own in tables[split]["captions"] for caption in own]
+    splits = [name for name in ("train", "source") if name in tables]
+    captions = [caption for split in splits for own in tables[split]["captions"] for caption in own]
     tokenizer = make_tokenizer(captions, settings["vocab_size"])
     dim = tables["train"].features["region_features"].length // NUM_REGIONS
     config = VisualBertConfig(

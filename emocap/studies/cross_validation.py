@@ -34,6 +34,7 @@ from emocap.metrics import (
     resampled_metrics,
 )
 from emocap.records import Result
+from emocap.report.page import write_report
 from emocap.steps import train_teacher
 from emocap.studies.options import CrossValidationArguments
 from emocap.studies.skeleton import remember_plan
@@ -72,7 +73,7 @@ def cross_validate(own: CrossValidationArguments, flags: list[str]) -> Result:
         the teacher is ahead (`map_macro_gain`, `lrap_gain`, `bce_gain`) and the paired intervals, and
         `chance/map_macro`; under `committee/` those of all seeds' models, and of `--together`'s, by the mean of their
         logits. `settings.json` has every setting's validation scores, `preset.yaml` the setting chosen
-        most often.
+        most often, `report.html` the figures as a page.
     """
     check_scikit_learn()
     settings = [dict(chosen) for chosen in itertools.product(*map(parse_vary, own.vary))]
@@ -97,6 +98,7 @@ def cross_validate(own: CrossValidationArguments, flags: list[str]) -> Result:
     metrics = summarise(finished, truth_column(table))
     write_json(output / "metrics.json", metrics)
     write_choice(output, finished, settings, flags)
+    write_report(output / "report.html", title="Nested cross-validation", runs={"teacher": output})
     return Result(metrics)
 
 

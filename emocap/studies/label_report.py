@@ -13,7 +13,7 @@ from emocap.report.tables import markdown_lines, value_text
 from emocap.studies.label_study import LabelRun, LabelStudy, label_agreement
 from emocap.studies.skeleton import paired_gain
 
-__all__ = ["format_study", "summarize_study", "write_study"]
+__all__ = ["format_study", "study_page", "summarize_study", "write_study"]
 
 NUM_RESAMPLES = 1000
 
@@ -23,15 +23,19 @@ def write_study(study: LabelStudy) -> dict[str, Any]:
     returns the summary."""
     summary = summarize_study(study)
     write_json(study.output_dir / "label_study.json", summary)
-    page = render_page(
+    study.write({"report.html": study_page(summary)}, format_study(summary))
+    return summary
+
+
+def study_page(summary: dict[str, Any]) -> str:
+    """HTML of what `summarize_study` returned."""
+    return render_page(
         "label_study.html.j2",
         {"gain": gain_figure(summary["arms"])},
         title="What the pseudo-labels are worth",
         summary=summary,
         arms=[[*(cells := arm_cells(arm))[:3], arm["seeds"], *cells[3:]] for arm in summary["arms"]],
     )
-    study.write({"report.html": page}, format_study(summary))
-    return summary
 
 
 def summarize_study(study: LabelStudy) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The transfer study's table and figure, from the files of its finished runs."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -8,11 +8,12 @@ from emocap.data.storage import write_json
 from emocap.metrics import compute_metrics, prior_probabilities, t_interval
 from emocap.report.drawing import save_figure
 from emocap.report.figures import STRATEGIES, transfer_figure
+from emocap.report.render import render_page
 from emocap.report.tables import around, markdown_lines
 from emocap.studies.skeleton import paired_gain
 from emocap.studies.transfer_study import OTHER, TransferStudy
 
-__all__ = ["study_rows", "study_table", "write_study"]
+__all__ = ["study_page", "study_rows", "study_table", "write_study"]
 
 BASES = {
     "scratch": "over_scratch",
@@ -24,12 +25,13 @@ NUM_RESAMPLES = 500
 
 
 def write_study(study: TransferStudy) -> list[dict[str, Any]]:
-    """Writes study.json, study.md and figure.svg into the study's folder, and the README's block where one is named;
-    returns the rows."""
+    """Writes study.json, study.md, figure.svg and report.html into the study's folder, and the README's block where
+    one is named; returns the rows."""
     rows, metric = study_rows(study), study.arguments.metric
     write_json(study.output_dir / "study.json", {"metric": metric, "rows": rows})
     save_figure(transfer_figure(rows, metric), study.output_dir / "figure.svg")
-    study.write({"study.md": study_table(rows, metric) + "\n"}, study_table(shown(rows), metric))
+    files = {"study.md": study_table(rows, metric) + "\n", "report.html": study_page(rows, metric)}
+    study.write(files, study_table(shown(rows), metric))
     return rows
 
 
@@ -104,36 +106,59 @@ def shown(rows: list[dict]) -> list[dict]:
     ]
 
 
+def study_page(rows: list[dict[str, Any]], metric: str) -> str:
+    """HTML of the study's rows: the figure, and a table for each direction."""
+    figures = {"transfer": transfer_figure(rows, metric)}
+    return render_page(
+        "transfer_study.html.j2", figures, title="What the source passes on", tables=tables_of(rows, metric)
+    )
+
+
 def study_table(rows: list[dict[str, Any]], metric: str) -> str:
-    """Markdown, one table a direction: steps, mean and gains with their intervals, the test images' in brackets; under
-    it how many gains are clear of 0, and how many would be by chance."""
+    """Markdown, one table a direction, gains in bold where both intervals are clear of 0."""
     blocks = []
-    columns = {"rows": "--:", "strategy": "---", "layers": "--:", "steps": "--:", "mean": "--:"}
-    columns |= {f"gain over {STRATEGIES[base]}": "--:" for base in BASES}
+    for own in tables_of(rows, metric):
+        columns = {name: "---" if name == "strategy" else "--:" for name in own.columns}
+        cells = [[f"**{text}**" if is_bold else text for text, is_bold in line] for line in own.cells]
+        blocks.append(f"{own.head}\n\n{markdown_lines(columns, cells)}\n\n{own.counts}")
+    return "\n\n".join(blocks)
+
+
+class DirectionTable(NamedTuple):
+    """One direction: what was measured; cells as text, and whether it is in bold; and how many gains are clear."""
+
+    name: str
+    head: str
+    columns: list[str]
+    cells: list[list[tuple[str, bool]]]
+    counts: str
+
+
+def tables_of(rows: list[dict[str, Any]], metric: str) -> list[DirectionTable]:
+    """One table a direction: steps, mean and gains with their intervals, the test images' in brackets, in bold where
+    both are clear of 0; under it how many gains are, and how many would be by chance."""
+    tables = []
+    columns = ["rows", "strategy", "layers", "steps", "mean", *(f"gain over {STRATEGIES[base]}" for base in BASES)]
     for direction in dict.fromkeys(row["direction"] for row in rows):
         own = [row for row in rows if row["direction"] == direction]
         first, _, second = direction.partition("_to_")
         truth = "pseudo-labels" if own[0]["truth"] == "emotions" else "crowd labels"
         words = "given to every network and frozen" if own[0]["given_word_embeddings"] else "each network's own"
+        name = f"{first.capitalize()} to {second}"
         head = (
-            f"{first.capitalize()} to {second}, {metric} on the test split ({truth}), {len(own[0]['values'])} seeds, "
+            f"{name}, {metric} on the test split ({truth}), {len(own[0]['values'])} seeds, "
             f"95 % intervals over seeds [over test images]; the prior has {own[0]['prior']:.3f}. Steps taken, mean "
             f"over the seeds: the network that it starts from + its own. Word embeddings: {words}."
         )
         own.sort(key=lambda row: (row["size"], list(STRATEGIES).index(row["strategy"]), row["num_layers"]))
-        cells = [
-            [
-                f"{row['size']:,}",
-                STRATEGIES[row["strategy"]],
-                str(row["num_layers"] or "–"),
-                steps_text(row),
-                f"{row['mean']:.3f}{around(row)}",
-                *(gain_text(row.get(name)) for name in BASES.values()),
-            ]
-            for row in own
-        ]
-        blocks.append(f"{head}\n\n{markdown_lines(columns, cells)}\n\n{counts_text(own)}")
-    return "\n\n".join(blocks)
+        cells = []
+        for row in own:
+            texts = [f"{row['size']:,}", STRATEGIES[row["strategy"]], str(row["num_layers"] or "–"), steps_text(row)]
+            texts.append(f"{row['mean']:.3f}{around(row)}")
+            gains = [row.get(name) for name in BASES.values()]
+            cells.append([(text, False) for text in texts] + [(gain_text(gain), is_clear(gain)) for gain in gains])
+        tables.append(DirectionTable(name, head, columns, cells, counts_text(own)))
+    return tables
 
 
 def steps_text(row: dict) -> str:
@@ -154,17 +179,18 @@ def counts_text(rows: list[dict]) -> str:
 
 
 def gain_text(gain: dict | None) -> str:
-    """A gain, in bold where both intervals are clear of 0."""
     if gain is None:
         return "–"
-    text = f"{gain['mean']:+.3f}{around(gain)} [{gain['low_images']:+.3f}, {gain['high_images']:+.3f}]"
-    return f"**{text}**" if is_clear(gain) else text
+    return f"{gain['mean']:+.3f}{around(gain)} [{gain['low_images']:+.3f}, {gain['high_images']:+.3f}]"
 
 
 def bounds_of(gain: dict) -> list[Any]:
     return [gain[name] for name in ("low", "high", "low_images", "high_images")]
 
 
-def is_clear(gain: dict) -> bool:
+def is_clear(gain: dict | None) -> bool:
+    """Whether both intervals of a gain are known and clear of 0."""
+    if gain is None:
+        return False
     bounds = bounds_of(gain)
     return None not in bounds and (min(bounds) > 0 or max(bounds) < 0)

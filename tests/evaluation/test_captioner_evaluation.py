@@ -168,6 +168,7 @@ def test_figures_are_those_of_a_slow_loop(table, captioner, judges, kind, tmp_pa
         single[way] = [captions[n][drawn[n]] for n in range(NUMBER)]
     assert len({text for own in single.values() for text in own}) > NUMBER, "wishes and pictures change captions"
     assert single["guidance_1"] != single["guidance_2.5"]
+    check_sentences(json.loads(out.with_name("metrics_details.json").read_text()), slow, rows, unwished, plain, labels)
     own_scores = [[slow.probabilities(row, caption) for caption in row["captions"]] for row in rows]
     best = [[int(np.argmax(np.array(row["caption_scores"])[:, label])) for label in labels] for row in rows]
     steering("best_caption", lambda n, w: [own_scores[n][best[n][w]]])
@@ -214,6 +215,24 @@ def test_figures_are_those_of_a_slow_loop(table, captioner, judges, kind, tmp_pa
     assert result["num_candidates"] == 1 and "ranker" not in result
     counts = ("num_examples", "num_retrieved", "split", "judge", "wishes", "guidance_scales")
     assert [result[key] for key in counts] == [5, 5, "test", judges[kind], "sad, curious, angry", "1, 2.5"]
+
+
+def check_sentences(details, slow, rows, unwished, plain, labels) -> None:
+    """The file beside the figures: every sentence, and what the judge says of every wish."""
+    assert details["wishes"] == WISHES and details["image_id"] == [row["image_id"] for row in rows]
+    told = details["sentences"]
+    assert set(told) == {"guidance_1", "guidance_2.5", "no_wish", "references"}
+    assert told["no_wish"]["captions"] == [[text] for text in unwished]
+    assert np.allclose(told["no_wish"]["probabilities"], plain[:, labels], atol=2e-4)
+    assert told["references"]["captions"] == [[row["captions"][0]] for row in rows]
+    for n, row in enumerate(rows):
+        first = slow.probabilities(row, row["captions"][0])[labels]
+        assert np.allclose(told["references"]["probabilities"][n], first, atol=2e-4)
+        for w, (wish, label) in enumerate(zip(WISHES, labels, strict=True)):
+            caption = told["guidance_2.5"]["captions"][n][w]
+            assert caption == slow.write(row, wish, 2.5)
+            probability = slow.probabilities(row, caption)[label]
+            assert told["guidance_2.5"]["probabilities"][n][w] == pytest.approx(probability, abs=2e-4)
 
 
 def test_intervals_are_those_of_the_bootstrap_s_definition(rng):

@@ -19,6 +19,7 @@ from emocap.data.storage import load_table
 from emocap.metrics import METRIC_KEYS, chance_map_macro, compute_metrics
 from emocap.studies import cross_validation
 from emocap.studies.cross_validation import fold_of
+from tests.report.test_report import Page
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +101,11 @@ def test_figures_are_means_over_folds_of_scores_written_once(done, tiny_table_di
     chance = np.mean([chance_map_macro(labels[folds == fold]) for fold in range(3)])
     assert metrics["chance/map_macro"] == pytest.approx(chance)
     assert metrics["num_examples"] == 101 and metrics["split"] == "3 folds"
+    tables = dict(Page((out / "report.html").read_text("utf-8")).tables)
+    told = {row[0][0]: row[1][0][:5] for row in tables["results"][1:]}
+    assert told["teacher"] == f"{metrics['map_macro']:.3f}" and told["prior"] == f"{metrics['prior/map_macro']:.3f}"
+    leads = {row[0][0]: row[2][0] for row in tables["controls"][1:]}
+    assert all(leads[name].startswith(f"{metrics[f'{name}/map_macro_gain']:.3f}") for name in ("tfidf", "encoder"))
 
 
 def test_models_of_two_runs_answer_together_by_the_mean_of_their_logits(done, tiny_table_dir, tmp_path):

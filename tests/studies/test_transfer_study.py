@@ -25,6 +25,7 @@ from emocap.studies.runs import Part, Recipe, fit, part_probabilities
 from emocap.studies.skeleton import paired_gain
 from emocap.studies.transfer_report import BASES, study_rows, study_table
 from emocap.studies.transfer_study import Run, TransferStudy
+from tests.report.test_report import Page
 
 RECIPE = Recipe(30, 10, 5, 0.01, 16, 0.01, "map_macro")
 
@@ -82,6 +83,12 @@ def test_a_study_from_the_command_line_resumes_and_grows(settings, tmp_path, cap
     table = (study.output_dir / "study.md").read_text()
     assert table.strip() in capsys.readouterr().out and table.count("\n| 30 | AnB+ | 5 |") == 2
     assert "pseudo-labels" in table and "crowd labels" in table
+    page = Page((study.output_dir / "report.html").read_text("utf-8"))
+    lines = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")]
+    of_page = [[text for text, _ in line] for _, found in page.tables for line in found]
+    assert of_page == [[cell.strip("*") for cell in line] for line in lines], "the page holds the same table"
+    bold = [[is_bold for _, is_bold in line] for _, found in page.tables for line in found]
+    assert bold == [[cell.startswith("**") for cell in line] for line in lines]
     assert all(("over_anb_plus" in row) == (row["strategy"] == "anb") for row in rows)
     last = [row for row in rows if row["num_layers"] == 5]
     matched = {row["strategy"] for row in last if "over_bnb_plus_matched" in row}
