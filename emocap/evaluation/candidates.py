@@ -167,7 +167,7 @@ def labelling_teacher(model: str, option: str, tables: DatasetDict | str | os.Pa
     )
 
 
-def revisions_of(committee: Committee) -> list[set[str]]:
+def revisions_of(committee: Committee) -> list[set]:
     """By what each loaded member is told from others: the hash of its weights and its commit on the Hub."""
     return [
         {f"sha256:{weights_hash(model)[:16]}", getattr(config, "_commit_hash", None)} - {None}

@@ -428,7 +428,7 @@ def write_best(
         texts += [text.strip() for text in told]
         nats.append(costs)
     captions = np.array(texts, dtype=object).reshape(len(rows), number)
-    tables = [with_captions(own, captions.reshape(len(pictures), -1)) for own in ranker.prepare(pictures)]
+    tables = [with_captions(own, captions.reshape(len(pictures), -1).tolist()) for own in ranker.prepare(pictures)]
     probabilities = ranker.score(tables, size).probabilities.reshape(len(rows), number, -1)
     scores = candidate_scores(
         np.concatenate(nats).reshape(len(rows), number), probabilities, np.eye(len(emotions))[wishes]

@@ -180,7 +180,6 @@ class EmocapCaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
             inputs = (input_ids, attention_mask, position_ids, visual_embeds, visual_attention_mask, region_boxes)
             return self.guided(guidance_scale, inputs, wish_levels, wish_mask, logits_to_keep=logits_to_keep, **kwargs)
         if inputs_embeds is None:
-            self.check_positions(input_ids.shape[1])
             inputs_embeds = self.embed(
                 input_ids, visual_embeds, visual_attention_mask, region_boxes, wish_levels, wish_mask
             )
@@ -216,6 +215,7 @@ class EmocapCaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self, input_ids, visual_embeds, visual_attention_mask, region_boxes, wish_levels, wish_mask
     ) -> torch.Tensor:
         """What the language model reads, `(batch, tokens, width)`: soft tokens in their places among the words."""
+        self.check_positions(input_ids.shape[1])
         embedded, places = self.get_input_embeddings()(input_ids), input_ids == self.config.image_token_id
         if not places.any():
             return embedded
