@@ -1,7 +1,6 @@
 """What the studies of the built-in corpus stand on: its tables with region features, a teacher of the target, and the
 source pictures labelled by it."""
 
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ import yaml
 from datasets import DatasetDict
 
 from emocap.data.storage import load_table, save_table
+from emocap.models import EmocapRegionExtractor
 from emocap.regions import SCENES_DETECTOR, extract_regions
 from emocap.scenes.body import make_body
 from emocap.scenes.corpus import load_scenes
@@ -41,7 +41,8 @@ def make_corpus(output: Path, settings: dict[str, dict]) -> tuple[DatasetDict, D
     with stage("Drawing the corpus"):
         save_table(load_scenes(**settings["scenes"]), output / "scenes")
     with stage("Extracting region features"):
-        shutil.copytree(SCENES_DETECTOR, output / "extractor", dirs_exist_ok=True)
+        detector = EmocapRegionExtractor.from_pretrained(SCENES_DETECTOR, **settings["extractor"])
+        detector.save_pretrained(output / "extractor")
         tables = extract_regions(load_table(output / "scenes"), str(output / "extractor"), output / "regions")
     with stage("Training the teacher"):
         make_body(tables, output / "body", settings["body"])
