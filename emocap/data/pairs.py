@@ -146,9 +146,11 @@ class PairDataset(torch.utils.data.Dataset):
         words = pad_tokens(self.token_ids, starts, lengths, self.processor.tokenizer.pad_token_id, self.framing)
         batch = {name: torch.from_numpy(values) for name, values in words.items()}
         if self.regions is not None:
+            counts = self.photo_counts[rows]
+            most = max(int(counts.max()), 1)
             features = torch.from_numpy(self.regions[rows])
-            batch["visual_embeds"] = features.view(len(rows), NUM_REGIONS, -1)
-            inside = np.arange(NUM_REGIONS) < self.photo_counts[rows][:, None]
+            batch["visual_embeds"] = features.view(len(rows), NUM_REGIONS, -1)[:, :most]
+            inside = np.arange(most) < counts[:, None]
             batch["visual_attention_mask"] = torch.from_numpy(inside.astype(np.int64))
         if self.pixels is not None:
             size = self.processor.image_size

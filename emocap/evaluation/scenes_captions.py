@@ -90,8 +90,9 @@ def evaluate_on_scenes(
 
     Figures of wishes, each again as `WAY/FIGURE/EMOTION`: `probability`, `alignment@1`, `alignment@3` and `lift`, see
     `evaluate_captioner`; `share_of_best`, the probability as a share of what the best sentence would have beside this
-    picture; `parsed`. Of `pairs`: `probability`, of the less probable of the two emotions; `pairs/first_alone/
-    probability`, of the same with the caption of one wish; `pairs/best/probability`, what one sentence could reach.
+    picture (`best/probability`); `parsed`. Of `pairs`: `probability`, of the less probable of the two emotions;
+    `pairs/first_alone/probability`, of the same with the caption of one wish; `pairs/best/probability`, what one
+    sentence could reach.
 
     Figures of what is seen: `thing`, `face` and `weather`, of captions that name one the share in which it is in the
     picture (no such key where none does); `thing_named` and so on, how many name one.
@@ -144,6 +145,7 @@ def evaluate_on_scenes(
     written = write_all(captioner, scenes, scales, candidates, seed)
     known = {text.lower() for table in tables.values() for own in table["captions"][:] for text in own or []}
     by_picture, corpus, sentences = figures_of_ways(scenes, written, known)
+    by_picture["best/probability"] = scenes.reachable.max(1).mean(1)
     if len(labels) > 1:
         by_picture |= pair_figures(captioner, scenes, written[f"guidance_{scales[0]:g}"], scales[0], seed)
     metrics: dict[str, Any] = average(by_picture, Bootstrap(num_resamples, groups=row_groups(pictures))) | corpus

@@ -27,7 +27,7 @@ class EmocapCaptionerConfig(CodeCarryingConfig, PreTrainedConfig):
         region_extractor: folder or Hub id of the extractor whose features it reads, or None.
         caption_length: tokens of a caption that it learned to write, its end included.
         label_smoothing: share of each target that training spreads over the vocabulary, from 0 to below 1.
-        initializer_range: standard deviation of new linear layers.
+        initializer_range: standard deviation of new linear layers: about one over the root of their width.
     """
 
     model_type = "emocap_captioner"
@@ -51,7 +51,7 @@ class EmocapCaptionerConfig(CodeCarryingConfig, PreTrainedConfig):
     region_extractor: str | None = None
     caption_length: int = 32
     label_smoothing: float | int = 0.0
-    initializer_range: float = 0.02
+    initializer_range: float = 0.06
 
     def __post_init__(self, **kwargs):
         if self.text_config is None:

@@ -60,13 +60,13 @@ class EmocapCaptionerForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Embedding):  # of the wish: sums over the emotions come out about as large as 1
+            init.normal_(module.weight, std=self.config.num_labels**-0.5)
+            return
         super()._init_weights(module)
         if isinstance(module, RegionNormalizer):
             init.zeros_(module.shift)
             init.ones_(module.scale)
-        elif isinstance(module, WishEncoder):
-            for embedding in (module.directions, module.shown, module.no_wish):
-                init.normal_(embedding.weight)
 
     @classmethod
     def from_language_model(

@@ -9,6 +9,7 @@ import yaml
 from datasets import DatasetDict
 
 from emocap.data.storage import load_table, save_table
+from emocap.models import EmocapRegionExtractor
 from emocap.regions import SCENES_DETECTOR, extract_regions
 from emocap.scenes.body import make_body
 from emocap.scenes.corpus import load_scenes
@@ -39,7 +40,8 @@ def make_corpus(output: Path, settings: dict[str, dict]) -> tuple[DatasetDict, D
     with stage("Drawing the corpus"):
         save_table(load_scenes(**settings["scenes"]), output / "scenes")
     with stage("Extracting region features"):
-        shutil.copytree(SCENES_DETECTOR, output / "extractor", dirs_exist_ok=True)
+        detector = EmocapRegionExtractor.from_pretrained(SCENES_DETECTOR, **settings["extractor"])
+        detector.save_pretrained(output / "extractor")
         tables = extract_regions(load_table(output / "scenes"), str(output / "extractor"), output / "regions")
     with stage("Training the teacher"):
         make_body(tables, output / "body", settings["body"])

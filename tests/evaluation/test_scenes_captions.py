@@ -189,6 +189,8 @@ def test_figures_are_those_of_a_slow_loop(tables, captioner, monkeypatch, tmp_pa
                 if shares:
                     assert result[f"{way}/{control}{attribute}"] == pytest.approx(np.mean(shares))
             assert result[f"{way}/{attribute}_named"] == pytest.approx(sum(map(len, seen)) / sum(map(len, told)))
+    reachable = label_probabilities()[0][states][..., labels].max(1)
+    assert result["best/probability"] == pytest.approx(reachable.mean())
     rising = [[result[f"weight_{weight}/probability/{wish}"] for weight in ("0.25", "0.5", "1")] for wish in WISHES]
     assert result["monotone"] == pytest.approx(np.mean([a < b < c for a, b, c in rising]))
     lesser, alone, best = [], [], []
