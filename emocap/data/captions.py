@@ -82,6 +82,11 @@ class CaptionDataset(torch.utils.data.Dataset):
         return batch
 
     @property
+    def lengths(self) -> np.ndarray:
+        """Regions and words of each pair together: int64 `(pairs,)`."""
+        return self.region_counts[self.row_of_pair] + np.diff(self.token_starts)
+
+    @property
     def truncated_captions(self) -> float:
         """Share of the captions that were cut."""
         return self.num_truncated / self.num_captions

@@ -169,6 +169,11 @@ class PairDataset(torch.utils.data.Dataset):
         return batch
 
     @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each pair's caption: int64 `(pairs,)`."""
+        return np.diff(self.token_starts)
+
+    @property
     def truncated_captions(self) -> float:
         """Share of the captions that were cut, 0 where there are none."""
         return self.num_truncated / max(self.num_captions, 1)

@@ -1,7 +1,6 @@
 """What the studies of the built-in corpus stand on: its tables with region features, a teacher of the target, and the
 source pictures labelled by it."""
 
-import shutil
 from importlib import resources
 from pathlib import Path
 

@@ -33,7 +33,7 @@ class PairSampler(torch.utils.data.Sampler):
         mix_share: the second table's share of an epoch, in 0..1. Its pairs (or images) come in turn before any comes
             again.
         pairs_a_step: batch size times devices times accumulated batches.
-        by_length: fill each step with captions of like length, so that little is padding. Lengths are sorted within
+        by_length: fill each step with pairs of like `lengths`, so that little is padding. Lengths are sorted within
             stretches of `STEPS_A_STRETCH` steps of the random order, whose steps are shuffled again.
         seed: with the epoch's number the only source of randomness.
     """
@@ -53,7 +53,7 @@ class PairSampler(torch.utils.data.Sampler):
         self.captions, self.pairs_a_step, self.seed, self.epoch = captions, pairs_a_step, seed, 0
         self.main, self.mix = FirstPairs(pairs), None if mix is None else FirstPairs(mix)
         tables = [own for own in (pairs, mix) if own is not None]
-        self.lengths = np.concatenate([np.diff(own.token_starts) for own in tables]) if by_length else None
+        self.lengths = np.concatenate([own.lengths for own in tables]) if by_length else None
         self.rows_of_labels = None
         if rows_of_labels is not None:
             self.rows_of_labels = [rows for rows in rows_of_labels if len(rows)]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from emocap.data.storage import load_table
 from emocap.metrics.captions import cider_d
 from emocap.models import EmocapCaptionerForConditionalGeneration, EmocapCaptionerProcessor, EmocapProcessor
 from emocap.steps import evaluate
+from emocap.training.sampling import PairSampler
 from emocap.training.wishes import DrawnWishes, draw_wishes, wish_statistics
 from tests.conftest import EMOTIONS, NUM_REGIONS, REGION_DIM, WORDS
 from tests.models.captioner import save_language_model
@@ -184,6 +186,20 @@ def pairs(captioned) -> CaptionDataset:
     return CaptionDataset(
         table, EmocapCaptionerProcessor(make_tokenizer(), emotions=EMOTIONS, max_length=6, **statistics)
     )
+
+
+def test_pairs_without_a_picture_do_not_stand_beside_pairs_with_one(pairs):
+    """Grouped by words alone, short captions with and without 36 regions shared steps that were padding mostly."""
+    masked = copy(pairs)
+    masked.region_counts = np.where(np.arange(len(pairs.region_counts)) % 3 == 0, pairs.region_counts, 0)
+    shown = masked.__getitems__(range(len(masked)))["attention_mask"].sum(1).numpy()
+    assert len(set((shown - masked.lengths).tolist())) == 1, "what every pair has beside them is not counted"
+
+    def padding(**options) -> int:
+        steps = shown[list(PairSampler(masked, pairs_a_step=8, seed=3, **options))].reshape(-1, 8)
+        return int((steps.max(1, keepdims=True) - steps).sum())
+
+    assert padding(by_length=True) < 0.2 * padding()
 
 
 @pytest.mark.parametrize("start", [[], [4]])

@@ -168,6 +168,7 @@ def test_ranked_targets_follow_the_order_of_the_kept_emotions(rng):
 @pytest.mark.parametrize("step", [1, 4, 16])
 def test_steps_of_like_length_hold_the_same_pairs_with_less_padding(pairs, human, step):
     lengths = np.concatenate([np.diff(pairs.token_starts), np.diff(human.token_starts)])
+    assert pairs.lengths.tolist() == np.diff(pairs.token_starts).tolist()
     options = {"pairs_a_step": step, "mix": human, "mix_share": 0.3, "seed": 5}
     plain, grouped = PairSampler(pairs, **options), PairSampler(pairs, **options, by_length=True)
 
