@@ -45,11 +45,11 @@ logger = logging.get_logger(__name__)
 
 
 class Captioner(NamedTuple):
-    """A captioner, and pictures of which it writes and reads captions."""
+    """A captioner, and pictures of which it writes and reads captions: to write, their regions are enough."""
 
     model: EmocapCaptionerForConditionalGeneration
     processor: EmocapCaptionerProcessor
-    pairs: CaptionDataset
+    pairs: Any  # a CaptionDataset, or what has its regions
     batch_size: int
 
 

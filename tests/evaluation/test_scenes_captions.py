@@ -220,6 +220,7 @@ def test_the_command_measures_a_captioner_that_has_learned_nothing(tables, capti
     assert metrics["guidance_1/parsed"] == metrics["guidance_2/probability"] == 0
     assert metrics["references/parsed"] == 1 and "guidance_1/thing" not in metrics
     told = capsys.readouterr().out
+    assert all(told.count(f"\n{way} ") == 1 for way in ("guidance_2", "no_wish", "weight_0.5", "pairs/best"))
     assert "share of the best sentence" in told and "judge 'scenes'" in told
 
 
