@@ -92,14 +92,8 @@ SCENES_FIGURES = {
 
 def print_on_scenes(result: Result) -> None:
     """One line a way of getting captions, and its controls."""
-<<<<<<< HEAD
     scales = wished_ways(result)
-    weights = [key.partition("/")[0] for key in result if key.startswith("weight_") and key.endswith("/probability")]
-=======
-    scales = [f"guidance_{scale}" for scale in result["guidance_scales"].split(", ")]
-    names = {key.partition("/")[0] for key in result}
-    weights = sorted(name for name in names if name.startswith("weight_"))
->>>>>>> C
+    weights = sorted({name for key in result if (name := key.partition("/")[0]).startswith("weight_")})
     others = ["no_wish", "references", "best", *weights, "away_from", "pairs", "pairs/first_alone", "pairs/best"]
     ways = [way for own in scales for way in (own, f"{own}/shuffled_wishes", f"{own}/shuffled_images")] + others
     print(f"{'':38}" + "".join(f"{head:>9}" for head in SCENES_FIGURES.values()))
