@@ -217,7 +217,8 @@ def test_the_loss_is_that_of_the_words(captioner):
     model, processor = captioner
     inputs = four(processor, text=["the dog", "a child", "rain at", "the box"])
     labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
-    labels = labels.masked_fill(labels == processor.image_token_id, -100)
+    is_soft = inputs["input_ids"] == processor.image_token_id
+    labels = labels.masked_fill(is_soft.flip(1).cumsum(1).flip(1) > 0, -100)  # the start token stands before them
     output = model(**inputs, labels=labels)
     entries = [
         -output.logits[row, place - 1].log_softmax(-1)[labels[row, place]]
