@@ -262,18 +262,19 @@ def measure(trainer: EmocapTrainer, pairs: CaptionDataset, no_wish_share: float,
         "loss_without_wish": DrawnWishes(pairs, 1.0, seed),
         "loss_with_all_emotions": pairs,
     }
-    figures = {name: nats(trainer, own) for name, own in shown.items()}
+    order = np.argsort(pairs.lengths, kind="stable")  # little padding
+    figures = {name: nats(trainer, own, order) for name, own in shown.items()}
     counts = {"num_examples": len(np.unique(pairs.row_of_pair)), "num_captions": len(pairs)}
     return {**figures, **counts, "truncated_captions": pairs.truncated_captions}
 
 
 @torch.inference_mode()
-def nats(trainer: EmocapTrainer, pairs: CaptionDataset | DrawnWishes) -> float:
-    """Mean over all tokens; every process of a distributed run computes all."""
+def nats(trainer: EmocapTrainer, pairs: CaptionDataset | DrawnWishes, order: np.ndarray) -> float:
+    """Mean over all tokens of the pairs, taken in that order; every process of a distributed run computes all."""
     model, total, tokens = trainer.model.eval(), 0.0, 0
     size = trainer.args.per_device_eval_batch_size
-    for first in range(0, len(pairs), size):
-        batch = pairs.__getitems__(np.arange(first, min(first + size, len(pairs))))
+    for first in range(0, len(order), size):
+        batch = pairs.__getitems__(order[first : first + size])
         batch = {name: values.to(model.device) for name, values in batch.items()}
         labels = batch.pop("labels")[:, 1:]
         with trainer.accelerator.autocast():
