@@ -133,9 +133,9 @@ class Demo(gr.Blocks):
         os.environ["GRADIO_TEMP_DIR"] = os.path.join(self.folder.name, "uploads")
 
     def launch(self, *arguments: Any, **options: Any):
-        """As `gradio.Blocks.launch`, with other defaults. Ended by a signal, it still empties its folder."""
+        """As `gradio.Blocks.launch`, with other defaults. A process that waits in it empties the folder at SIGTERM."""
         self.use_own_folder()
-        if threading.current_thread() is threading.main_thread():
+        if not options.get("prevent_thread_lock") and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, lambda *_: sys.exit())
         fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
         dark_enough = {f"button_primary_background_fill{end}": "*primary_700" for end in ("", "_dark")}

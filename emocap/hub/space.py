@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Sequence
 from importlib.metadata import requires, version
+from importlib.util import find_spec
 from pathlib import Path
 
 from huggingface_hub import HfApi
@@ -50,7 +51,10 @@ def publish_space(
         ValueError: a model that lies in a folder, a checkpoint of another family, or a public Space where a private
             one is asked for.
         OSError: the Hub refuses the token, or does not answer.
+        ImportError: gradio, whose version is pinned, is not installed.
     """
+    if find_spec("gradio") is None:
+        raise ImportError("publish-space pins the version of gradio: pip install 'emocap[demo]'.")
     models, api = [model] if isinstance(model, str) else list(model), HfApi(token=token)
     for name in [*models, *([captioner] if captioner else [])]:
         if os.path.isdir(name):
