@@ -73,3 +73,8 @@ def test_its_whole_job_in_python_runs(tmp_path, monkeypatch):
     assert names["after"].gain("prior", "map_macro").value == pytest.approx(gain)
     batch = names["processor"](text="a picture of the garden")
     assert names["model"](**batch).logits.shape == (1, 29)
+
+
+def test_it_links_every_notebook():
+    names = {path.name for path in (README.parent / "tests" / "notebooks").glob("*.py")} - {"test_notebooks.py"}
+    assert names == set(re.findall(r"\]\(tests/notebooks/(\w+\.py)\)", README.read_text("utf-8")))
