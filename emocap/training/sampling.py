@@ -148,15 +148,14 @@ class MixedPairs(torch.utils.data.Dataset):
             inside = np.flatnonzero((pairs >= start) & (pairs < start + len(part)))
             if len(inside):
                 pieces.append((torch.from_numpy(inside), part.__getitems__(pairs[inside] - start)))
-        words, batch = max(piece["input_ids"].shape[1] for _, piece in pieces), {}
+        batch = {}
         for name, like in self.likeness.items():
-            shape = (words,) if name in ("input_ids", "attention_mask") else like.shape
+            found = [(inside, piece[name]) for inside, piece in pieces if name in piece]
+            sizes = [values.shape[1:] for _, values in found] or [like.shape]
             filling = self.processor.tokenizer.pad_token_id if name == "input_ids" else 0
-            batch[name] = torch.full((len(pairs), *shape), filling, dtype=like.dtype)
-            for inside, piece in pieces:
-                if name in piece:
-                    values = piece[name]
-                    batch[name][(inside, *(slice(size) for size in values.shape[1:]))] = values
+            batch[name] = torch.full((len(pairs), *map(max, *sizes, sizes[0])), filling, dtype=like.dtype)
+            for inside, values in found:
+                batch[name][(inside, *(slice(size) for size in values.shape[1:]))] = values
         return batch
 
     def __getitem__(self, pair: int) -> dict[str, torch.Tensor]:

@@ -179,7 +179,7 @@ def test_a_second_call_does_nothing_and_other_settings_do_it_anew(
     assert "Nothing to do" not in capsys.readouterr().out
     again = extract_regions(tiny_table, extractor, str(out), batch_size=3, num_workers=1, dtype="float32")
     assert len(calls) == number and {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
-    assert f"'{out}' holds these regions already" in capsys.readouterr().out
+    assert f"'{out}' holds these regions already" in capsys.readouterr().err
     assert again["train"]["num_regions"][:] == first["train"]["num_regions"][:]
     assert json.loads((out / "data_report.json").read_text())["dtype"] == "float32"
 
