@@ -359,6 +359,16 @@ class CaptionerTrainingArguments(RunArguments):
         "without a wish are to the pictures' own (CIDEr-D), on 200 validation pictures at most.",
         "loss",
     )
+    self_critical_steps: Whole = option(
+        "Steps of a second stage, in one process: sentences that the captioner draws itself for a wish are rewarded "
+        "where the teacher finds the wish in them, for what they were worth without it, and for likeness to the "
+        "picture's captions (self-critical sequence training, Rennie et al. 2017). 0: none.",
+        0,
+    )
+    self_critical_learning_rate: Amount = option("Its learning rate.", 1e-4)
+    self_critical_teacher: list[str] | None = option(
+        "Folder or Hub id of the teacher that rewards, or of several (the one that scored the table's captions)."
+    )
 
     def __post_init__(self):
         best = (self.metric_for_best_model or "loss").removeprefix("eval_")

@@ -132,9 +132,9 @@ def check_same_emotions(committee: Committee, emotions: Sequence[str], captioner
         )
 
 
-def selections(model: str, tables: DatasetDict | str | os.PathLike | None = None) -> list[dict[str, Any]]:
+def selections(model: str | None, tables: DatasetDict | str | os.PathLike | None = None) -> list[dict[str, Any]]:
     """What is recorded of the labelling of a table, and of the table that the captioner learned from."""
-    taught = (recorded_arguments(model) or {}).get("dataset")
+    taught = (recorded_arguments(model) or {}).get("dataset") if model else None
     found = []
     for source in dict.fromkeys(
         os.fspath(own) for own in (tables, taught) if own and not isinstance(own, DatasetDict)
@@ -148,10 +148,13 @@ def selections(model: str, tables: DatasetDict | str | os.PathLike | None = None
     return found
 
 
-def labelling_teacher(model: str, option: str, tables: DatasetDict | str | os.PathLike | None = None) -> list[str]:
+def labelling_teacher(
+    model: str | None, option: str, tables: DatasetDict | str | os.PathLike | None = None
+) -> list[str]:
     """The teacher, or those together, that scored the captions which a captioner learned from, by its records.
 
     Args:
+        model: the captioner; None: there is none yet.
         option: the flag that names another one.
 
     Raises:
@@ -163,7 +166,8 @@ def labelling_teacher(model: str, option: str, tables: DatasetDict | str | os.Pa
         if all(Path(name).is_dir() or HUB_ID.fullmatch(name) for name in teachers):
             return teachers
     raise ValueError(
-        f"No record of '{model}' leads to the teacher that scored its training captions: name one with {option}."
+        f"No record of '{model or tables}' leads to the teacher that scored its training captions: "
+        f"name one with {option}."
     )
 
 

@@ -36,7 +36,15 @@ from emocap.models.processing_emocap_captioner import Wish
 from emocap.records import Result, write_metrics
 from emocap.terminal import progress
 
-__all__ = ["Captioner", "choose_pictures", "evaluate_captioner", "write"]
+__all__ = [
+    "Captioner",
+    "choose_pictures",
+    "evaluate_captioner",
+    "open_committee",
+    "read_pictures",
+    "with_captions",
+    "write",
+]
 
 RETRIEVED = 100
 """Pictures at most among which a caption's own is looked for."""
@@ -401,7 +409,7 @@ def read_pictures(
     """What the captioner reads of the pairs' rows."""
     model, processor, pairs, _ = captioner
     counts = pairs.region_counts[rows]
-    most = counts.max()
+    most = max(int(counts.max()), 1)
     return processor(
         emotions=list(wishes),
         away_from=None if away_from is None else list(away_from),

@@ -21,8 +21,9 @@ from emocap.arguments import CaptionArguments, CaptionerArguments, CaptionerTrai
 from emocap.data.captions import CaptionDataset, caption_scores, check_captions
 from emocap.data.licenses import license_of
 from emocap.data.schema import NUM_REGIONS, label_names
-from emocap.evaluation.captioner import Captioner, choose_pictures, write
-from emocap.evaluation.scoring import check_labels
+from emocap.evaluation.candidates import labelling_teacher
+from emocap.evaluation.captioner import Captioner, choose_pictures, open_committee, write
+from emocap.evaluation.scoring import Committee, check_labels
 from emocap.metrics.captions import cider_d
 from emocap.models import EmocapCaptionerForConditionalGeneration, EmocapCaptionerProcessor
 from emocap.models.modeling_emocap_captioner import split_gguf
@@ -33,6 +34,7 @@ from emocap.training.jobs import finish, seed_of_data, warn_of_truncation
 from emocap.training.lora import add_adapters, check_lora, merge_adapters
 from emocap.training.rows import choose_splits
 from emocap.training.sampling import PairSampler
+from emocap.training.self_critical import reward_wishes
 from emocap.training.trainer import EmocapTrainer, checkpoint_to_resume
 from emocap.training.wishes import DrawnWishes, wish_statistics
 
@@ -75,6 +77,7 @@ def train_captioner(
     watched = None
     if (training_args.metric_for_best_model or "loss").removeprefix("eval_") == "cider_d":
         watched = choose_pictures(splits["validation"], "validation", WATCHED, seed)
+    rewarding = choose_rewarding(training_args, data_args, splits["train"])
     if model_args.language_model == "lora":
         check_lora()
     source, file = split_gguf(model_args.model_name_or_path)
@@ -90,6 +93,17 @@ def train_captioner(
         bundle_extractor(start.model.config, start.processor, Path(training_args.output_dir))
     trainer = make_trainer(start, pairs, watched, data_args, training_args, seed)
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(training_args))
+    if rewarding is not None:
+        reward_wishes(
+            Captioner(trainer.model, start.processor, pairs["train"], training_args.per_device_eval_batch_size),
+            pairs["train"],
+            splits["train"],
+            rewarding.load(),
+            steps=training_args.self_critical_steps,
+            learning_rate=training_args.self_critical_learning_rate,
+            pictures_a_step=training_args.per_device_train_batch_size,
+            seed=seed,
+        )
     if model_args.language_model == "lora":
         merge_adapters(start.model.language_model)
     measured = "test" if "test" in splits else "validation"
@@ -105,6 +119,20 @@ def train_captioner(
         arguments = (data_args, model_args, training_args)
         finish(Path(training_args.output_dir), metrics, {}, facts, arguments)
     return Result(metrics, Path(training_args.output_dir))
+
+
+def choose_rewarding(
+    training_args: CaptionerTrainingArguments, data_args: CaptionArguments, train: Dataset
+) -> Committee | None:
+    """Who rewards in the second stage, weights not loaded; None where there is no such stage."""
+    named = training_args.self_critical_teacher
+    if not training_args.self_critical_steps:
+        if named:
+            raise ValueError("--self_critical_teacher rewards in a second stage; give --self_critical_steps.")
+        return None
+    if training_args.world_size > 1:
+        raise ValueError("--self_critical_steps run in one process; start this training without accelerate launch.")
+    return open_committee(named or labelling_teacher(None, "--self_critical_teacher", data_args.dataset), train)
 
 
 def check_start(
