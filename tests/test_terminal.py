@@ -261,6 +261,7 @@ def slowly(flags: list[str], out: Path) -> None:
         print("WORKING", file=sys.stderr, flush=True)
         time.sleep(0.5)
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background was started without it
     with out.open("w") as sys.stderr:
         Bar.update = slow
         main(flags)
