@@ -69,6 +69,7 @@ def make_model(width: int, layers: int) -> EmocapCaptionerForConditionalGenerati
     )  # fmt: skip
     model = EmocapCaptionerForConditionalGeneration(config).eval().to(DEVICE)
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = 2, 0
+    model.generation_config.suppress_tokens = [config.image_token_id]
     return model
 
 
@@ -93,7 +94,7 @@ def plain_loop(model, inputs: dict[str, torch.Tensor], words: int) -> torch.Tens
     for _ in range(words):
         given |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         scores = model(**given, use_cache=False).logits[:, -1]
-        scores[:, model.generation_config.eos_token_id] = -torch.inf
+        scores[:, [model.generation_config.eos_token_id, model.config.image_token_id]] = -torch.inf
         ids = torch.cat([ids, scores.argmax(-1, keepdim=True)], 1)
     return ids
 

@@ -115,9 +115,11 @@ def sampled_peak() -> Iterator[list[int]]:
 
     thread = threading.Thread(target=sample)
     thread.start()
-    yield peak
-    stop.set()
-    thread.join()
+    try:
+        yield peak
+    finally:
+        stop.set()
+        thread.join()
 
 
 def disk(folder: Path, rows: int) -> None:

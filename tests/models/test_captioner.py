@@ -449,3 +449,17 @@ def test_wishes_in_numbers(language_models, rng):
     np.testing.assert_allclose(mixed, [expected[0], each[0]], rtol=1e-5)
     nobody = processor(text=[""] * 2, emotions=[None, "sad"])
     assert nobody["wish_mask"].sum(1).tolist() == [0, 1]
+
+
+def test_no_place_of_a_soft_token_is_written(captioner):
+    model, processor = captioner
+
+    def raise_it(module, inputs, logits):  # the likeliest of all words, were it one
+        return logits.index_fill(-1, torch.tensor([processor.image_token_id]), 1e3)
+
+    hook = model.get_output_embeddings().register_forward_hook(raise_it)
+    inputs = four(processor)
+    for options in ({}, {"do_sample": True, "top_k": 0}, {"num_beams": 2}, {"guidance_scale": 2.0}):
+        written = model.generate(**inputs, max_new_tokens=6, **options)[:, inputs["input_ids"].shape[1] :]
+        assert not (written == processor.image_token_id).any(), options
+    hook.remove()
