@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ __all__ = [
     "candidate_scores",
     "check_reads_captions",
     "check_same_emotions",
+    "draw",
     "judge_photos",
     "labelling_teacher",
     "revisions_of",
@@ -74,20 +75,52 @@ def write_candidates(
         **generation: what `generate` takes.
     """
     beams = not generation.get("do_sample") and generation.get("num_beams", 1) >= number
-    drawn = {} if beams else {"do_sample": True, "num_beams": 1}
-    start = inputs["input_ids"].shape[1]
-    ids = model.generate(**inputs, **{**generation, **drawn, "num_return_sequences": number})
-    words = ids[:, start:]
+    options = generation if beams else {**generation, "do_sample": True, "num_beams": 1}
+    drawn = draw(model, processor, inputs, number, **options)
+    nats = -drawn.log_probabilities(model, with_wish=False).sum(1, dtype=torch.float64) / drawn.counted.sum(1)
+    return drawn.texts, nats.cpu().numpy()
+
+
+class Drawn(NamedTuple):
+    """Captions that a captioner wrote, several a picture, and what it read."""
+
+    texts: list[str]
+    inputs: dict[str, torch.Tensor]
+    """A row a caption, its words among the tokens."""
+    words: torch.Tensor
+    """int64 `(captions, words)`."""
+    counted: torch.Tensor
+    """bool `(captions, words)`: up to the first end, which is one of them."""
+
+    def log_probabilities(
+        self, model: EmocapCaptionerForConditionalGeneration, with_wish: bool = True
+    ) -> torch.Tensor:
+        """Of each word to a captioner, float32 `(captions, words)`, 0 behind a caption's end."""
+        inputs = self.inputs
+        if not with_wish and "wish_mask" in inputs:
+            inputs = inputs | {"wish_mask": torch.zeros_like(inputs["wish_mask"])}
+        logits = model(**inputs, logits_to_keep=self.words.shape[1] + 1).logits[:, :-1].float()
+        losses = F.cross_entropy(logits.transpose(1, 2), self.words, reduction="none")
+        return -losses.masked_fill(~self.counted, 0)
+
+
+def draw(
+    model: EmocapCaptionerForConditionalGeneration,
+    processor: EmocapCaptionerProcessor,
+    inputs: Mapping[str, torch.Tensor],
+    number: int,
+    **generation: Any,
+) -> Drawn:
+    """So many captions of each picture, written without gradients; arguments as in `write_candidates`."""
+    with torch.no_grad():
+        ids = model.generate(**inputs, **{**generation, "num_return_sequences": number})
+    words = ids[:, inputs["input_ids"].shape[1] :]
     ended = words == processor.end_token_id
-    counted = ended.cumsum(1) - ended.long() == 0  # up to the first end, which is one of them
+    counted = ended.cumsum(1) - ended.long() == 0
     repeated = {name: values.repeat_interleave(number, 0) for name, values in inputs.items()}
-    repeated["attention_mask"] = torch.cat([repeated["attention_mask"], counted.long()], 1)
-    if "wish_mask" in repeated:
-        repeated["wish_mask"] = torch.zeros_like(repeated["wish_mask"])
-    logits = model(**{**repeated, "input_ids": ids}, logits_to_keep=words.shape[1] + 1).logits[:, :-1].float()
-    losses = F.cross_entropy(logits.transpose(1, 2), words, reduction="none").masked_fill(~counted, 0)
-    nats = (losses.sum(1, dtype=torch.float64) / counted.sum(1)).cpu().numpy()
-    return processor.batch_decode(words, skip_special_tokens=True), nats
+    mask = torch.cat([repeated["attention_mask"], counted.long()], 1)
+    texts = processor.batch_decode(words, skip_special_tokens=True)
+    return Drawn(texts, repeated | {"input_ids": ids, "attention_mask": mask}, words, counted)
 
 
 @torch.inference_mode()

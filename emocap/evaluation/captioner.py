@@ -153,22 +153,35 @@ def evaluate_captioner(
     training = [text for own in tables["train"]["captions"][:] for text in own or []] if "train" in tables else None
     candidates = Candidates(num_candidates, rankers)
     by_picture, corpus, sentences = measure(captioner, committee, pictures, labels, scales, candidates, training, seed)
-    metrics: dict[str, Any] = average(by_picture, Bootstrap(num_resamples, groups=row_groups(pictures))) | corpus
-    metrics |= {
+    facts = {"num_retrieved": min(len(pictures), RETRIEVED), "split": split, "judge": ", ".join(judges)}
+    metrics = average(by_picture, Bootstrap(num_resamples, groups=row_groups(pictures))) | corpus | facts
+    names = [processor.emotions[label] for label in labels]
+    return finish(name, metrics, sentences, pictures, names, scales, candidates, output)
+
+
+def finish(
+    model: str,
+    metrics: dict[str, Any],
+    sentences: dict[str, dict[str, list]],
+    pictures: Dataset,
+    wishes: Sequence[str],
+    scales: Sequence[float],
+    candidates: Candidates,
+    output: str | Path | None,
+) -> Result:
+    """The figures with what they were measured by, written where that is asked for, their sentences beside them."""
+    metrics = metrics | {
         "num_examples": len(pictures),
-        "num_retrieved": min(len(pictures), RETRIEVED),
-        "split": split,
-        "judge": ", ".join(judges),
-        "wishes": ", ".join(processor.emotions[label] for label in labels),
+        "wishes": ", ".join(wishes),
         "guidance_scales": ", ".join(f"{scale:g}" for scale in scales),
-        "num_candidates": num_candidates,
+        "num_candidates": candidates.number,
     }
-    if rankers is not None:
-        metrics["ranker"] = ", ".join(rankers.names)
+    if candidates.ranker is not None:
+        metrics["ranker"] = ", ".join(candidates.ranker.names)
     if output is not None:
-        wished = [processor.emotions[label] for label in labels]
-        write_metrics(output, metrics, {"wishes": wished, "image_id": pictures["image_id"][:], "sentences": sentences})
-    return Result(metrics, name)
+        details = {"wishes": list(wishes), "image_id": pictures["image_id"][:], "sentences": sentences}
+        write_metrics(output, metrics, details)
+    return Result(metrics, model)
 
 
 def names_of(models: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str]:

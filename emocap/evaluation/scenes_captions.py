@@ -20,6 +20,7 @@ from emocap.evaluation.captioner import (
     check_scales,
     choose_pictures,
     choose_ranker,
+    finish,
     raised,
     write,
     write_best,
@@ -27,7 +28,7 @@ from emocap.evaluation.captioner import (
 from emocap.metrics import Bootstrap
 from emocap.metrics.captions import mean_length, share_novel, share_unique
 from emocap.models import EmocapCaptionerForConditionalGeneration, EmocapCaptionerProcessor
-from emocap.records import Result, write_metrics
+from emocap.records import Result
 from emocap.scenes.truth import find_pictures, judge_captions, posteriors_of_all_words
 
 __all__ = ["SCENES_JUDGE", "evaluate_on_scenes"]
@@ -152,18 +153,10 @@ def evaluate_on_scenes(
     rising = [[metrics[f"weight_{weight:g}/probability/{own}"] for own in names] for weight in WEIGHTS]
     metrics |= {
         "monotone": float((np.diff(rising, axis=0) > 0).all(0).mean()),
-        "num_examples": len(pictures),
         "split": split,
         "judge": SCENES_JUDGE,
-        "wishes": ", ".join(names),
-        "guidance_scales": ", ".join(f"{scale:g}" for scale in scales),
-        "num_candidates": num_candidates,
     }
-    if candidates.ranker is not None:
-        metrics["ranker"] = ", ".join(candidates.ranker.names)
-    if output is not None:
-        write_metrics(output, metrics, {"wishes": names, "image_id": pictures["image_id"][:], "sentences": sentences})
-    return Result(metrics, name)
+    return finish(name, metrics, sentences, pictures, names, scales, candidates, output)
 
 
 def write_all(

@@ -11,13 +11,12 @@ from copy import deepcopy
 import numpy as np
 import torch
 from datasets import Dataset
-from torch.nn import functional as F
 
 from emocap.data.captions import CaptionDataset
+from emocap.evaluation.candidates import draw
 from emocap.evaluation.captioner import Captioner, read_pictures, with_captions
 from emocap.evaluation.scoring import Committee
 from emocap.metrics.captions import cider_d
-from emocap.models import EmocapCaptionerForConditionalGeneration
 from emocap.terminal import progress
 
 __all__ = ["advantages", "reward_wishes"]
@@ -64,27 +63,17 @@ def reward_wishes(
             chosen = rng.choice(rows, min(pictures_a_step, len(rows)), replace=False)
             wishes = rng.integers(len(emotions), size=len(chosen))
             inputs = read_pictures(captioner, chosen, [emotions[label] for label in wishes])
+            drawn = draw(model, processor, inputs, DRAWN, do_sample=True, top_k=0)
+            texts, number = [text.strip() for text in drawn.texts], drawn.counted.sum(1)
             with torch.no_grad():
-                ids = model.generate(**inputs, do_sample=True, top_k=0, num_return_sequences=DRAWN)
-            words = ids[:, inputs["input_ids"].shape[1] :]
-            ended = words == processor.end_token_id
-            counted = ended.cumsum(1) - ended.long() == 0  # up to the first end, which is one of them
-            repeated = {name: values.repeat_interleave(DRAWN, 0) for name, values in inputs.items()}
-            repeated |= {
-                "input_ids": ids,
-                "attention_mask": torch.cat([repeated["attention_mask"], counted.long()], 1),
-            }
-            texts = [text.strip() for text in processor.batch_decode(words, skip_special_tokens=True)]
-            with torch.no_grad():
-                unwished = repeated | {"wish_mask": torch.zeros_like(repeated["wish_mask"])}
-                likely = log_probabilities(before, unwished, words, counted).sum(1) / counted.sum(1)
+                likely = drawn.log_probabilities(before, with_wish=False).sum(1) / number
             rewards = LIKELIHOOD * likely.double().cpu().numpy().reshape(-1, DRAWN)
             rewards += log_wished(teacher, table.select(chosen), texts, wishes)
             own = [references[row] for row in chosen for _ in range(DRAWN)]
             rewards += LIKENESS * np.reshape(cider_d(texts, own), (-1, DRAWN))
-            gains = torch.from_numpy(advantages(rewards)).to(ids.device, torch.float32).flatten()
-            told = log_probabilities(model, repeated, words, counted).sum(1)
-            loss = -(gains * told).mean() / counted.sum(1).float().mean()
+            gains = torch.from_numpy(advantages(rewards)).to(model.device, torch.float32).flatten()
+            told = drawn.log_probabilities(model).sum(1)
+            loss = -(gains * told).mean() / number.float().mean()
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -105,15 +94,3 @@ def log_wished(teacher: Committee, table: Dataset, texts: Sequence[str], wishes:
     tables = [with_captions(own, sentences) for own in teacher.prepare(table)]
     probabilities = teacher.score(tables, len(texts)).probabilities.reshape(len(table), len(sentences[0]), -1)
     return np.log(np.clip(probabilities[np.arange(len(table)), :, wishes], 1e-6, None))
-
-
-def log_probabilities(
-    model: EmocapCaptionerForConditionalGeneration,
-    inputs: dict[str, torch.Tensor],
-    words: torch.Tensor,
-    counted: torch.Tensor,
-) -> torch.Tensor:
-    """Of each word float32 `(sentences, words)`, 0 behind a sentence's end."""
-    logits = model(**inputs, logits_to_keep=words.shape[1] + 1).logits[:, :-1].float()
-    losses = F.cross_entropy(logits.transpose(1, 2), words, reduction="none")
-    return -losses.masked_fill(~counted, 0)
